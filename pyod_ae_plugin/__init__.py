@@ -1,0 +1,43 @@
+"""Autoencoder and VAE outlier detectors for PyOD that are right, fast and strong."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pyod_ae_plugin.version import __version__
+
+if TYPE_CHECKING:
+    from pyod_ae_plugin.detectors import VAE, AutoEncoder
+    from pyod_ae_plugin.persistence import load_detector
+    from pyod_ae_plugin.plugins import create_detector, detector_names, hookimpl
+
+__all__ = [
+    "VAE",
+    "AutoEncoder",
+    "__version__",
+    "create_detector",
+    "detector_names",
+    "hookimpl",
+    "load_detector",
+]
+
+_HOMES = {
+    "VAE": "detectors",
+    "AutoEncoder": "detectors",
+    "load_detector": "persistence",
+    "create_detector": "plugins",
+    "detector_names": "plugins",
+    "hookimpl": "plugins",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the package stays cheap; torch is imported with the first name that needs it.
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

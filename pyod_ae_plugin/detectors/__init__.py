@@ -1,0 +1,7 @@
+"""PyOD detectors: numpy in, numpy out."""
+
+from pyod_ae_plugin.detectors.autoencoder import AutoEncoder
+from pyod_ae_plugin.detectors.base import NeuralDetector
+from pyod_ae_plugin.detectors.vae import VAE
+
+__all__ = ["VAE", "AutoEncoder", "NeuralDetector"]

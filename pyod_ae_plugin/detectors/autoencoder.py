@@ -1,0 +1,182 @@
+"""The autoencoder detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from pyod_ae_plugin.detectors.base import NeuralDetector
+from pyod_ae_plugin.detectors.building import NetworkFactory, check_widths
+from pyod_ae_plugin.engine.objectives import Objective, ReconstructionLoss
+
+
+class AutoEncoder(NeuralDetector):
+    """Outlier detection by the reconstruction error of an autoencoder.
+
+    An encoder narrows a row to a small latent code and a decoder rebuilds the row from it.
+    Trained on mostly normal rows, the network rebuilds ordinary rows well and strange ones
+    badly, so the reconstruction error is the anomaly score [1]_. The keywords of
+    :class:`pyod.models.auto_encoder.AutoEncoder` are all accepted and mean the same.
+
+    Parameters
+    ----------
+    contamination : float in (0, 0.5] or thresholder, default=0.1
+        Share of outliers in the training rows, which sets the threshold; or an object of
+        :mod:`pyod.models.thresholds`, which sets it from the scores.
+    preprocessing : bool, default=True
+        Standardise each feature to zero mean and unit variance.
+    lr : float or None, default=None
+        Learning rate; None is 1e-3 for a batch of 32 rows and grows with the square root of
+        the batch size.
+    epoch_num : int, default=10
+        Passes over the training rows.
+    batch_size : int or None, default=None
+        Rows in a training step; None grows with the data from 32 to 1,024.
+    optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
+        Optimizer.
+    device : str, torch.device or None, default=None
+        Where to train and score; None is CUDA if there is a GPU, else the CPU.
+    random_state : int, RandomState instance or None, default=42
+        Seed of weights, shuffles and dropout. An int gives the same detector each time. No
+        global generator is touched.
+    use_compile : bool, default=False
+        Train through :func:`torch.compile`.
+    compile_mode : str, default='default'
+        Mode of :func:`torch.compile`.
+    verbose : {0, 1, 2}, default=1
+        Silent, a progress bar, or a line for each epoch.
+    optimizer_params : dict or None, default=None
+        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
+        optimizer has them; None is ``{'weight_decay': 1e-5}``.
+    hidden_neuron_list : sequence of int, default=(64, 32)
+        Widths of the encoder's layers, the last of them the bottleneck; the decoder mirrors
+        them.
+    hidden_activation_name : str, default='relu'
+        One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
+        'softplus', 'tanh'.
+    batch_norm : bool, default=True
+        Normalise hidden layers over the batch while training.
+    dropout_rate : float in [0, 1), default=0.2
+        Share of hidden outputs zeroed while training.
+    novelty : bool, default=False
+        Whether the training rows are all normal.
+    network : str or callable, default='mlp'
+        Name of a registered network, or a function from ``n_features`` to a
+        :class:`torch.nn.Module` with ``encode`` and ``decode``. It may name further parameters
+        of the detector, which it is then given.
+    score : str, default='euclidean'
+        Name of a registered score head.
+    early_stopping : bool, default=False
+        Hold rows out and stop when their loss no longer falls; the best epoch is kept.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of the training rows held out by early stopping.
+    n_iter_no_change : int, default=5
+        Epochs without improvement after which early stopping stops.
+    tol : float, default=1e-4
+        Smallest change of the held-out loss that counts as improvement.
+
+    Attributes
+    ----------
+    decision_scores_ : ndarray of shape (n_samples,)
+        Scores of the training rows; the larger, the more abnormal.
+    threshold_ : float
+        Rows with larger scores are outliers.
+    labels_ : ndarray of shape (n_samples,)
+        0 for the inliers and 1 for the outliers among the training rows.
+    model : torch.nn.Module
+        The trained network.
+    scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
+        All that was learned, as one module from raw rows to scores.
+    history_ : dict of str to list of float
+        ``'loss'`` of each epoch, and with early stopping ``'validation_loss'``.
+    n_features_in_ : int
+        Features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where the training data had names.
+
+    See Also
+    --------
+    VAE : The latent code as a distribution.
+
+    References
+    ----------
+    .. [1] Aggarwal, C. C. (2015). Outlier Analysis, chapter 3. Springer.
+
+    Examples
+    --------
+    >>> from pyod.utils.data import generate_data
+    >>> from pyod_ae_plugin import AutoEncoder
+    >>> X_train, X_test, y_train, y_test = generate_data(
+    ...     n_train=500, n_test=100, n_features=5, random_state=0)
+    >>> detector = AutoEncoder(verbose=0, device="cpu").fit(X_train)
+    >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
+    ((100,), (100, 32))
+    >>> int(detector.labels_.sum())
+    50
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NeuralDetector._parameter_constraints,
+        "hidden_neuron_list": ["array-like"],
+    }
+
+    def __init__(
+        self,
+        contamination: Any = 0.1,
+        preprocessing: bool = True,
+        lr: float | None = None,
+        epoch_num: int = 10,
+        batch_size: int | None = None,
+        optimizer_name: str = "adam",
+        device: str | torch.device | None = None,
+        random_state: Any = 42,
+        use_compile: bool = False,
+        compile_mode: str = "default",
+        verbose: int = 1,
+        optimizer_params: Mapping[str, Any] | None = None,
+        hidden_neuron_list: Sequence[int] = (64, 32),
+        hidden_activation_name: str = "relu",
+        batch_norm: bool = True,
+        dropout_rate: float = 0.2,
+        novelty: bool = False,
+        network: str | NetworkFactory = "mlp",
+        score: str = "euclidean",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-4,
+    ) -> None:
+        super().__init__(
+            contamination=contamination,
+            preprocessing=preprocessing,
+            lr=lr,
+            epoch_num=epoch_num,
+            batch_size=batch_size,
+            optimizer_name=optimizer_name,
+            device=device,
+            random_state=random_state,
+            use_compile=use_compile,
+            compile_mode=compile_mode,
+            verbose=verbose,
+            optimizer_params=optimizer_params,
+            novelty=novelty,
+            network=network,
+            score=score,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+        )
+        self.hidden_neuron_list = hidden_neuron_list
+        self.hidden_activation_name = hidden_activation_name
+        self.batch_norm = batch_norm
+        self.dropout_rate = dropout_rate
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_widths("hidden_neuron_list", self.hidden_neuron_list)
+
+    def _objective(self) -> Objective:
+        return ReconstructionLoss()

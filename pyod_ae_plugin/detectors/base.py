@@ -1,0 +1,385 @@
+"""The life cycle that all detectors of this package share."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from pyod.models.base import BaseDetector
+from sklearn.utils import assert_all_finite, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyod_ae_plugin.detectors.building import (
+    NetworkFactory,
+    build_head,
+    build_network,
+    draws_privately,
+    find_network,
+)
+from pyod_ae_plugin.detectors.rows import as_tensor, validate_rows
+from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
+from pyod_ae_plugin.engine.fitting import fit_module, scoring_module
+from pyod_ae_plugin.engine.objectives import Objective
+from pyod_ae_plugin.engine.rows import map_rows, tile_rows
+from pyod_ae_plugin.engine.training import OPTIMIZERS, EarlyStopping, Epoch, TrainingOptions
+from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.persistence import load_detector, save_detector
+from pyod_ae_plugin.scoring import ScoringModule, Standardize
+from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Array = np.ndarray[Any, Any]
+
+DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
+
+
+class NeuralDetector(BaseDetector):  # type: ignore[misc]
+    """Base class of the detectors: validate, fit, score, threshold.
+
+    A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
+    :meth:`_objective`; everything else is here.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "contamination": [Interval(Real, 0, 0.5, closed="right"), HasMethods(["fit", "predict"])],
+        "preprocessing": ["boolean"],
+        "lr": [Interval(Real, 0, None, closed="neither"), None],
+        "epoch_num": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "optimizer_name": [StrOptions(set(OPTIMIZERS))],
+        "device": [str, torch.device, None],
+        "random_state": ["random_state"],
+        "use_compile": ["boolean"],
+        "compile_mode": [str],
+        "verbose": [Interval(Integral, 0, 2, closed="both"), "boolean"],
+        "optimizer_params": [dict, None],
+        "hidden_activation_name": [StrOptions(set(ACTIVATIONS))],
+        "batch_norm": ["boolean"],
+        "dropout_rate": [Interval(Real, 0, 1, closed="left")],
+        "novelty": ["boolean"],
+        "network": [str, callable],
+        "score": [str],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+    }
+
+    scoring_module_: ScoringModule
+    history_: dict[str, list[float]]
+    n_features_in_: int
+
+    def __init__(
+        self,
+        contamination: Any,
+        preprocessing: bool,
+        lr: float | None,
+        epoch_num: int,
+        batch_size: int | None,
+        optimizer_name: str,
+        device: str | torch.device | None,
+        random_state: Any,
+        use_compile: bool,
+        compile_mode: str,
+        verbose: int,
+        optimizer_params: Mapping[str, Any] | None,
+        novelty: bool,
+        network: str | NetworkFactory,
+        score: str,
+        early_stopping: bool,
+        validation_fraction: float,
+        n_iter_no_change: int,
+        tol: float,
+    ) -> None:
+        super().__init__(contamination=contamination)
+        self.preprocessing = preprocessing
+        self.lr = lr
+        self.epoch_num = epoch_num
+        self.batch_size = batch_size
+        self.optimizer_name = optimizer_name
+        self.device = device
+        self.random_state = random_state
+        self.use_compile = use_compile
+        self.compile_mode = compile_mode
+        self.verbose = verbose
+        self.optimizer_params = optimizer_params
+        self.novelty = novelty
+        self.network = network
+        self.score = score
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit the detector to training rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Finite numbers. Neither copied nor changed.
+        y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or X is not usable; the detector stays as it was.
+        FloatingPointError
+            If the training loss stops being finite; the detector stays as it was.
+        """
+        with _unchanged_on_error(self):
+            self._check_params()
+            X = validate_rows(self, X, reset=True)
+            self._set_n_classes(None)  # y says nothing about the columns of predict_proba
+            self.scoring_module_ = self._fit_module(as_tensor(X))
+            self.decision_scores_ = self._score(X)
+            self._process_decision_scores()
+        return self
+
+    def decision_function(self, X: Any, batch_size: int | None = None) -> Array:
+        """Anomaly scores of rows; the larger, the more abnormal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        batch_size : Ignored
+            PyOD's deep detectors take it. Here rows stream through the network in tiles that
+            fit the cache, and no score depends on them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Finite. A row so far from the training rows that its score overflows float32 gets
+            the largest float32.
+        """
+        check_is_fitted(self, "scoring_module_")
+        blind = not self.scoring_module_.head.shows_nonfinite
+        return self._score(validate_rows(self, X, reset=False, ensure_all_finite=blind))
+
+    def transform(self, X: Any) -> Array:
+        """Latent codes of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_latent)
+        """
+        check_is_fitted(self, "scoring_module_")
+        return self._map(self.scoring_module_.encode, validate_rows(self, X, reset=False))
+
+    def reconstruct(self, X: Any) -> Array:
+        """Rows as the network rebuilds them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            In the units of X.
+        """
+        check_is_fitted(self, "scoring_module_")
+        return self._map(self.scoring_module_.reconstruct, validate_rows(self, X, reset=False))
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained network; standardised rows in, reconstructions out."""
+        check_is_fitted(self, "scoring_module_")
+        return self.scoring_module_.network
+
+    def save(self, path: str | Path) -> None:
+        """Save the fitted detector to a folder, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder; an older detector there is replaced.
+
+        See Also
+        --------
+        pyod_ae_plugin.load_detector : Loads it again.
+        """
+        check_is_fitted(self, "scoring_module_")
+        save_detector(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Load a detector of this class; see :func:`pyod_ae_plugin.load_detector`."""
+        detector = load_detector(path)
+        if not isinstance(detector, cls):
+            raise ValueError(
+                f"{path} holds a {type(detector).__name__}, not a {cls.__name__}. "
+                f"Use {type(detector).__name__}.load or pyod_ae_plugin.load_detector."
+            )
+        return detector
+
+    def fitted_attributes(self) -> dict[str, Any]:
+        """What fit learned, except the scoring module, by attribute name."""
+        apart = {*self.get_params(deep=False), "scoring_module_"}
+        return {name: value for name, value in vars(self).items() if name not in apart}
+
+    def restore(
+        self,
+        attributes: Mapping[str, Any],
+        module_state: Mapping[str, Tensor],
+        device: str | torch.device | None = None,
+    ) -> None:
+        """Make this a fitted detector again, of what :func:`load_detector` read.
+
+        Parameters
+        ----------
+        attributes : mapping of str to object
+            As :meth:`fitted_attributes` gave them.
+        module_state : mapping of str to Tensor
+            The state of the scoring module.
+        device : str, torch.device or None, default=None
+            Where it shall score; None is the parameter ``device`` if that is here, else the CPU.
+        """
+        target = available_device(self.device) if device is None else resolve_device(device)
+        n_features = attributes["n_features_in_"]
+        with seeded_global_rng(0, torch.device("cpu")):
+            network = self._build_network(n_features, torch.Generator())
+            head = build_head(self.score, n_features)
+        module = scoring_module(Standardize(n_features), network, head)
+        # assign keeps the dtypes of the file, those of the scaling among them
+        module.load_state_dict(module_state, assign=True)
+        self.scoring_module_ = module.requires_grad_(False).to(target)
+        vars(self).update(attributes)
+
+    @abc.abstractmethod
+    def _objective(self) -> Objective:
+        """What training minimises."""
+
+    def _check_params(self) -> None:
+        """Raise unless every parameter is usable, before anything else is done."""
+        self._validate_params()
+        if isinstance(self.contamination, Real) and not isinstance(self.contamination, float):
+            raise TypeError(
+                f"contamination must be a float, got {type(self.contamination).__name__}; "
+                "pass float(contamination)."
+            )
+        known = OPTIMIZERS[self.optimizer_name][1]
+        unknown = sorted(set(self.optimizer_params or {}) - set(known))
+        if unknown:
+            raise ValueError(
+                f"optimizer_params of {self.optimizer_name!r} may be {sorted(known)}, "
+                f"got {unknown}."
+            )
+
+    def _fit_module(self, rows: Tensor) -> ScoringModule:
+        device = resolve_device(self.device)
+        seed = _seed(self.random_state)
+        generator = torch.Generator(device).manual_seed(seed)
+        with contextlib.ExitStack() as stack:
+            if not draws_privately(find_network(self.network)):
+                stack.enter_context(seeded_global_rng(seed, device))
+            n_features = rows.shape[1]
+            return fit_module(
+                rows,
+                self._build_network(n_features, generator),
+                build_head(self.score, n_features).to(device),
+                self._objective(),
+                self._training_options(),
+                generator,
+                preprocessing=self.preprocessing,
+                follow=self._follow,
+            )
+
+    def _build_network(self, n_features: int, generator: torch.Generator) -> nn.Module:
+        params = self.get_params(deep=False)
+        return build_network(find_network(self.network), n_features, params, generator)
+
+    def _training_options(self) -> TrainingOptions:
+        params = self.optimizer_params
+        stopping = EarlyStopping(self.validation_fraction, self.n_iter_no_change, self.tol)
+        return TrainingOptions(
+            epochs=self.epoch_num,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            optimizer=self.optimizer_name,
+            optimizer_params=DEFAULT_OPTIMIZER_PARAMS if params is None else params,
+            early_stopping=stopping if self.early_stopping else None,
+            compile_mode=self.compile_mode if self.use_compile else None,
+        )
+
+    def _follow(self, epochs: Iterable[Epoch]) -> None:
+        """Go through the epochs, keep their losses and show them as ``verbose`` asks."""
+        history: dict[str, list[float]] = {"loss": []}
+        bar = tqdm(epochs, "Training: ", total=self.epoch_num, disable=self.verbose != 1)
+        for number, epoch in enumerate(bar, 1):
+            history["loss"].append(epoch.loss)
+            if epoch.validation_loss is not None:
+                history.setdefault("validation_loss", []).append(epoch.validation_loss)
+            if self.verbose == 2:
+                print(
+                    f"Epoch {number}/{self.epoch_num}, loss={epoch.loss:.4f}, "
+                    f"time={epoch.seconds:.2f}s"
+                )
+        self.history_ = history
+
+    def _score(self, X: Array) -> Array:
+        scores = self._map(self.scoring_module_, X)
+        if scores.max() >= HIGHEST_SCORE:
+            name = type(self).__name__
+            assert_all_finite(X, estimator_name=name, input_name="X")
+        return scores
+
+    def _map(self, function: Callable[[Tensor], Tensor], X: Array) -> Array:
+        module = self.scoring_module_
+        device = next(module.parameters()).device
+        n_tile = tile_rows(module, X.shape[1], device)
+        mapped: Array = map_rows(function, as_tensor(X), n_tile, device).numpy()
+        return mapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        if "scoring_module_" in state:
+            # Where it is unpickled there may be no such device.
+            state["scoring_module_"] = copy.deepcopy(state["scoring_module_"]).cpu()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "scoring_module_" in state:
+            self.scoring_module_.to(available_device(self.device))
+
+
+@contextlib.contextmanager
+def _unchanged_on_error(detector: NeuralDetector) -> Iterator[None]:
+    before = dict(vars(detector))
+    try:
+        yield
+    except BaseException:
+        vars(detector).clear()
+        vars(detector).update(before)
+        raise
+
+
+def _seed(random_state: Any) -> int:
+    """A seed for torch; None draws one from the operating system, not from NumPy's global state."""
+    if random_state is None:
+        return torch.Generator().seed()
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))

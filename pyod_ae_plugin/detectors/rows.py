@@ -1,0 +1,74 @@
+"""From what users pass to a tensor of rows, without a copy where there is a choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+try:
+    from sklearn.utils.validation import validate_data
+except ImportError:  # scikit-learn 1.5
+
+    def validate_data(estimator: Any, X: Any, *, ensure_all_finite: bool, **kwargs: Any) -> Any:
+        """Call what scikit-learn 1.6 turned into a function."""
+        return estimator._validate_data(X, force_all_finite=ensure_all_finite, **kwargs)
+
+
+_SHARED_DTYPES = frozenset(
+    np.dtype(name)
+    for name in ("bool", "int8", "int16", "int32", "int64", "uint8")
+    + ("float16", "float32", "float64")
+)
+
+
+def validate_rows(
+    estimator: BaseEstimator, X: Any, *, reset: bool, ensure_all_finite: bool = True
+) -> np.ndarray[Any, Any]:
+    """Return X as a numeric array of shape (n, n_features), or say what is wrong with it.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        Whose ``n_features_in_`` and ``feature_names_in_`` are set (``reset``) or checked.
+    X : array-like of shape (n, n_features)
+    reset : bool
+        Whether X is training data.
+    ensure_all_finite : bool, default=True
+        Raise on NaN and infinity.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For sparse, complex, non-numeric, non-finite, empty or not two-dimensional data, and for
+        data that do not fit the training data.
+    """
+    X = validate_data(
+        estimator, X, reset=reset, dtype="numeric", ensure_all_finite=ensure_all_finite
+    )
+    rows: np.ndarray[Any, Any] = X
+    return rows
+
+
+def as_tensor(X: np.ndarray[Any, Any]) -> Tensor:
+    """View a numeric array as a tensor, read only; copy what torch cannot view, to float64."""
+    if X.dtype not in _SHARED_DTYPES or any(stride < 0 for stride in X.strides):
+        X = np.array(X, dtype=np.float64)
+    return torch.from_numpy(np.asarray(_Writeable(X)))
+
+
+class _Writeable:
+    """An array's memory declared writeable.
+
+    torch warns when it wraps a read-only array, as memory maps and joblib's shared arrays are.
+    Nothing here writes to rows.
+    """
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array  # keeps the memory alive
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface

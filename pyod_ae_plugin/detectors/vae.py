@@ -1,0 +1,247 @@
+"""The variational autoencoder detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+
+from pyod_ae_plugin.detectors.base import NeuralDetector
+from pyod_ae_plugin.detectors.building import (
+    NetworkFactory,
+    check_posterior,
+    check_widths,
+)
+from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
+from pyod_ae_plugin.networks.layers import ACTIVATIONS
+
+
+class VAE(NeuralDetector):
+    """Outlier detection by the reconstruction error of a variational autoencoder.
+
+    The encoder maps a row to a normal distribution over latent codes, with mean mu and log
+    variance logvar; the decoder rebuilds the row from a code drawn from it. Training maximises
+    the evidence lower bound (ELBO) [1]_, so that the latent space is continuous and normally
+    distributed. Scoring decodes the posterior mean and so gives the same score at each call.
+    The keywords of :class:`pyod.models.vae.VAE` are all accepted.
+
+    Parameters
+    ----------
+    contamination : float in (0, 0.5] or thresholder, default=0.1
+        Share of outliers in the training rows, which sets the threshold; or an object of
+        :mod:`pyod.models.thresholds`, which sets it from the scores.
+    preprocessing : bool, default=True
+        Standardise each feature to zero mean and unit variance.
+    lr : float or None, default=None
+        Learning rate; None is 1e-3 for a batch of 32 rows and grows with the square root of
+        the batch size.
+    epoch_num : int, default=30
+        Passes over the training rows.
+    batch_size : int or None, default=None
+        Rows in a training step; None grows with the data from 32 to 1,024.
+    optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
+        Optimizer.
+    device : str, torch.device or None, default=None
+        Where to train and score; None is CUDA if there is a GPU, else the CPU.
+    random_state : int, RandomState instance or None, default=42
+        Seed of weights, shuffles, dropout and latent draws. An int gives the same detector each time. No
+        global generator is touched.
+    use_compile : bool, default=False
+        Train through :func:`torch.compile`.
+    compile_mode : str, default='default'
+        Mode of :func:`torch.compile`.
+    verbose : {0, 1, 2}, default=1
+        Silent, a progress bar, or a line for each epoch.
+    optimizer_params : dict or None, default=None
+        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
+        optimizer has them; None is ``{'weight_decay': 1e-5}``.
+    beta : float, default=1.0
+        Weight of the KL divergence from the standard normal prior [2]_.
+    capacity : float or None, default=None
+        Target of the KL divergence in nats, reached by annealing from 0 in the course of
+        training: the KL term is then ``beta * abs(KL - C)`` [3]_. None sets no target. (PyOD
+        clamps the KL term to [0, capacity], which at its default of 0 leaves no KL term.)
+    encoder_neuron_list : sequence of int, default=(128, 64, 32)
+        Widths of the hidden layers of the encoder.
+    decoder_neuron_list : sequence of int, default=(32, 64, 128)
+        Widths of the hidden layers of the decoder.
+    latent_dim : int, default=2
+        Width of the latent code.
+    hidden_activation_name : str, default='relu'
+        One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
+        'softplus', 'tanh'.
+    output_activation_name : str, default='identity'
+        The same for the decoder's output.
+    batch_norm : bool, default=True
+        Normalise hidden layers over the batch while training.
+    dropout_rate : float in [0, 1), default=0.2
+        Share of hidden outputs zeroed while training.
+    logvar_clip : tuple of two floats or None, default=(-30.0, 20.0)
+        Bounds of the posterior's log variance; None sets none.
+    novelty : bool, default=False
+        Whether the training rows are all normal.
+    network : str or callable, default='variational_mlp'
+        Name of a registered network, or a function from ``n_features`` to a
+        :class:`torch.nn.Module` with ``encode``, ``decode`` and ``posterior``. It may name further
+        parameters of the detector, which it is then given.
+    score : str, default='euclidean'
+        Name of a registered score head.
+    early_stopping : bool, default=False
+        Hold rows out and stop when their loss no longer falls; the best epoch is kept.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of the training rows held out by early stopping.
+    n_iter_no_change : int, default=5
+        Epochs without improvement after which early stopping stops.
+    tol : float, default=1e-4
+        Smallest change of the held-out loss that counts as improvement.
+
+    Attributes
+    ----------
+    decision_scores_ : ndarray of shape (n_samples,)
+        Scores of the training rows; the larger, the more abnormal.
+    threshold_ : float
+        Rows with larger scores are outliers.
+    labels_ : ndarray of shape (n_samples,)
+        0 for the inliers and 1 for the outliers among the training rows.
+    model : torch.nn.Module
+        The trained network.
+    scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
+        All that was learned, as one module from raw rows to scores.
+    history_ : dict of str to list of float
+        ``'loss'`` of each epoch, and with early stopping ``'validation_loss'``.
+    n_features_in_ : int
+        Features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where the training data had names.
+
+    See Also
+    --------
+    AutoEncoder : The latent code as a point.
+
+    References
+    ----------
+    .. [1] Kingma, D. P., & Welling, M. (2014). Auto-Encoding Variational Bayes. ICLR.
+    .. [2] Higgins, I., et al. (2017). beta-VAE: Learning Basic Visual Concepts with a
+           Constrained Variational Framework. ICLR.
+    .. [3] Burgess, C. P., et al. (2018). Understanding disentangling in beta-VAE.
+           arXiv:1804.03599.
+
+    Examples
+    --------
+    >>> from pyod.utils.data import generate_data
+    >>> from pyod_ae_plugin import VAE
+    >>> X_train, X_test, y_train, y_test = generate_data(
+    ...     n_train=500, n_test=100, n_features=5, random_state=0)
+    >>> detector = VAE(verbose=0, device="cpu").fit(X_train)
+    >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
+    ((100,), (100, 2))
+    >>> int(detector.labels_.sum())
+    50
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NeuralDetector._parameter_constraints,
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "capacity": [Interval(Real, 0, None, closed="left"), None],
+        "encoder_neuron_list": ["array-like"],
+        "decoder_neuron_list": ["array-like"],
+        "latent_dim": [Interval(Integral, 1, None, closed="left")],
+        "output_activation_name": [StrOptions(set(ACTIVATIONS))],
+    }
+
+    def __init__(
+        self,
+        contamination: Any = 0.1,
+        preprocessing: bool = True,
+        lr: float | None = None,
+        epoch_num: int = 30,
+        batch_size: int | None = None,
+        optimizer_name: str = "adam",
+        device: str | torch.device | None = None,
+        random_state: Any = 42,
+        use_compile: bool = False,
+        compile_mode: str = "default",
+        verbose: int = 1,
+        optimizer_params: Mapping[str, Any] | None = None,
+        beta: float = 1.0,
+        capacity: float | None = None,
+        encoder_neuron_list: Sequence[int] = (128, 64, 32),
+        decoder_neuron_list: Sequence[int] = (32, 64, 128),
+        latent_dim: int = 2,
+        hidden_activation_name: str = "relu",
+        output_activation_name: str = "identity",
+        batch_norm: bool = True,
+        dropout_rate: float = 0.2,
+        logvar_clip: tuple[float, float] | None = (-30.0, 20.0),
+        novelty: bool = False,
+        network: str | NetworkFactory = "variational_mlp",
+        score: str = "euclidean",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-4,
+    ) -> None:
+        super().__init__(
+            contamination=contamination,
+            preprocessing=preprocessing,
+            lr=lr,
+            epoch_num=epoch_num,
+            batch_size=batch_size,
+            optimizer_name=optimizer_name,
+            device=device,
+            random_state=random_state,
+            use_compile=use_compile,
+            compile_mode=compile_mode,
+            verbose=verbose,
+            optimizer_params=optimizer_params,
+            novelty=novelty,
+            network=network,
+            score=score,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+        )
+        self.beta = beta
+        self.capacity = capacity
+        self.encoder_neuron_list = encoder_neuron_list
+        self.decoder_neuron_list = decoder_neuron_list
+        self.latent_dim = latent_dim
+        self.hidden_activation_name = hidden_activation_name
+        self.output_activation_name = output_activation_name
+        self.batch_norm = batch_norm
+        self.dropout_rate = dropout_rate
+        _check_clip(logvar_clip)  # here, as PyOD does
+        self.logvar_clip = logvar_clip
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_widths("encoder_neuron_list", self.encoder_neuron_list)
+        check_widths("decoder_neuron_list", self.decoder_neuron_list)
+        _check_clip(self.logvar_clip)
+
+    def _build_network(self, n_features: int, generator: torch.Generator) -> nn.Module:
+        network = super()._build_network(n_features, generator)
+        check_posterior(network, n_features)
+        return network
+
+    def _objective(self) -> Objective:
+        return NegativeElbo(self.beta, self.capacity)
+
+
+def _check_clip(logvar_clip: Any) -> None:
+    if logvar_clip is None:
+        return
+    try:
+        lower, upper = (float(bound) for bound in logvar_clip)
+    except (TypeError, ValueError):
+        lower, upper = 1.0, 0.0
+    if not lower < upper:
+        raise ValueError(
+            "logvar_clip must hold a lower and a larger upper bound, or be None; "
+            f"got {logvar_clip!r}."
+        )

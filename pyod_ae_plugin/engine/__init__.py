@@ -1,0 +1,1 @@
+"""Devices, the training loop and the scoring loop, in pure torch."""

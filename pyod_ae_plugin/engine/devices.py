@@ -1,0 +1,57 @@
+"""Where tensors live and where their randomness comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device asked for; None picks CUDA when there is one, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the device has no valid name or is not on this machine.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device={device!r} cannot be used here ({reason}). "
+            "Use device=None to take a GPU when there is one, or device='cpu'."
+        ) from error
+    return resolved
+
+
+def available_device(device: str | torch.device | None) -> torch.device:
+    """Return the device asked for if it is on this machine, else the CPU.
+
+    For models that come from elsewhere: fitted on a GPU, they score on a CPU.
+    """
+    try:
+        return resolve_device(device)
+    except ValueError:
+        return torch.device("cpu")
+
+
+@contextmanager
+def seeded_global_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators inside, and put them back as they were.
+
+    For networks that know no private generator. Other threads see the seeded state meanwhile.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,170 @@
+"""Saves and loads fitted detectors as JSON and safetensors, without pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pyod_ae_plugin.plugins.manager import create_detector, find
+from pyod_ae_plugin.version import __version__
+
+if TYPE_CHECKING:
+    from pyod_ae_plugin.detectors.base import NeuralDetector
+
+FORMAT = 1
+_DESCRIPTION = "detector.json"
+_TENSORS = "tensors.safetensors"
+# Marks the scoring module's tensors; the others are the fitted attributes that are arrays.
+_MODULE_PREFIX = "module."
+
+
+def save_detector(detector: NeuralDetector, path: Path) -> None:
+    """Save a fitted detector as a folder with a description and its tensors.
+
+    Parameters
+    ----------
+    detector : NeuralDetector
+        Fitted, and of a registered class.
+    path : Path
+        The folder. It is written beside and renamed, so that a failure leaves what was there.
+
+    Raises
+    ------
+    ValueError
+        If the class is not registered, or a parameter, such as a network factory, cannot be
+        written without pickle.
+    FileExistsError
+        If something other than a saved detector is there.
+    """
+    if path.exists() and not (path / _DESCRIPTION).is_file():
+        raise FileExistsError(f"{path} exists and is not a saved detector; it is left alone.")
+    name = type(detector).__name__
+    if find("pyod_ae_detectors", name, "detector") is not type(detector):
+        raise ValueError(f"{type(detector)} is not registered as {name!r}, so it could not load.")
+    attributes = detector.fitted_attributes()
+    arrays = {k: v for k, v in attributes.items() if _is_numeric_array(v)}
+    description = {
+        "format": FORMAT,
+        "detector": name,
+        "versions": {p: version(p) for p in ("pyod-ae-plugin", "pyod", "torch", "scikit-learn")},
+        "params": {k: _to_json(k, v) for k, v in detector.get_params(deep=False).items()},
+        "attributes": {k: _to_json(k, v) for k, v in attributes.items() if k not in arrays},
+    }
+    tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+    for key, value in detector.scoring_module_.state_dict().items():
+        tensors[_MODULE_PREFIX + key] = value.cpu().contiguous()
+    _write(path, json.dumps(description, indent=1), tensors)
+
+
+def load_detector(
+    path: str | Path, device: str | torch.device | None = None
+) -> NeuralDetector:
+    """Load a detector that was saved with its method ``save``.
+
+    Nothing in the folder is executed: classes, networks and score heads are looked up by name
+    among the installed plugins.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+    device : str, torch.device or None, default=None
+        Where it shall score; None is where its own ``device`` parameter says, if that is here,
+        else the CPU.
+
+    Returns
+    -------
+    NeuralDetector
+        As it was when saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no saved detector.
+    ValueError
+        If it is damaged, of an unknown format or of an unknown kind, or the device is not here.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from pyod_ae_plugin import AutoEncoder, load_detector
+    >>> X = np.random.default_rng(0).normal(size=(50, 3))
+    >>> detector = AutoEncoder(epoch_num=2, verbose=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     detector.save(f"{folder}/model")
+    ...     loaded = load_detector(f"{folder}/model")
+    >>> bool((loaded.decision_function(X) == detector.decision_function(X)).all())
+    True
+    """
+    path = Path(path)
+    if not (path / _DESCRIPTION).is_file():
+        raise FileNotFoundError(f"{path} holds no saved detector: it has no {_DESCRIPTION}.")
+    try:
+        description = json.loads((path / _DESCRIPTION).read_text())
+        tensors = load_file(path / _TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"The detector in {path} is damaged: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ValueError(
+            f"The detector in {path} is not of format {FORMAT}, the one that pyod-ae-plugin "
+            f"{__version__} reads. Install the version that wrote it, or fit it anew."
+        )
+    detector: NeuralDetector = create_detector(description["detector"], **description["params"])
+    module = {k: v for k, v in tensors.items() if k.startswith(_MODULE_PREFIX)}
+    attributes = {k: v.numpy() for k, v in tensors.items() if k not in module}
+    attributes |= description["attributes"]
+    if "feature_names_in_" in attributes:
+        attributes["feature_names_in_"] = np.array(attributes["feature_names_in_"], dtype=object)
+    try:
+        detector.restore(
+            attributes, {k.removeprefix(_MODULE_PREFIX): v for k, v in module.items()}, device
+        )
+    except RuntimeError as error:  # torch's word for tensors that do not fit the network
+        raise ValueError(f"The detector in {path} is damaged: {error}") from error
+    return detector
+
+
+def _write(path: Path, description: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        (beside / _DESCRIPTION).write_text(description)
+        save_file(dict(tensors), beside / _TENSORS)
+        beside.chmod(0o755)  # mkdtemp made it private
+        if path.exists():
+            shutil.rmtree(path)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _is_numeric_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+
+
+def _to_json(name: str, value: Any) -> Any:
+    """Return a value as JSON holds it, or say which one it cannot hold."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _to_json(name, value.tolist())
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _to_json(name, v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(name, v) for v in value]
+    raise ValueError(
+        f"{name}={value!r} cannot be saved without pickle. Use a plain value or the name under "
+        "which a plugin registers it; or use joblib, and load only files you trust."
+    )

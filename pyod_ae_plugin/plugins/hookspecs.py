@@ -1,0 +1,63 @@
+"""What a plugin may provide.
+
+A plugin is a module or object with any of the functions below, each marked with
+:data:`hookimpl`, announced in its distribution's metadata under the entry-point group
+``pyod_ae_plugin``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pyod.models.base import BaseDetector
+    from torch import nn
+
+PROJECT = "pyod_ae_plugin"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a function as the implementation of one of these hooks."""
+
+
+@hookspec
+def pyod_ae_detectors() -> Mapping[str, Callable[..., BaseDetector]]:  # type: ignore[empty-body]
+    """Detectors by name: classes, or functions that take a class's keywords.
+
+    Returns
+    -------
+    mapping of str to callable
+    """
+
+
+@hookspec
+def pyod_ae_networks() -> Mapping[str, Callable[..., nn.Module]]:  # type: ignore[empty-body]
+    """Network factories by name, for a detector's ``network=``.
+
+    A factory is called with ``n_features`` and with those of the detector's parameters (such as
+    ``hidden_neuron_list``) and ``generator`` (a :class:`torch.Generator`) that its signature
+    names. The module it returns has ``encode`` (rows [n, n_features] to latent codes
+    [n, n_latent]) and ``decode`` (back again); for a VAE also ``posterior`` (rows to mu and
+    logvar, each [n, n_latent]).
+
+    Returns
+    -------
+    mapping of str to callable
+    """
+
+
+@hookspec
+def pyod_ae_score_heads() -> Mapping[str, Callable[[int], Any]]:  # type: ignore[empty-body]
+    """Score heads by name, for a detector's ``score=``.
+
+    A factory, usually the class itself, is called with ``n_features`` and returns a
+    :class:`pyod_ae_plugin.scoring.ScoreHead`.
+
+    Returns
+    -------
+    mapping of str to callable
+    """

@@ -1,0 +1,64 @@
+"""The one module that a fitted detector is: raw row in, anomaly score out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyod_ae_plugin.scoring.heads import ScoreHead
+from pyod_ae_plugin.scoring.standardize import Standardize
+
+HIGHEST_SCORE = torch.finfo(torch.float32).max
+
+
+class ScoringModule(nn.Module):
+    """Standardise a row, encode and decode it, and score the residual.
+
+    Parameters
+    ----------
+    standardize : Standardize
+        Maps raw rows to standardised ones.
+    network : torch.nn.Module
+        Has ``encode`` (rows to latent codes) and ``decode`` (latent codes to rows).
+    head : ScoreHead
+        Maps residuals to scores.
+
+    **Shape**
+
+    - Input: ``(n, n_features)`` of any real or boolean dtype
+    - Output: ``(n,)``, float32, always finite: a row so far out that float32 overflows gets
+      :data:`HIGHEST_SCORE`, the largest float32 there is
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> from pyod_ae_plugin.scoring import Euclidean
+    >>> keep_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
+    >>> module = ScoringModule(Standardize(2), keep_nothing, Euclidean(2))
+    >>> module(torch.tensor([[3.0, 4.0], [1e30, 0.0]]))
+    tensor([5.0000e+00, 3.4028e+38])
+    """
+
+    def __init__(self, standardize: Standardize, network: nn.Module, head: ScoreHead) -> None:
+        super().__init__()
+        self.standardize = standardize
+        self.network = network
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nan_to_num(self.head(self.residual(x)), nan=HIGHEST_SCORE)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Reconstruction less standardised row, [n, n_features]."""
+        z = self.standardize(x)
+        residual: Tensor = self.network.decode(self.network.encode(z)) - z
+        return residual
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latent codes [n, n_latent] of raw rows [n, n_features]."""
+        code: Tensor = self.network.encode(self.standardize(x))
+        return code
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Reconstructions [n, n_features] of raw rows, in the data's own units, float64."""
+        return self.standardize.inverse(self.network.decode(self.encode(x)))
