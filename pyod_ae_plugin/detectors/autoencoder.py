@@ -56,12 +56,16 @@ class AutoEncoder(NeuralDetector):
     hidden_activation_name : str, default='relu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
         'softplus', 'tanh'.
-    batch_norm : bool, default=True
+    batch_norm : bool, default=False
         Normalise hidden layers over the batch while training.
-    dropout_rate : float in [0, 1), default=0.2
+    dropout_rate : float in [0, 1), default=0.0
         Share of hidden outputs zeroed while training.
     novelty : bool, default=False
-        Whether the training rows are all normal.
+        Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
+        keeps the network from learning to rebuild them.
+    trim : float in [0, 1) or None, default=None
+        Share of the highest-loss rows of each batch left out of the gradient; None is 0.3, or
+        0 with ``novelty=True``.
     network : str or callable, default='mlp'
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode`` and ``decode``. It may name further parameters
@@ -138,9 +142,10 @@ class AutoEncoder(NeuralDetector):
         optimizer_params: Mapping[str, Any] | None = None,
         hidden_neuron_list: Sequence[int] = (64, 32),
         hidden_activation_name: str = "relu",
-        batch_norm: bool = True,
-        dropout_rate: float = 0.2,
+        batch_norm: bool = False,
+        dropout_rate: float = 0.0,
         novelty: bool = False,
+        trim: float | None = None,
         network: str | NetworkFactory = "mlp",
         score: str = "euclidean",
         early_stopping: bool = False,
@@ -162,6 +167,7 @@ class AutoEncoder(NeuralDetector):
             verbose=verbose,
             optimizer_params=optimizer_params,
             novelty=novelty,
+            trim=trim,
             network=network,
             score=score,
             early_stopping=early_stopping,

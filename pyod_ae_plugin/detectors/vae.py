@@ -76,14 +76,18 @@ class VAE(NeuralDetector):
         'softplus', 'tanh'.
     output_activation_name : str, default='identity'
         The same for the decoder's output.
-    batch_norm : bool, default=True
+    batch_norm : bool, default=False
         Normalise hidden layers over the batch while training.
-    dropout_rate : float in [0, 1), default=0.2
+    dropout_rate : float in [0, 1), default=0.0
         Share of hidden outputs zeroed while training.
     logvar_clip : tuple of two floats or None, default=(-30.0, 20.0)
         Bounds of the posterior's log variance; None sets none.
     novelty : bool, default=False
-        Whether the training rows are all normal.
+        Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
+        keeps the network from learning to rebuild them.
+    trim : float in [0, 1) or None, default=None
+        Share of the highest-loss rows of each batch left out of the gradient; None is 0.3, or
+        0 with ``novelty=True``.
     network : str or callable, default='variational_mlp'
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode``, ``decode`` and ``posterior``. It may name further
@@ -174,10 +178,11 @@ class VAE(NeuralDetector):
         latent_dim: int = 2,
         hidden_activation_name: str = "relu",
         output_activation_name: str = "identity",
-        batch_norm: bool = True,
-        dropout_rate: float = 0.2,
+        batch_norm: bool = False,
+        dropout_rate: float = 0.0,
         logvar_clip: tuple[float, float] | None = (-30.0, 20.0),
         novelty: bool = False,
+        trim: float | None = None,
         network: str | NetworkFactory = "variational_mlp",
         score: str = "euclidean",
         early_stopping: bool = False,
@@ -199,6 +204,7 @@ class VAE(NeuralDetector):
             verbose=verbose,
             optimizer_params=optimizer_params,
             novelty=novelty,
+            trim=trim,
             network=network,
             score=score,
             early_stopping=early_stopping,

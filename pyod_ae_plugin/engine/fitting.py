@@ -50,7 +50,7 @@ def fit_module(
     """
     device = generator.device
     n_features = rows.shape[1]
-    n_tile = tile_rows(network, n_features, device)
+    n_tile = tile_rows(n_features, n_features, device)
     standardize = Standardize(n_features)
     if preprocessing:
         standardize.fit(rows, n_tile)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 # whose height is a multiple of this, every row meets the same arithmetic.
 _ALIGNMENT = 64
 # Wide rows come in low tiles. For their long inner products kernels choose by the height of the
-# tile how to cut them up, so tiles as low as this are always filled.
+# tile how to cut them up, so tiles up to this height are all of one height.
 _LOW_TILE = 1024
 
-_TILE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+_TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 _MOST_ROWS = 2**20
 
 
-def tile_rows(module: nn.Module, n_features: int, device: torch.device) -> int:
+def tile_rows(n_features: int, widest_layer: int, device: torch.device) -> int:
     """Rows whose values and activations fit in the cache, or in a small part of GPU memory."""
-    width = max(n_features, _widest_layer(module))
+    width = max(n_features, widest_layer)
     bytes_per_row = 8 * n_features + 4 * (2 * n_features + 2 * width)
     n = _TILE_BYTES.get(device.type, _TILE_BYTES["cpu"]) // bytes_per_row
     return min(max(n // _ALIGNMENT, 1) * _ALIGNMENT, _MOST_ROWS)
@@ -40,7 +40,7 @@ def map_rows(
     rows : Tensor of shape (n, n_features)
         Raw rows on the CPU, n >= 1.
     tile_rows : int
-        Rows taken at a time, a multiple of the alignment.
+        Most rows taken at a time, a multiple of the alignment.
     device : torch.device
         Where the function works.
 
@@ -48,15 +48,16 @@ def map_rows(
     -------
     Tensor of shape (n, ...)
     """
-    result: Tensor | None = None
+    n = len(rows)
+    height = _tile_height(n, tile_rows, device)
+    result = torch.empty(0)
     with torch.inference_mode():
-        for start in range(0, len(rows), tile_rows):
-            tile = rows[start : start + tile_rows]
-            values = function(_padded(tile, tile_rows, device).to(device))
-            if result is None:
-                result = torch.empty((len(rows), *values.shape[1:]), dtype=torch.float64)
-            result[start : start + tile_rows] = values[: len(tile)]
-    assert result is not None, "there must be rows"
+        for start in range(0, n, height):
+            stop = min(start + height, n)
+            values = function(_tile_before(stop, height, rows, device))
+            if start == 0:
+                result = torch.empty((n, *values.shape[1:]), dtype=torch.float64)
+            result[start:stop] = values[start - stop :]
     return result
 
 
@@ -80,15 +81,18 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _widest_layer(module: nn.Module) -> int:
-    return max((p.shape[0] for p in module.parameters() if p.ndim == 2), default=1)
+def _tile_height(n: int, tile_rows: int, device: torch.device) -> int:
+    """Rows in each tile: all tiles alike, and as few of them as ``tile_rows`` lets."""
+    if device.type != "cpu" or tile_rows <= _LOW_TILE:
+        return tile_rows
+    n_tiles = -(-n // tile_rows)
+    return -(-n // (n_tiles * _ALIGNMENT)) * _ALIGNMENT
 
 
-def _padded(tile: Tensor, tile_rows: int, device: torch.device) -> Tensor:
-    """The tile, grown with copies of its last row to a height at which rounding is the same."""
-    height = tile_rows
-    if device.type == "cpu" and tile_rows > _LOW_TILE:
-        height = -(-len(tile) // _ALIGNMENT) * _ALIGNMENT
-    if len(tile) == height:
-        return tile
-    return torch.cat([tile, tile[-1:].expand(height - len(tile), -1)])
+def _tile_before(stop: int, height: int, rows: Tensor, device: torch.device) -> Tensor:
+    """The ``height`` rows before ``stop``, or fewer rows below copies of the first."""
+    if stop >= height:
+        tile = rows[stop - height : stop]
+    else:
+        tile = torch.cat([rows[:1].expand(height - stop, -1), rows[:stop]])
+    return tile if device.type == "cpu" else tile.to(device)

@@ -1,4 +1,4 @@
-"""The training loop: index permutations, a fused optimizer, one record an epoch."""
+"""The training loop: index permutations, trimmed losses, one record an epoch."""
 
 from __future__ import annotations
 
@@ -11,27 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pyod_ae_plugin.engine.objectives import Objective
-
-# For each optimizer its class and, by the names that PyOD gives them, its options.
-OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, str]]] = {
-    "adam": (torch.optim.Adam, {"weight_decay": "weight_decay", "adam_eps": "eps"}),
-    "adamw": (torch.optim.AdamW, {"weight_decay": "weight_decay", "adam_eps": "eps"}),
-    "sgd": (
-        torch.optim.SGD,
-        {
-            "weight_decay": "weight_decay",
-            "sgd_momentum": "momentum",
-            "sgd_nesterov": "nesterov",
-        },
-    ),
-}
+from pyod_ae_plugin.engine.optimizers import OPTIMIZERS, flatten_parameters
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when the loss on held-out rows no longer falls, and go back to the best epoch.
+    """Stop when the loss of held-out rows no longer falls, and go back to the best epoch.
 
-    Parameters
+    Attributes
     ----------
     validation_fraction : float
         Share of the rows held out, in (0, 1).
@@ -48,9 +35,30 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train; None stands for the default that goes with the number of rows."""
+    """How to train.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the rows.
+    trim : float
+        Share of the highest-loss rows of a batch left out of the gradient, in [0, 1), so that
+        outliers among the training rows do not teach the network to rebuild outliers.
+    batch_size : int or None
+        Rows in a step; None is :func:`default_batch_size`.
+    lr : float or None
+        Learning rate; None is :func:`default_lr`.
+    optimizer : str
+        A name in :data:`~pyod_ae_plugin.engine.optimizers.OPTIMIZERS`.
+    optimizer_params : mapping of str to float
+        Options of the optimizer.
+    early_stopping : EarlyStopping or None
+    compile_mode : str or None
+        Mode of :func:`torch.compile`; None does not compile.
+    """
 
     epochs: int
+    trim: float = 0.0
     batch_size: int | None = None
     lr: float | None = None
     optimizer: str = "adam"
@@ -66,9 +74,9 @@ class Epoch:
     Attributes
     ----------
     loss : float
-        Mean loss of the training rows.
+        Mean loss of the rows that were not trimmed.
     validation_loss : float or None
-        Mean loss of the held-out rows after the epoch; None without early stopping.
+        The same of the held-out rows, after the epoch; None without early stopping.
     seconds : float
         Time the epoch took.
     """
@@ -132,11 +140,14 @@ def train(
     FloatingPointError
         If the loss of an epoch is not finite.
     """
-    training, held_out = _split(len(rows), options.early_stopping, rows.device, generator)
+    training, held_out = _split(len(rows), options.early_stopping, generator)
     batch_size = options.batch_size or default_batch_size(len(training))
     n_batches = math.ceil(len(training) / batch_size)
-    optimizer = _optimizer(network, options, batch_size)
-    stopper = _Stopper(options.early_stopping, network)
+    lr = default_lr(batch_size) if options.lr is None else options.lr
+    vector = flatten_parameters(network)
+    assert vector.grad is not None
+    optimizer = OPTIMIZERS[options.optimizer][0](vector, lr, **options.optimizer_params)
+    best = _Best(options.early_stopping, network)
     row_losses: Objective = objective
     if options.compile_mode is not None:
         row_losses = torch.compile(objective, mode=options.compile_mode)
@@ -145,106 +156,99 @@ def train(
         began = time.perf_counter()
         network.train()
         total = torch.zeros((), device=rows.device)
-        shuffled = training[_permutation(len(training), rows.device, generator)]
+        shuffled = training[_permutation(len(training), generator)]
         for i, batch in enumerate(shuffled.tensor_split(n_batches)):
             progress = (epoch * n_batches + i + 1) / (options.epochs * n_batches)
             x = prepare(rows.index_select(0, batch))
-            loss = row_losses(network, x, progress, generator).mean()
-            optimizer.zero_grad()
+            losses = row_losses(network, x, progress, generator)
+            loss = _trimmed_mean(losses, options.trim)
+            vector.grad.zero_()
             loss.backward()
             optimizer.step()
-            total += loss.detach() * len(x)
-        mean_loss = total.item() / len(training)
-        _check_finite(mean_loss, epoch, options, batch_size)
-
+            total += loss.detach()
+        mean_loss = total.item() / n_batches
+        if not math.isfinite(mean_loss):
+            raise FloatingPointError(
+                f"The training loss became {mean_loss} in epoch {epoch + 1} of {options.epochs} "
+                f"at a learning rate of {lr:g}. Lower it (lr={lr / 10:g}), and keep "
+                "preprocessing=True so that the features are standardised."
+            )
         validation_loss = None
         if held_out is not None:
-            validation_loss = _mean_loss(network, objective, rows, held_out, prepare, batch_size)
+            losses = _held_out_losses(network, objective, rows, held_out, prepare, batch_size)
+            validation_loss = _trimmed_mean(losses, options.trim).item()
         yield Epoch(mean_loss, validation_loss, time.perf_counter() - began)
-        if validation_loss is not None and stopper.should_stop(validation_loss):
+        if validation_loss is not None and not best.keep_going(validation_loss):
             break
-    stopper.restore_best()
+    best.restore()
 
 
-def _permutation(n: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    return torch.randperm(n, generator=generator, device=device, dtype=torch.int32)
+def _trimmed_mean(losses: Tensor, trim: float) -> Tensor:
+    """Mean of the losses without the highest ``trim`` share of them."""
+    n_kept = len(losses) - int(trim * len(losses))
+    if n_kept < len(losses):
+        losses = losses.topk(n_kept, largest=False, sorted=False).values
+    return losses.mean()
+
+
+def _permutation(n: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(n, generator=generator, device=generator.device, dtype=torch.int32)
 
 
 def _split(
-    n: int, stopping: EarlyStopping | None, device: torch.device, generator: torch.Generator
+    n: int, stopping: EarlyStopping | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Indices of the rows to train on and of those held out."""
     if stopping is None:
-        return torch.arange(n, device=device, dtype=torch.int32), None
+        return torch.arange(n, device=generator.device, dtype=torch.int32), None
     if n < 2:
         raise ValueError(f"Early stopping holds rows out and needs at least 2 rows, got {n}.")
-    shuffled = _permutation(n, device, generator)
+    shuffled = _permutation(n, generator)
     n_held_out = min(max(round(n * stopping.validation_fraction), 1), n - 1)
     return shuffled[n_held_out:], shuffled[:n_held_out]
 
 
-def _optimizer(
-    network: nn.Module, options: TrainingOptions, batch_size: int
-) -> torch.optim.Optimizer:
-    make, names = OPTIMIZERS[options.optimizer]
-    keywords = {names[name]: value for name, value in options.optimizer_params.items()}
-    lr = options.lr if options.lr is not None else default_lr(batch_size)
-    parameters = list(network.parameters())
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return make(parameters, lr=lr, fused=fused, **keywords)
-
-
-def _check_finite(loss: float, epoch: int, options: TrainingOptions, batch_size: int) -> None:
-    if math.isfinite(loss):
-        return
-    lr = options.lr if options.lr is not None else default_lr(batch_size)
-    raise FloatingPointError(
-        f"The training loss became {loss} in epoch {epoch + 1} of {options.epochs} at a learning "
-        f"rate of {lr:g}. Lower it (lr={lr / 10:g}), and keep preprocessing=True so that the "
-        "features are standardised."
-    )
-
-
-def _mean_loss(
+def _held_out_losses(
     network: nn.Module,
     objective: Objective,
     rows: Tensor,
     indices: Tensor,
     prepare: Callable[[Tensor], Tensor],
     batch_size: int,
-) -> float:
-    """Mean loss of some rows; what the objective draws is the same at every call."""
+) -> Tensor:
+    """Losses of some rows; what the objective draws is the same at every call."""
     network.eval()
     generator = torch.Generator(rows.device).manual_seed(0)
-    total = 0.0
     with torch.no_grad():
-        for batch in indices.split(batch_size):
-            x = prepare(rows.index_select(0, batch))
-            total += objective(network, x, 1.0, generator).sum().item()
-    return total / len(indices)
+        return torch.cat(
+            [
+                objective(network, prepare(rows.index_select(0, batch)), 1.0, generator)
+                for batch in indices.split(batch_size)
+            ]
+        )
 
 
-class _Stopper:
-    """Keeps the weights of the best epoch and says when to stop."""
+class _Best:
+    """The weights of the best epoch so far; says whether to go on."""
 
     def __init__(self, stopping: EarlyStopping | None, network: nn.Module) -> None:
         self._stopping = stopping
         self._network = network
-        self._best_loss = math.inf
-        self._best_weights: dict[str, Tensor] | None = None
+        self._loss = math.inf
+        self._weights: dict[str, Tensor] | None = None
         self._epochs_since = 0
 
-    def should_stop(self, validation_loss: float) -> bool:
+    def keep_going(self, validation_loss: float) -> bool:
         assert self._stopping is not None
-        if validation_loss < self._best_loss - self._stopping.min_improvement:
-            self._best_loss = validation_loss
+        if validation_loss < self._loss - self._stopping.min_improvement:
+            self._loss = validation_loss
             self._epochs_since = 0
             weights = self._network.state_dict()
-            self._best_weights = {name: value.clone() for name, value in weights.items()}
+            self._weights = {name: value.clone() for name, value in weights.items()}
         else:
             self._epochs_since += 1
-        return self._epochs_since >= self._stopping.patience
+        return self._epochs_since < self._stopping.patience
 
-    def restore_best(self) -> None:
-        if self._best_weights is not None:
-            self._network.load_state_dict(self._best_weights)
+    def restore(self) -> None:
+        if self._weights is not None:
+            self._network.load_state_dict(self._weights)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pyod_ae_plugin.networks.layers import Linear, dense_stack, inference_stack
+from pyod_ae_plugin.networks.layers import Linear, as_layers, dense_stack, inference_stack
 
 
 class AutoEncoderNetwork(nn.Module):
@@ -50,6 +50,10 @@ class AutoEncoderNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
+
+    def layers(self) -> list[nn.Module]:
+        """The layers that a row passes, in order."""
+        return [*as_layers(self.encoder), *as_layers(self.decoder)]
 
     def for_inference(self) -> AutoEncoderNetwork:
         """The network as it is evaluated: batch norm folded, dropout gone."""

@@ -127,6 +127,11 @@ def dense_stack(
     return layers
 
 
+def as_layers(stack: nn.Module) -> list[nn.Module]:
+    """The layers of a sequence, or the one module that is none."""
+    return list(stack) if isinstance(stack, nn.Sequential) else [stack]
+
+
 def inference_stack(stack: nn.Module) -> nn.Module:
     """Return the stack as it is evaluated: batch norm folded into the linear layers, no dropout.
 
@@ -138,6 +143,6 @@ def inference_stack(stack: nn.Module) -> nn.Module:
     for layer in stack:
         if isinstance(layer, BatchNorm) and layers and isinstance(layers[-1], Linear):
             layers[-1] = fuse_linear_bn_eval(layers[-1], layer)
-        elif not isinstance(layer, Dropout):
+        elif not isinstance(layer, (Dropout, nn.Identity)):
             layers.append(layer)
     return nn.Sequential(*layers)

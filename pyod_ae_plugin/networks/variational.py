@@ -8,7 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pyod_ae_plugin.networks.layers import ACTIVATIONS, Linear, dense_stack, inference_stack
+from pyod_ae_plugin.networks.layers import (
+    ACTIVATIONS,
+    Linear,
+    as_layers,
+    dense_stack,
+    inference_stack,
+)
 
 
 class VariationalNetwork(nn.Module):
@@ -79,6 +85,10 @@ class VariationalNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
+
+    def layers(self) -> list[nn.Module]:
+        """The layers that a row passes on the way through the posterior mean, in order."""
+        return [*as_layers(self.encoder), self.mu, *as_layers(self.decoder)]
 
     def for_inference(self) -> VariationalNetwork:
         """The network as it is evaluated: batch norm folded, dropout gone."""

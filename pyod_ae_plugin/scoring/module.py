@@ -23,6 +23,11 @@ class ScoringModule(nn.Module):
     head : ScoreHead
         Maps residuals to scores.
 
+    Attributes
+    ----------
+    widest_layer : int
+        Most outputs that a weight matrix of the network has.
+
     **Shape**
 
     - Input: ``(n, n_features)`` of any real or boolean dtype
@@ -44,6 +49,7 @@ class ScoringModule(nn.Module):
         self.standardize = standardize
         self.network = network
         self.head = head
+        self.widest_layer = max((p.shape[0] for p in network.parameters() if p.ndim == 2), default=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.nan_to_num(self.head(self.residual(x)), nan=HIGHEST_SCORE)

@@ -81,7 +81,8 @@ class Standardize(nn.Module):
         self.shift = (-mean / std).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, x.to(self.scale.dtype), self.scale).to(torch.float32)
+        # contiguous: rows given by columns shall meet the same arithmetic
+        return torch.addcmul(self.shift, x.to(self.scale.dtype), self.scale).float().contiguous()
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map standardised rows [n, n_features] back to the data's own units, in float64."""

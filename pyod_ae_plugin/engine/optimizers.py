@@ -1,0 +1,147 @@
+"""Optimizers over all parameters of a network as one vector.
+
+A step over one vector costs as many operations as a step over one parameter, and torch's
+functional forms spare the bookkeeping of its optimizer classes. For small networks that is most
+of what an optimizer costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+
+class Optimizer(Protocol):
+    """Changes the vector it was made with, by its gradient, in place."""
+
+    def step(self) -> None:
+        """Make one step."""
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015); with ``decoupled``, AdamW (Loshchilov & Hutter 2019)."""
+
+    def __init__(
+        self,
+        vector: Tensor,
+        lr: float,
+        weight_decay: float = 0.0,
+        adam_eps: float = 1e-8,
+        decoupled: bool = False,
+    ) -> None:
+        self._update = adamw if decoupled else adam
+        self._vector = vector
+        self._mean = torch.zeros_like(vector)
+        self._square = torch.zeros_like(vector)
+        self._steps = torch.zeros((), device=vector.device)
+        self._lr = lr
+        self._weight_decay = weight_decay
+        self._eps = adam_eps
+
+    def step(self) -> None:
+        """Make one step."""
+        assert self._vector.grad is not None
+        self._update(
+            [self._vector],
+            [self._vector.grad],
+            [self._mean],
+            [self._square],
+            [],
+            [self._steps],
+            fused=_can_fuse(self._vector),
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self._lr,
+            weight_decay=self._weight_decay,
+            eps=self._eps,
+            maximize=False,
+        )
+
+
+def adam_w(
+    vector: Tensor, lr: float, weight_decay: float = 0.0, adam_eps: float = 1e-8
+) -> Adam:
+    """Return :class:`Adam` with decoupled weight decay."""
+    return Adam(vector, lr, weight_decay, adam_eps, decoupled=True)
+
+
+class Sgd:
+    """Stochastic gradient descent with momentum."""
+
+    def __init__(
+        self,
+        vector: Tensor,
+        lr: float,
+        weight_decay: float = 0.0,
+        sgd_momentum: float = 0.0,
+        sgd_nesterov: bool = False,
+    ) -> None:
+        self._vector = vector
+        self._velocity: list[Tensor | None] = [None]
+        self._lr = lr
+        self._weight_decay = weight_decay
+        self._momentum = sgd_momentum
+        self._nesterov = sgd_nesterov
+
+    def step(self) -> None:
+        """Make one step."""
+        assert self._vector.grad is not None
+        sgd(
+            [self._vector],
+            [self._vector.grad],
+            self._velocity,
+            fused=_can_fuse(self._vector),
+            weight_decay=self._weight_decay,
+            momentum=self._momentum,
+            lr=self._lr,
+            dampening=0.0,
+            nesterov=self._nesterov,
+            maximize=False,
+        )
+
+
+# By name, each with the options that PyOD knows it to have.
+OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], frozenset[str]]] = {
+    "adam": (Adam, frozenset({"weight_decay", "adam_eps"})),
+    "adamw": (adam_w, frozenset({"weight_decay", "adam_eps"})),
+    "sgd": (Sgd, frozenset({"weight_decay", "sgd_momentum", "sgd_nesterov"})),
+}
+
+
+def flatten_parameters(network: nn.Module) -> Tensor:
+    """Move what is trained into one vector, of which the parameters and gradients become views.
+
+    Returns
+    -------
+    Tensor of shape (n_parameters,)
+        Its ``grad`` holds the parameters' gradients, which add up until it is zeroed.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 1)
+    >>> vector = flatten_parameters(layer)
+    >>> layer(torch.ones(1, 2)).sum().backward()
+    >>> vector.grad
+    tensor([1., 1., 1.])
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    vector = torch.cat([p.detach().reshape(-1) for p in parameters])
+    vector.grad = torch.zeros_like(vector)
+    start = 0
+    for parameter in parameters:
+        stop = start + parameter.numel()
+        parameter.data = vector[start:stop].view(parameter.shape)
+        parameter.grad = vector.grad[start:stop].view(parameter.shape)
+        start = stop
+    return vector
+
+
+def _can_fuse(vector: Tensor) -> bool:
+    return vector.device.type in ("cpu", "cuda")
