@@ -1,0 +1,1 @@
+"""Runs detectors on labelled data sets and compares them."""

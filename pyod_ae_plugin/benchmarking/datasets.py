@@ -1,0 +1,95 @@
+"""Labelled data sets: those that ship inside scikit-learn, and folders of ADBench files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.model_selection import train_test_split
+
+Array = np.ndarray[Any, Any]
+
+WINE_OUTLIERS = 10
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows with known outliers.
+
+    Attributes
+    ----------
+    name : str
+    X : ndarray of shape (n_samples, n_features)
+    y : ndarray of shape (n_samples,)
+        1 for outliers, 0 for inliers.
+    """
+
+    name: str
+    X: Array
+    y: Array
+
+    def at_most(self, n_rows: int, seed: int) -> Dataset:
+        """Draw no more than so many rows, the share of outliers kept."""
+        if len(self.X) <= n_rows:
+            return self
+        X, _, y, _ = train_test_split(
+            self.X, self.y, train_size=n_rows, stratify=self.y, random_state=seed
+        )
+        return Dataset(self.name, X, y)
+
+
+def shipped_datasets() -> Iterator[Dataset]:
+    """Yield the data sets inside scikit-learn, made into outlier detection problems.
+
+    breast_cancer: malignant cases are the outliers. wine: the first ten wines of class 0 are
+    the outliers among those of classes 1 and 2. digits-k: the images of digit k are the outliers
+    among all others.
+    """
+    X, y = load_breast_cancer(return_X_y=True)
+    yield Dataset("breast_cancer", X, (y == 0).astype(int))
+    X, y = load_wine(return_X_y=True)
+    kept = np.concatenate([np.flatnonzero(y == 0)[:WINE_OUTLIERS], np.flatnonzero(y != 0)])
+    yield Dataset("wine", X[kept], (y[kept] == 0).astype(int))
+    X, y = load_digits(return_X_y=True)
+    for digit in range(10):
+        yield Dataset(f"digits-{digit}", X, (y == digit).astype(int))
+
+
+def folder_datasets(folder: Path) -> Iterator[Dataset]:
+    """Yield the data sets of a folder of ``.npz`` files with arrays X and y, as ADBench's are.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no such files.
+    ValueError
+        If a file lacks X or y, or does not fit the description.
+    """
+    paths = sorted(folder.glob("*.npz"), key=_number_then_name)
+    if not paths:
+        raise FileNotFoundError(f"There are no .npz files in {folder}.")
+    for path in paths:
+        yield _load(path)
+
+
+def _load(path: Path) -> Dataset:
+    with np.load(path, allow_pickle=False) as arrays:
+        missing = {"X", "y"} - set(arrays.files)
+        if missing:
+            raise ValueError(f"{path} has no array {sorted(missing)[0]!r}; it has {arrays.files}.")
+        X, y = arrays["X"], arrays["y"].ravel()
+    if X.ndim != 2 or len(X) != len(y) or set(np.unique(y)) != {0, 1}:
+        raise ValueError(
+            f"{path} must hold X [n, n_features] and y [n] of zeros and ones, both of them; got "
+            f"X of shape {X.shape} and y of shape {y.shape} with values {np.unique(y)[:5]}."
+        )
+    return Dataset(path.stem, np.asarray(X, dtype=np.float64), y.astype(int))
+
+
+def _number_then_name(path: Path) -> tuple[int, str]:
+    number = path.stem.partition("_")[0]
+    return (int(number) if number.isdigit() else -1, path.stem)

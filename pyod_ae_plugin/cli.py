@@ -1,0 +1,196 @@
+"""The command line: ``pyod-ae list | fit | score | bench``.
+
+Exit status: 0 when all went well, 1 when data, a model or a run is at fault, 2 when the command
+itself is. Heavy imports happen inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pyod_ae_plugin.benchmarking.datasets import Dataset
+    from pyod_ae_plugin.benchmarking.evaluation import Result
+
+app = typer.Typer(
+    help="Autoencoder outlier detectors for PyOD: fit, score and compare without writing code.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+BENCH_DETECTORS = (
+    "AutoEncoder,VAE,pyod.AutoEncoder,pyod.VAE,pyod.IForest,pyod.ECOD,pyod.KNN,pyod.LOF,pyod.PCA"
+)
+# ADBench, too, draws at most this many rows from its larger sets.
+BENCH_ROWS = 10_000
+
+
+def main() -> None:
+    """Run the command line; report what the user can mend as one line on stderr."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+        typer.secho(f"pyod-ae: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+@app.command("list")
+def list_detectors() -> None:
+    """List the registered detectors: ours, those of plugins, and PyOD's own as pyod.NAME."""
+    from pyod_ae_plugin import detector_names
+
+    typer.echo("\n".join(detector_names()))
+
+
+@app.command()
+def fit(
+    data: Annotated[Path, typer.Argument(help="Training rows: CSV, NPY, NPZ or Parquet.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    detector: Annotated[str, typer.Option(help="AutoEncoder, VAE or a plugin's.")] = "AutoEncoder",
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", help="Parameter as NAME=VALUE, VALUE in JSON; repeatable."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column to leave out, such as known labels.")
+    ] = None,
+) -> None:
+    """Fit a detector to a table and save it."""
+    import numpy as np
+
+    from pyod_ae_plugin import create_detector
+    from pyod_ae_plugin.detectors import NeuralDetector
+    from pyod_ae_plugin.tables import read_table
+
+    model = create_detector(detector, **_params(param or []))
+    if not isinstance(model, NeuralDetector):
+        raise typer.BadParameter(f"{detector} has no save(); it can be benchmarked, not saved.")
+    table = read_table(data, without=label)
+    model.fit(table.values)
+    if table.names is not None:
+        model.feature_names_in_ = np.array(table.names, dtype=object)
+    model.save(output)
+    typer.echo(
+        f"Fitted {detector} to {len(model.labels_)} rows of {model.n_features_in_} features: "
+        f"{int(model.labels_.sum())} outliers above {model.threshold_:.6g}. Saved to {output}."
+    )
+
+
+@app.command()
+def score(
+    data: Annotated[Path, typer.Argument(help="Rows to score: CSV, NPY, NPZ or Parquet.")],
+    model: Annotated[Path, typer.Option(help="Folder that fit wrote.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet with score and label.")
+    ],
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: as fitted.")] = None,
+) -> None:
+    """Score a table with a saved detector; columns that it was not fitted to are left out."""
+    from pyod_ae_plugin import load_detector
+    from pyod_ae_plugin.tables import read_table, write_columns
+
+    detector = load_detector(model, device)
+    names = getattr(detector, "feature_names_in_", None)
+    X = read_table(data, columns=None if names is None else list(names)).values
+    # The names have just been matched; the detector is given none to match again.
+    warnings.filterwarnings("ignore", "X does not have valid feature names")
+    scores, labels = detector.decision_function(X), detector.predict(X)
+    write_columns(output, {"score": scores, "label": labels})
+    typer.echo(f"Scored {len(scores)} rows: {int(labels.sum())} outliers. Written to {output}.")
+
+
+@app.command()
+def bench(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of .npz files with X and y, such as ADBench's."),
+    ] = None,
+    detectors: Annotated[
+        str, typer.Option(help="Names from `pyod-ae list`, with commas between.")
+    ] = BENCH_DETECTORS,
+    novelty: Annotated[
+        bool, typer.Option("--novelty", help="Train on half of the inliers, judge all others.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds.")] = 1,
+    max_rows: Annotated[
+        int, typer.Option(min=10, help="Draw no more rows than this from a data set.")
+    ] = BENCH_ROWS,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Every run as .csv or .json.")
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(help="Box plot as .png.")] = None,
+) -> None:
+    """Compare detectors on labelled data; by default on the sets inside scikit-learn."""
+    from rich.console import Console
+
+    from pyod_ae_plugin.benchmarking.chart import draw_chart
+    from pyod_ae_plugin.benchmarking.summary import dataset_table, mean_table, write_results
+
+    names = [name.strip() for name in detectors.split(",") if name.strip()]
+    for target, endings in ((output, (".csv", ".json")), (chart, (".png",))):
+        if target is not None and target.suffix not in endings:
+            raise typer.BadParameter(f"{target} must end in {' or '.join(endings)}.")
+    protocol = "novelty" if novelty else "outlier"
+    results = _run(_datasets(data, max_rows), names, seeds, novelty)
+
+    console = Console()
+    console.print(dataset_table(results))
+    console.print(mean_table(results))
+    console.print(
+        f"{protocol.capitalize()} protocol, {seeds} seed(s), at most {max_rows} rows a set."
+    )
+    if output is not None:
+        write_results(results, output, protocol)
+    if chart is not None:
+        draw_chart(results, chart, f"{protocol.capitalize()} protocol")
+    failures = [result for result in results if result.error]
+    for result in failures:
+        typer.secho(f"{result.detector} on {result.dataset}: {result.error}", fg="red", err=True)
+    raise typer.Exit(1 if failures else 0)
+
+
+def _run(datasets: list[Dataset], names: list[str], seeds: int, novelty: bool) -> list[Result]:
+    from tqdm import tqdm
+
+    from pyod_ae_plugin import create_detector, detector_names
+    from pyod_ae_plugin.benchmarking.evaluation import run
+
+    unknown = sorted(set(names) - set(detector_names()))
+    if unknown or not names:
+        raise typer.BadParameter(f"Unknown detectors {unknown}; `pyod-ae list` shows all.")
+    results = []
+    n_runs = len(datasets) * len(names) * seeds
+    with tqdm(total=n_runs, desc="bench", unit="run") as bar:
+        for result in run(datasets, names, create_detector, seeds, novelty):
+            bar.set_postfix_str(f"{result.dataset} {result.detector}")
+            bar.update()
+            results.append(result)
+    return results
+
+
+def _datasets(folder: Path | None, max_rows: int) -> list[Dataset]:
+    from pyod_ae_plugin.benchmarking.datasets import folder_datasets, shipped_datasets
+
+    datasets: Iterator[Dataset] = shipped_datasets() if folder is None else folder_datasets(folder)
+    return [dataset.at_most(max_rows, seed=0) for dataset in datasets]
+
+
+def _params(assignments: list[str]) -> dict[str, Any]:
+    params = {}
+    for assignment in assignments:
+        name, separator, value = assignment.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{assignment!r} is not of the form NAME=VALUE.")
+        try:
+            params[name] = json.loads(value)
+        except json.JSONDecodeError:
+            params[name] = value  # a bare word is a string
+    return params
