@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 Array = np.ndarray[Any, Any]
 
 WINE_OUTLIERS = 10
+DIGIT_OUTLIERS = 20
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def shipped_datasets() -> Iterator[Dataset]:
     """Yield the data sets inside scikit-learn, made into outlier detection problems.
 
     breast_cancer: malignant cases are the outliers. wine: the first ten wines of class 0 are
-    the outliers among those of classes 1 and 2. digits-k: the images of digit k are the outliers
-    among all others.
+    the outliers among those of classes 1 and 2. digits-k: twenty images of the other digits,
+    spread evenly over the data, are the outliers among those of digit k.
     """
     X, y = load_breast_cancer(return_X_y=True)
     yield Dataset("breast_cancer", X, (y == 0).astype(int))
@@ -56,7 +57,10 @@ def shipped_datasets() -> Iterator[Dataset]:
     yield Dataset("wine", X[kept], (y[kept] == 0).astype(int))
     X, y = load_digits(return_X_y=True)
     for digit in range(10):
-        yield Dataset(f"digits-{digit}", X, (y == digit).astype(int))
+        others = np.flatnonzero(y != digit)
+        outliers = others[:: len(others) // DIGIT_OUTLIERS][:DIGIT_OUTLIERS]
+        kept = np.concatenate([outliers, np.flatnonzero(y == digit)])
+        yield Dataset(f"digits-{digit}", X[kept], (y[kept] != digit).astype(int))
 
 
 def folder_datasets(folder: Path) -> Iterator[Dataset]:

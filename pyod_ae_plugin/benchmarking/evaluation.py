@@ -123,6 +123,8 @@ def _created(create: Callable[..., BaseDetector], name: str, dataset: Dataset) -
 
 def _prepared(detector: BaseDetector, seed: int, novelty: bool) -> BaseDetector:
     """Set what the benchmark sets, where the detector has it; all else is its default."""
-    settings: dict[str, Any] = {"random_state": seed, "novelty": novelty, "verbose": 0}
+    settings: dict[str, Any] = {"random_state": seed, "verbose": 0}
+    if novelty:
+        settings["novelty"] = True
     known = detector.get_params(deep=False)
     return detector.set_params(**{k: v for k, v in settings.items() if k in known})

@@ -43,7 +43,7 @@ class DetectorMean:
 
 
 def detector_means(results: Sequence[Result]) -> list[DetectorMean]:
-    """Means and mean ranks, the best detector by mean ROC AUC first; a failed run ranks last."""
+    """Means and mean ranks, best mean rank first; failed runs rank last and are in no mean."""
     detectors = list(dict.fromkeys(r.detector for r in results))
     datasets = list(dict.fromkeys(r.dataset for r in results))
     means = np.array([[_means(results, d, s) for s in datasets] for d in detectors])
@@ -58,7 +58,7 @@ def detector_means(results: Sequence[Result]) -> list[DetectorMean]:
         )
         for i, detector in enumerate(detectors)
     ]
-    return sorted(summary, key=lambda m: -np.nan_to_num(m.values[0], nan=-1.0))
+    return sorted(summary, key=lambda m: m.mean_rank)
 
 
 def dataset_table(results: Sequence[Result]) -> Table:
@@ -70,7 +70,7 @@ def dataset_table(results: Sequence[Result]) -> Table:
         rows = {name: _means(of_dataset, name, dataset) for name in names}
         best = max(np.nan_to_num(values[0], nan=-1.0) for values in rows.values())
         for i, (name, values) in enumerate(rows.items()):
-            shown = f"{dataset} [dim]{_shape(of_dataset[0])}[/dim]" if i == 0 else ""
+            shown = (dataset, _shape(of_dataset[0]))[i] if i < 2 else ""
             style = "bold" if values[0] == best else None
             table.add_row(shown, name, *_cells(values), style=style)
         table.add_section()
@@ -138,7 +138,7 @@ def _table(*headings: str, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in headings:
         text = heading in ("data set", "detector")
-        table.add_column(heading, justify="left" if text else "right", no_wrap=not text)
+        table.add_column(heading, justify="left" if text else "right", no_wrap=True)
     return table
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from pyod.models.base import BaseDetector
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -49,7 +50,7 @@ DEFAULT_TRIM = 0.3
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
 
 
-class NeuralDetector(BaseDetector):  # type: ignore[misc]
+class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):  # type: ignore[misc]
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
@@ -75,7 +76,7 @@ class NeuralDetector(BaseDetector):  # type: ignore[misc]
         "novelty": ["boolean"],
         "trim": [Interval(Real, 0, 1, closed="left"), None],
         "network": [str, callable],
-        "score": [str],
+        "score_head": [str],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -103,7 +104,7 @@ class NeuralDetector(BaseDetector):  # type: ignore[misc]
         novelty: bool,
         trim: float | None,
         network: str | NetworkFactory,
-        score: str,
+        score_head: str,
         early_stopping: bool,
         validation_fraction: float,
         n_iter_no_change: int,
@@ -124,7 +125,7 @@ class NeuralDetector(BaseDetector):  # type: ignore[misc]
         self.novelty = novelty
         self.trim = trim
         self.network = network
-        self.score = score
+        self.score_head = score_head
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
@@ -267,7 +268,7 @@ class NeuralDetector(BaseDetector):  # type: ignore[misc]
         n_features = attributes["n_features_in_"]
         with seeded_global_rng(0, torch.device("cpu")):
             network = self._build_network(n_features, torch.Generator())
-            head = build_head(self.score, n_features)
+            head = build_head(self.score_head, n_features)
         module = scoring_module(Standardize(n_features), network, head)
         # assign keeps the dtypes of the file, those of the scaling among them
         module.load_state_dict(module_state, assign=True)
@@ -305,7 +306,7 @@ class NeuralDetector(BaseDetector):  # type: ignore[misc]
             return fit_module(
                 rows,
                 self._build_network(n_features, generator),
-                build_head(self.score, n_features).to(device),
+                build_head(self.score_head, n_features).to(device),
                 self._objective(),
                 self._training_options(),
                 generator,

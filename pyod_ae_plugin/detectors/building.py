@@ -50,10 +50,10 @@ def build_network(
 
 def build_head(name: str, n_features: int) -> ScoreHead:
     """Return a new score head of a registered kind."""
-    head = find("pyod_ae_score_heads", name, "score")(n_features)
+    head = find("pyod_ae_score_heads", name, "score head")(n_features)
     if not isinstance(head, ScoreHead):
         raise TypeError(
-            f"The score {name!r} is a {type(head).__name__}; a score head must be a subclass of "
+            f"The score head {name!r} is a {type(head).__name__}; it must be a subclass of "
             "pyod_ae_plugin.scoring.ScoreHead."
         )
     return head

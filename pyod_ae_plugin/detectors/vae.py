@@ -92,7 +92,7 @@ class VAE(NeuralDetector):
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode``, ``decode`` and ``posterior``. It may name further
         parameters of the detector, which it is then given.
-    score : str, default='euclidean'
+    score_head : str, default='euclidean'
         Name of a registered score head.
     early_stopping : bool, default=False
         Hold rows out and stop when their loss no longer falls; the best epoch is kept.
@@ -184,7 +184,7 @@ class VAE(NeuralDetector):
         novelty: bool = False,
         trim: float | None = None,
         network: str | NetworkFactory = "variational_mlp",
-        score: str = "euclidean",
+        score_head: str = "euclidean",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
@@ -206,7 +206,7 @@ class VAE(NeuralDetector):
             novelty=novelty,
             trim=trim,
             network=network,
-            score=score,
+            score_head=score_head,
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
             n_iter_no_change=n_iter_no_change,

@@ -52,7 +52,7 @@ def pyod_ae_networks() -> Mapping[str, Callable[..., nn.Module]]:  # type: ignor
 
 @hookspec
 def pyod_ae_score_heads() -> Mapping[str, Callable[[int], Any]]:  # type: ignore[empty-body]
-    """Score heads by name, for a detector's ``score=``.
+    """Score heads by name, for a detector's ``score_head=``.
 
     A factory, usually the class itself, is called with ``n_features`` and returns a
     :class:`pyod_ae_plugin.scoring.ScoreHead`.
