@@ -1,0 +1,45 @@
+"""Data that several test files use."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyod.utils.data import generate_data
+
+ADBENCH = Path(__file__).parents[2] / "shared" / "data" / "adbench"
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, torch sees none"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_per_worker():
+    """Tests run in parallel; the workers shall not fight over the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Contaminated training rows and test rows: X_train, X_test, y_train, y_test."""
+    return generate_data(
+        n_train=600, n_test=200, n_features=8, contamination=0.1, random_state=0
+    )
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).normal(size=(300, 6))
+
+
+@pytest.fixture(scope="session")
+def adbench():
+    """The folder with ADBench's data sets."""
+    if not ADBENCH.is_dir():
+        pytest.skip("ADBench's data sets are not beside this checkout")
+    return ADBENCH

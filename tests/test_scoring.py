@@ -1,0 +1,120 @@
+"""Standardisation, score head and scoring module, against independent computations."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.preprocessing import StandardScaler
+
+from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.networks import mlp, variational_mlp
+from pyod_ae_plugin.scoring import Euclidean, ScoringModule, Standardize
+from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+
+
+def fitted(X, tile_rows=64):
+    standardize = Standardize(X.shape[1])
+    standardize.fit(torch.from_numpy(X), tile_rows)
+    return standardize
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0, 1e9])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_standardises_as_scikit_learn_does(offset, scale):
+    X = (np.random.default_rng(0).normal(size=(500, 4)) + offset) * scale
+    expected = StandardScaler().fit_transform(X)
+    got = fitted(X)(torch.from_numpy(X)).numpy()
+    assert np.allclose(got, expected, atol=3e-6)
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(
+        np.float64,
+        st.tuples(st.integers(1, 30), st.integers(1, 4)),
+        elements=st.floats(-1e6, 1e6, allow_subnormal=False),
+    ),
+    st.integers(1, 40),
+)
+def test_standardised_rows_have_mean_zero_and_variance_one_or_zero(X, tile_rows):
+    z = fitted(X, tile_rows)(torch.from_numpy(X)).double()
+    assert torch.isfinite(z).all()
+    assert z.mean(0).abs().max() < 1e-4
+    variance = z.var(0, correction=0)
+    assert (((variance - 1).abs() < 1e-3) | (variance < 1e-3)).all()
+
+
+def test_constant_features_are_centred_and_not_scaled():
+    X = np.column_stack([np.full(50, 0.1), np.full(50, 1e12), np.zeros(50), np.arange(50.0)])
+    standardize = fitted(X)
+    assert torch.equal(standardize(torch.from_numpy(X))[:, :3], torch.zeros(50, 3))
+    changed = X[:1] + [[2.0, 2.0, 2.0, 0.0]]
+    assert np.allclose(standardize(torch.from_numpy(changed))[0, :3], 2.0)
+
+
+@pytest.mark.parametrize("magnitude", [1e-300, 1e-30, 1e30, 1e300])
+def test_extreme_magnitudes_stay_finite(magnitude):
+    X = np.random.default_rng(0).normal(size=(100, 2)) * magnitude
+    z = fitted(X)(torch.from_numpy(X))
+    assert np.allclose(z, StandardScaler().fit_transform(X / magnitude), atol=1e-5)
+
+
+def test_arithmetic_is_float32_only_where_that_costs_nothing():
+    near, far = np.random.default_rng(0).normal(size=(2, 100, 2))
+    assert fitted(near).scale.dtype is torch.float32
+    assert fitted(far + 1e6).scale.dtype is torch.float64
+
+
+def test_inverse_gives_the_data_back():
+    X = np.random.default_rng(0).normal(size=(100, 3)) * [1e-3, 1, 1e6] + 50
+    standardize = fitted(X)
+    assert np.allclose(standardize.inverse(standardize(torch.from_numpy(X))), X, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int64", "float16", "float32"])
+def test_every_dtype_gives_what_float64_gives(dtype):
+    X = np.random.default_rng(0).integers(0, 2, size=(60, 3)).astype(dtype)
+    standardize = fitted(X)
+    assert torch.equal(
+        standardize(torch.from_numpy(X)), standardize(torch.from_numpy(X.astype(np.float64)))
+    )
+
+
+def test_euclidean_is_the_length_of_the_residual():
+    residual = torch.randn(20, 5)
+    assert np.allclose(Euclidean(5)(residual), np.linalg.norm(residual.numpy(), axis=1))
+
+
+def make_module(variational):
+    generator = torch.Generator().manual_seed(0)
+    if variational:
+        network = variational_mlp(6, [9, 5], [5, 9], 2, "relu", "tanh", False, 0.0, None, generator)
+    else:
+        network = mlp(6, [8, 3], "relu", False, 0.0, generator)
+    standardize = fitted(np.random.default_rng(1).normal(size=(90, 6)) * 3 + 1)
+    return ScoringModule(standardize, network.eval().for_inference(), Euclidean(6)).eval()
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_score_is_the_distance_of_row_and_reconstruction_in_standard_units(variational):
+    module = make_module(variational)
+    x = torch.randn(33, 6, dtype=torch.float64)
+    z, rebuilt = module.standardize(x), module.standardize(module.reconstruct(x))
+    torch.testing.assert_close(module(x), (z - rebuilt).square().sum(1).sqrt())
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_the_fast_function_gives_the_bits_of_the_module(variational):
+    module = make_module(variational)
+    x = torch.randn(128, 6, dtype=torch.float64)
+    assert torch.equal(score_function(module)(x), module(x))
+
+
+@pytest.mark.parametrize("far", [1e25, 1e30, 1e200])
+def test_overflow_gets_the_highest_score(far):
+    module = make_module(False)
+    scores = module(torch.tensor([[far, 0, 0, 0, 0, 0], [0.0] * 6], dtype=torch.float64))
+    assert scores[0] == HIGHEST_SCORE
+    assert scores[1] < 100
