@@ -66,9 +66,7 @@ def save_detector(detector: NeuralDetector, path: Path) -> None:
     _write(path, json.dumps(description, indent=1), tensors)
 
 
-def load_detector(
-    path: str | Path, device: str | torch.device | None = None
-) -> NeuralDetector:
+def load_detector(path: str | Path, device: str | torch.device | None = None) -> NeuralDetector:
     """Load a detector that was saved with its method ``save``.
 
     Nothing in the folder is executed: classes, networks and score heads are looked up by name

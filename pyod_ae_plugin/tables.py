@@ -110,7 +110,9 @@ def _csv(path: Path, wanted: Callable[[list[str]], list[str]]) -> Table:
     if not first:
         raise ValueError(f"{path}: the file is empty.")
     has_names = not all(_is_number(cell) for cell in first)
-    names = [cell.strip() for cell in first] if has_names else [str(i + 1) for i in range(len(first))]
+    names = (
+        [cell.strip() for cell in first] if has_names else [str(i + 1) for i in range(len(first))]
+    )
     kept = wanted(names) if has_names else names
     try:
         values = np.loadtxt(
@@ -131,10 +133,14 @@ def _csv(path: Path, wanted: Callable[[list[str]], list[str]]) -> Table:
 def _located(message: str, names: list[str], has_names: bool) -> str:
     """NumPy's message, with the line of the file and the name of the column."""
     cell = re.search(r"convert string (.*) to float64 at row (\d+), column (\d+)", message)
-    if cell is None:
-        return message
-    line = int(cell[2]) + 1 + int(has_names)
-    return f"{cell[1]} in line {line}, column {names[int(cell[3]) - 1]!r}, is not a number."
+    if cell is not None:
+        line = int(cell[2]) + 1 + int(has_names)
+        return f"{cell[1]} in line {line}, column {names[int(cell[3]) - 1]!r}, is not a number."
+    short = re.search(r"at row (\d+) with (\d+) columns", message)
+    if short is not None:
+        line = int(short[1]) + int(has_names)
+        return f"line {line} has {short[2]} columns, expected {len(names)}."
+    return message
 
 
 def _array(path: Path) -> Array:

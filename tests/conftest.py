@@ -27,9 +27,7 @@ def _one_thread_per_worker():
 @pytest.fixture(scope="session")
 def data():
     """Contaminated training rows and test rows: X_train, X_test, y_train, y_test."""
-    return generate_data(
-        n_train=600, n_test=200, n_features=8, contamination=0.1, random_state=0
-    )
+    return generate_data(n_train=600, n_test=200, n_features=8, contamination=0.1, random_state=0)
 
 
 @pytest.fixture

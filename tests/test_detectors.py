@@ -63,11 +63,11 @@ def test_finds_the_outliers_and_offers_what_a_pyod_detector_offers(Detector, dat
     assert isinstance(detector.model, nn.Module)
     labels, confidence = detector.predict(X_test, return_confidence=True)
     assert set(labels) == {0, 1}
-    assert ((0 <= confidence) & (confidence <= 1)).all()
+    assert ((confidence >= 0) & (confidence <= 1)).all()
     for method in ("linear", "unify"):
         probabilities = detector.predict_proba(X_test, method=method)
         assert probabilities.shape == (200, 2)
-        assert ((0 <= probabilities) & (probabilities <= 1)).all()
+        assert ((probabilities >= 0) & (probabilities <= 1)).all()
     assert set(detector.predict_with_rejection(X_test)) <= {-2, 0, 1}
 
 
@@ -125,7 +125,10 @@ def test_compiled_training_scores_like_uncompiled(X):
 
 def test_trimming_is_for_outlier_detection(data):
     X_train = data[0]
-    default, novelty = quick(AutoEncoder).fit(X_train), quick(AutoEncoder, novelty=True).fit(X_train)
+    default, novelty = (
+        quick(AutoEncoder).fit(X_train),
+        quick(AutoEncoder, novelty=True).fit(X_train),
+    )
     same_as_default = quick(AutoEncoder, trim=0.3).fit(X_train)
     same_as_novelty = quick(AutoEncoder, trim=0).fit(X_train)
     assert np.array_equal(default.decision_scores_, same_as_default.decision_scores_)
@@ -160,8 +163,12 @@ def test_same_seed_same_bits(Detector, X):
 def test_no_global_state_is_touched(Detector, params, X):
     def state():
         return (
-            random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes(),
-            dict(os.environ), torch.get_num_threads(), torch.is_grad_enabled(),
+            random.getstate(),
+            np.random.get_state()[1].tobytes(),
+            torch.get_rng_state().numpy().tobytes(),
+            dict(os.environ),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
         )
 
     before = state()
@@ -220,7 +227,9 @@ def test_threads_that_score_one_detector_get_the_same_bits(X):
 def test_threads_that_fit_at_once_get_the_same_bits_as_alone(X):
     alone = [quick(VAE, random_state=s, dropout_rate=0.2).fit(X).decision_scores_ for s in range(4)]
     together = joblib.Parallel(n_jobs=4, backend="threading")(
-        joblib.delayed(lambda s: quick(VAE, random_state=s, dropout_rate=0.2).fit(X).decision_scores_)(s)
+        joblib.delayed(
+            lambda s: quick(VAE, random_state=s, dropout_rate=0.2).fit(X).decision_scores_
+        )(s)
         for s in range(4)
     )
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -229,8 +238,8 @@ def test_threads_that_fit_at_once_get_the_same_bits_as_alone(X):
 # ------------------------------------------------------------------------------- errors
 
 BAD_ROWS = {
-    "nan": (lambda X: np.where(X == X[3, 2], np.nan, X), ValueError, "NaN"),
-    "inf": (lambda X: np.where(X == X[3, 2], np.inf, X), ValueError, "infinity"),
+    "nan": (lambda X: np.where(X[3, 2] == X, np.nan, X), ValueError, "NaN"),
+    "inf": (lambda X: np.where(X[3, 2] == X, np.inf, X), ValueError, "infinity"),
     "strings": (lambda X: X.astype(str).astype(object) + "x", ValueError, "could not convert"),
     "sparse": (sparse.csr_matrix, TypeError, "[Ss]parse"),
     "complex": (lambda X: X + 1j, ValueError, "[Cc]omplex"),
@@ -478,7 +487,12 @@ def test_a_factory_gets_the_parameters_that_it_names(X):
 
 def test_a_vae_s_network_may_be_any_factory_of_a_posterior(X):
     def factory(n_features):
-        parts = nn.Identity(), nn.Linear(n_features, 2), nn.Linear(n_features, 2), nn.Linear(2, n_features)
+        parts = (
+            nn.Identity(),
+            nn.Linear(n_features, 2),
+            nn.Linear(n_features, 2),
+            nn.Linear(2, n_features),
+        )
         return VariationalNetwork(*parts)
 
     assert quick(VAE, network=factory).fit(X).transform(X).shape == (300, 2)
@@ -490,7 +504,8 @@ BAD_NETWORKS = {
     "not a module": (lambda n: None, "must return a torch.nn.Module"),
     "no decode": (lambda n: nn.Linear(n, n), "lacks encode and decode"),
     "wrong width": (
-        lambda n: AutoEncoderNetwork(nn.Linear(n, 2), nn.Linear(2, n + 1)), r"back to \[2, 7\]",
+        lambda n: AutoEncoderNetwork(nn.Linear(n, 2), nn.Linear(2, n + 1)),
+        r"back to \[2, 7\]",
     ),
     "nothing to train": (lambda n: AutoEncoderNetwork(nn.Tanh(), nn.Tanh()), "no parameters"),
 }
@@ -513,7 +528,12 @@ def test_clone_pipeline_and_grid_search(Detector, data):
     assert clone(detector).get_params() == detector.get_params()
     pipeline = make_pipeline(MinMaxScaler(), detector).fit(X_train)
     assert pipeline.decision_function(X_train).shape == (600,)
-    search = GridSearchCV(detector, {"epoch_num": [1, 2]}, scoring="roc_auc", cv=KFold(2, shuffle=True, random_state=0))
+    search = GridSearchCV(
+        detector,
+        {"epoch_num": [1, 2]},
+        scoring="roc_auc",
+        cv=KFold(2, shuffle=True, random_state=0),
+    )
     assert search.fit(X_train, y_train).best_score_ > 0.5
 
 

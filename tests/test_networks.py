@@ -82,7 +82,9 @@ def test_batch_norm_takes_one_row_in_training():
 @pytest.mark.parametrize("variational", [False, True])
 def test_inference_form_gives_the_same_without_norm_and_dropout(variational):
     if variational:
-        network = variational_mlp(6, [8, 5], [5, 8], 2, "tanh", "identity", True, 0.3, None, seeded())
+        network = variational_mlp(
+            6, [8, 5], [5, 8], 2, "tanh", "identity", True, 0.3, None, seeded()
+        )
     else:
         network = mlp(6, [8, 3], "elu", True, 0.3, seeded())
     for _ in range(20):

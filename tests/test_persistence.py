@@ -15,7 +15,11 @@ from pyod_ae_plugin import VAE, AutoEncoder, load_detector
 @pytest.fixture
 def fitted(X):
     return AutoEncoder(
-        epoch_num=2, verbose=0, device="cpu", hidden_neuron_list=[5, 2], batch_norm=True,
+        epoch_num=2,
+        verbose=0,
+        device="cpu",
+        hidden_neuron_list=[5, 2],
+        batch_norm=True,
         optimizer_params={"weight_decay": 1e-4},
     ).fit(X + 1e7)  # far from zero, so that the scaling is float64
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyod_ae_plugin import AutoEncoder, create_detector, detector_names
+from pyod_ae_plugin import AutoEncoder, create_detector, detector_names, load_detector
 from pyod_ae_plugin.plugins.manager import find
 
 HERE = Path(__file__).parent
@@ -74,8 +74,6 @@ show([type(loaded).__name__,
 """)
     assert shown == ["Tiny", True]
     with pytest.raises(ValueError, match="Unknown detector 'Tiny'"):
-        from pyod_ae_plugin import load_detector
-
         load_detector(tmp_path / "model")
 
 
@@ -121,7 +119,7 @@ def test_the_package_s_own_parts_come_through_the_hooks():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="Unknown detector 'AutoEncode'.*AutoEncoder, VAE"):
+    with pytest.raises(ValueError, match=r"Unknown detector 'AutoEncode'.*AutoEncoder, VAE"):
         create_detector("AutoEncode")
 
 

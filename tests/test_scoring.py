@@ -50,7 +50,7 @@ def test_constant_features_are_centred_and_not_scaled():
     X = np.column_stack([np.full(50, 0.1), np.full(50, 1e12), np.zeros(50), np.arange(50.0)])
     standardize = fitted(X)
     assert torch.equal(standardize(torch.from_numpy(X))[:, :3], torch.zeros(50, 3))
-    changed = X[:1] + [[2.0, 2.0, 2.0, 0.0]]
+    changed = X[:1] + np.array([2.0, 2.0, 2.0, 0.0])
     assert np.allclose(standardize(torch.from_numpy(changed))[0, :3], 2.0)
 
 

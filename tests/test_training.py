@@ -127,7 +127,9 @@ def test_frozen_and_shared_parameters_survive_flattening():
 def test_training_is_reproducible_and_hangs_on_the_seed():
     rows = torch.randn(100, 6)
     networks = [mlp(6, [5, 2], "relu", True, 0.2, seeded()) for _ in range(3)]
-    losses = [[e.loss for e in run(n, rows, seed=s)] for n, s in zip(networks, (0, 0, 1), strict=True)]
+    losses = [
+        [e.loss for e in run(n, rows, seed=s)] for n, s in zip(networks, (0, 0, 1), strict=True)
+    ]
     assert losses[0] == losses[1] != losses[2]
 
 

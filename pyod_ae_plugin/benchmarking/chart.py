@@ -22,17 +22,22 @@ def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "Charts need matplotlib: pip install 'pyod-ae-plugin[plots]'."
-        ) from error
+        raise ImportError("Charts need matplotlib: pip install 'pyod-ae-plugin[plots]'.") from error
 
     means = [m for m in reversed(detector_means(results)) if m.values[0] == m.values[0]]
     aucs = [[r.roc_auc for r in results if r.detector == m.detector and not r.error] for m in means]
     figure = Figure(figsize=(8, 1.2 + 0.42 * len(means)), layout="constrained")
     axes = figure.add_subplot()
-    boxes = axes.boxplot(aucs, orientation="horizontal", widths=0.6, patch_artist=True, showmeans=True,
-                         meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black"},
-                         medianprops={"color": "black"}, flierprops={"markersize": 3})
+    boxes = axes.boxplot(
+        aucs,
+        orientation="horizontal",
+        widths=0.6,
+        patch_artist=True,
+        showmeans=True,
+        meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black"},
+        medianprops={"color": "black"},
+        flierprops={"markersize": 3},
+    )
     for box, mean in zip(boxes["boxes"], means, strict=True):
         ours = mean.detector in OURS
         box.set(facecolor="#0072B2" if ours else "#DDDDDD", hatch="//" if ours else None)

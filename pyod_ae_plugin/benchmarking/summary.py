@@ -123,9 +123,9 @@ def _means(results: Iterable[Result], detector: str, dataset: str) -> list[float
     return list(_nanmean(np.array([[getattr(r, name) for name in names] for r in runs])))
 
 
-def _nanmean(values: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> np.ndarray[
-    tuple[int], np.dtype[np.float64]
-]:
+def _nanmean(
+    values: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         means: np.ndarray[tuple[int], np.dtype[np.float64]] = np.where(known, values, 0).sum(

@@ -17,7 +17,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from pyod_ae_plugin.detectors.building import (
@@ -32,9 +32,10 @@ from pyod_ae_plugin.engine.devices import available_device, resolve_device, seed
 from pyod_ae_plugin.engine.fitting import fit_module, scoring_module
 from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.objectives import Objective
-from pyod_ae_plugin.engine.rows import map_rows, tile_rows
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
+from pyod_ae_plugin.engine.rows import map_rows, tile_rows
 from pyod_ae_plugin.engine.training import EarlyStopping, Epoch, TrainingOptions
+from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 from pyod_ae_plugin.persistence import load_detector, save_detector
 from pyod_ae_plugin.scoring import ScoringModule, Standardize
@@ -211,7 +212,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return self._map(self.scoring_module_.reconstruct, validate_rows(self, X, reset=False))
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Network:
         """The trained network; standardised rows in, reconstructions out."""
         check_is_fitted(self, "scoring_module_")
         return self.scoring_module_.network
@@ -273,7 +274,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         # assign keeps the dtypes of the file, those of the scaling among them
         module.load_state_dict(module_state, assign=True)
         self.scoring_module_ = module.requires_grad_(False).to(target)
-        vars(self).update(attributes)
+        self.__dict__.update(attributes)
 
     @abc.abstractmethod
     def _objective(self) -> Objective:
@@ -314,7 +315,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
                 follow=self._follow,
             )
 
-    def _build_network(self, n_features: int, generator: torch.Generator) -> nn.Module:
+    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
         params = self.get_params(deep=False)
         return build_network(find_network(self.network), n_features, params, generator)
 
@@ -380,8 +381,8 @@ def _unchanged_on_error(detector: NeuralDetector) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        vars(detector).clear()
-        vars(detector).update(before)
+        detector.__dict__.clear()
+        detector.__dict__.update(before)
         raise
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.plugins.manager import find
 from pyod_ae_plugin.scoring import ScoreHead
 
-NetworkFactory = Callable[..., nn.Module]
+NetworkFactory = Callable[..., Network]
 
 
 def find_network(network: str | NetworkFactory) -> NetworkFactory:
@@ -31,7 +32,7 @@ def build_network(
     n_features: int,
     params: Mapping[str, Any],
     generator: torch.Generator,
-) -> nn.Module:
+) -> Network:
     """Call a factory with ``n_features`` and the parameters it names, and check its network.
 
     Raises
@@ -59,7 +60,7 @@ def build_head(name: str, n_features: int) -> ScoreHead:
     return head
 
 
-def check_posterior(network: nn.Module, n_features: int) -> None:
+def check_posterior(network: Network, n_features: int) -> None:
     """Raise unless the network has the ``posterior`` that a VAE needs."""
     if not callable(getattr(network, "posterior", None)):
         raise TypeError(
@@ -77,19 +78,19 @@ def check_posterior(network: nn.Module, n_features: int) -> None:
 
 
 def _check_network(
-    network: nn.Module, factory: NetworkFactory, n_features: int, device: torch.device
+    network: Network, factory: NetworkFactory, n_features: int, device: torch.device
 ) -> None:
     name = getattr(factory, "__name__", repr(factory))
-    if not isinstance(network, nn.Module):
+    kind = type(network)
+    if not issubclass(kind, nn.Module):
         raise TypeError(
-            f"The network factory {name} must return a torch.nn.Module, got "
-            f"{type(network).__name__}."
+            f"The network factory {name} must return a torch.nn.Module, got {kind.__name__}."
         )
     missing = [m for m in ("encode", "decode") if not callable(getattr(network, m, None))]
     if missing:
         raise TypeError(
-            f"The network {type(network).__name__} of factory {name} lacks {' and '.join(missing)}. "
-            "It needs encode(x): [n, n_features] -> [n, n_latent] and decode(z): back again; "
+            f"The network {kind.__name__} of factory {name} lacks {' and '.join(missing)}; it "
+            "needs encode(x): [n, n_features] -> [n, n_latent] and decode(z): back again. "
             "pyod_ae_plugin.networks.AutoEncoderNetwork(encoder, decoder) makes one of two modules."
         )
     if next(network.parameters(), None) is None:

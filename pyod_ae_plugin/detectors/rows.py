@@ -20,8 +20,17 @@ except ImportError:  # scikit-learn 1.5
 
 _SHARED_DTYPES = frozenset(
     np.dtype(name)
-    for name in ("bool", "int8", "int16", "int32", "int64", "uint8")
-    + ("float16", "float32", "float64")
+    for name in [
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "float16",
+        "float32",
+        "float64",
+    ]
 )
 
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import nn
 
 from pyod_ae_plugin.detectors.base import NeuralDetector
 from pyod_ae_plugin.detectors.building import (
@@ -17,6 +16,7 @@ from pyod_ae_plugin.detectors.building import (
     check_widths,
 )
 from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
+from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 
 
@@ -48,8 +48,8 @@ class VAE(NeuralDetector):
     device : str, torch.device or None, default=None
         Where to train and score; None is CUDA if there is a GPU, else the CPU.
     random_state : int, RandomState instance or None, default=42
-        Seed of weights, shuffles, dropout and latent draws. An int gives the same detector each time. No
-        global generator is touched.
+        Seed of weights, shuffles, dropout and latent draws. An int gives the same detector
+        each time. No global generator is touched.
     use_compile : bool, default=False
         Train through :func:`torch.compile`.
     compile_mode : str, default='default'
@@ -230,7 +230,7 @@ class VAE(NeuralDetector):
         check_widths("decoder_neuron_list", self.decoder_neuron_list)
         _check_clip(self.logvar_clip)
 
-    def _build_network(self, n_features: int, generator: torch.Generator) -> nn.Module:
+    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
         network = super()._build_network(n_features, generator)
         check_posterior(network, n_features)
         return network

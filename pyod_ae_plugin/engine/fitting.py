@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.rows import tile_rows, training_rows
 from pyod_ae_plugin.engine.training import Epoch, TrainingOptions, train
+from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 
 
 def fit_module(
     rows: Tensor,
-    network: nn.Module,
+    network: Network,
     head: ScoreHead,
     objective: Objective,
     options: TrainingOptions,
@@ -63,7 +64,7 @@ def fit_module(
     return module
 
 
-def scoring_module(standardize: Standardize, network: nn.Module, head: ScoreHead) -> ScoringModule:
+def scoring_module(standardize: Standardize, network: Network, head: ScoreHead) -> ScoringModule:
     """Assemble the parts, the network in the form in which it is evaluated."""
     network.eval()
     for_inference = getattr(network, "for_inference", None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from pyod_ae_plugin.networks import Network
 
 
 class Objective(Protocol):
@@ -15,7 +17,7 @@ class Objective(Protocol):
     """
 
     def __call__(
-        self, network: nn.Module, x: Tensor, progress: float, generator: torch.Generator
+        self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
         """Losses [n] of standardised rows [n, n_features]."""
 
@@ -26,15 +28,17 @@ class ReconstructionLoss:
     Examples
     --------
     >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> from torch import nn
     >>> keep_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
     >>> ReconstructionLoss()(keep_nothing, torch.tensor([[1.0, 3.0]]), 0.0, torch.Generator())
     tensor([5.])
     """
 
     def __call__(
-        self, network: nn.Module, x: Tensor, progress: float, generator: torch.Generator
+        self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
-        return (network.decode(network.encode(x)) - x).square().mean(1)
+        residual: Tensor = network.decode(network.encode(x)) - x
+        return residual.square().mean(1)
 
 
 class NegativeElbo:
@@ -65,12 +69,13 @@ class NegativeElbo:
         self.capacity = capacity
 
     def __call__(
-        self, network: nn.Module, x: Tensor, progress: float, generator: torch.Generator
+        self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
         mu, logvar = network.posterior(x)
         noise = torch.empty_like(mu).normal_(generator=generator)
         z = torch.addcmul(mu, noise, torch.exp(0.5 * logvar))
-        reconstruction_error = 0.5 * (network.decode(z) - x).square().sum(1)
+        residual: Tensor = network.decode(z) - x
+        reconstruction_error = 0.5 * residual.square().sum(1)
         kl = kl_divergence(mu, logvar).sum(1)
         if self.capacity is not None:
             kl = (kl - self.capacity * progress).abs()

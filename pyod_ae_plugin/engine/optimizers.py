@@ -65,9 +65,7 @@ class Adam:
         )
 
 
-def adam_w(
-    vector: Tensor, lr: float, weight_decay: float = 0.0, adam_eps: float = 1e-8
-) -> Adam:
+def adam_w(vector: Tensor, lr: float, weight_decay: float = 0.0, adam_eps: float = 1e-8) -> Adam:
     """Return :class:`Adam` with decoupled weight decay."""
     return Adam(vector, lr, weight_decay, adam_eps, decoupled=True)
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS, flatten_parameters
+from pyod_ae_plugin.networks import Network
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def default_lr(batch_size: int) -> float:
 
 
 def train(
-    network: nn.Module,
+    network: Network,
     objective: Objective,
     rows: Tensor,
     prepare: Callable[[Tensor], Tensor],
@@ -209,7 +210,7 @@ def _split(
 
 
 def _held_out_losses(
-    network: nn.Module,
+    network: Network,
     objective: Objective,
     rows: Tensor,
     indices: Tensor,
@@ -231,7 +232,7 @@ def _held_out_losses(
 class _Best:
     """The weights of the best epoch so far; says whether to go on."""
 
-    def __init__(self, stopping: EarlyStopping | None, network: nn.Module) -> None:
+    def __init__(self, stopping: EarlyStopping | None, network: Network) -> None:
         self._stopping = stopping
         self._network = network
         self._loss = math.inf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ def dense_stack(
 ) -> list[nn.Module]:
     """Linear layers from each width to the next, each with norm, activation and dropout."""
     layers: list[nn.Module] = []
-    for in_features, out_features in zip(widths, widths[1:], strict=False):
+    for in_features, out_features in pairwise(widths):
         layers.append(Linear(in_features, out_features, generator))
         if batch_norm:
             layers.append(BatchNorm(out_features))

@@ -62,4 +62,5 @@ class Euclidean(ScoreHead):
     shows_nonfinite = True
 
     def forward(self, residual: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(residual, dim=1)
+        length: Tensor = torch.linalg.vector_norm(residual, dim=1)
+        return length

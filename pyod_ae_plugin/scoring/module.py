@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring.heads import ScoreHead
 from pyod_ae_plugin.scoring.standardize import Standardize
 
@@ -44,12 +45,14 @@ class ScoringModule(nn.Module):
     tensor([5.0000e+00, 3.4028e+38])
     """
 
-    def __init__(self, standardize: Standardize, network: nn.Module, head: ScoreHead) -> None:
+    def __init__(self, standardize: Standardize, network: Network, head: ScoreHead) -> None:
         super().__init__()
         self.standardize = standardize
-        self.network = network
+        self.network: Network = network
         self.head = head
-        self.widest_layer = max((p.shape[0] for p in network.parameters() if p.ndim == 2), default=1)
+        self.widest_layer = max(
+            (p.shape[0] for p in network.parameters() if p.ndim == 2), default=1
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.nan_to_num(self.head(self.residual(x)), nan=HIGHEST_SCORE)

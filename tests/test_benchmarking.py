@@ -1,0 +1,159 @@
+"""The benchmark: data sets, protocols, measures, ranks, files and chart."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from pyod_ae_plugin import create_detector
+from pyod_ae_plugin.benchmarking.chart import draw_chart
+from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
+from pyod_ae_plugin.benchmarking.evaluation import Result, run
+from pyod_ae_plugin.benchmarking.summary import (
+    dataset_table,
+    detector_means,
+    mean_table,
+    write_results,
+)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    rng = np.random.default_rng(0)
+    X = np.vstack([rng.normal(size=(180, 4)), rng.normal(size=(20, 4)) * 4])
+    return Dataset("toy", X, np.repeat([0, 1], [180, 20]))
+
+
+def result(detector, dataset, auc, error=""):
+    return Result(detector, dataset, 0, 10, 2, auc, auc / 2, auc / 3, 1.0, 2.0, error)
+
+
+def test_shipped_sets_are_real_and_labelled():
+    shipped = {d.name: d for d in shipped_datasets()}
+    assert len(shipped) == 12
+    assert shipped["breast_cancer"].y.sum() == 212
+    assert shipped["wine"].y.sum() == 10
+    assert all(shipped[f"digits-{k}"].y.sum() == 20 for k in range(10))
+    assert all(len(d.X) == len(d.y) and np.isfinite(d.X).all() for d in shipped.values())
+
+
+def test_folders_are_read_in_the_order_of_their_numbers(tmp_path, toy):
+    for name in ("10_b", "2_a", "x"):
+        np.savez(tmp_path / f"{name}.npz", X=toy.X, y=toy.y)
+    assert [d.name for d in folder_datasets(tmp_path)] == ["x", "2_a", "10_b"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"X": np.zeros((3, 2))}, "has no array 'y'"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1]}, "must hold X"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 2]}, "must hold X"),
+        ({"X": np.zeros((3, 2)), "y": [0, 0, 0]}, "must hold X"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path, arrays, message):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=f"bad.npz .*{message}"):
+        list(folder_datasets(tmp_path))
+
+
+def test_a_folder_without_sets_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no \.npz files"):
+        list(folder_datasets(tmp_path))
+
+
+def test_adbench_sets_load(adbench):
+    datasets = list(folder_datasets(adbench))
+    assert len(datasets) == 22
+    assert all(set(np.unique(d.y)) == {0, 1} for d in datasets)
+
+
+def test_at_most_keeps_the_share_of_outliers(toy):
+    drawn = toy.at_most(100, seed=0)
+    assert drawn.X.shape == (100, 4)
+    assert drawn.y.sum() == 10
+    assert toy.at_most(1000, seed=0) is toy
+
+
+def test_outlier_protocol_judges_the_training_scores(toy):
+    (got,) = run([toy], ["pyod.PCA"], create_detector, 1, novelty=False)
+    scores = create_detector("pyod.PCA").fit(toy.X).decision_scores_
+    assert got.roc_auc == pytest.approx(roc_auc_score(toy.y, scores))
+    assert got.average_precision == pytest.approx(average_precision_score(toy.y, scores))
+    flagged = np.argsort(scores)[-20:]
+    assert got.precision_at_n == pytest.approx(toy.y[flagged].mean())
+    assert got.n_train == 200
+
+
+def test_novelty_protocol_trains_on_half_of_the_inliers(toy):
+    seen = []
+
+    def create(name):
+        detector = create_detector(name, epoch_num=2, device="cpu")
+        seen.append(detector)
+        return detector
+
+    first, second = run([toy], ["AutoEncoder"], create, 2, novelty=True)
+    assert first.n_train == second.n_train == 90
+    assert first.roc_auc != second.roc_auc
+    assert [(d.novelty, d.random_state, d.verbose) for d in seen] == [(True, 0, 0), (True, 1, 0)]
+
+
+def test_a_failing_detector_is_a_result(toy):
+    def create(name):
+        raise RuntimeError("no such luck")
+
+    (got,) = run([toy], ["x"], create, 1, novelty=False)
+    assert got.error == "RuntimeError: no such luck"
+    assert np.isnan(got.roc_auc)
+
+
+def test_detectors_that_must_know_the_width_are_told(toy):
+    (got,) = run([toy], ["pyod.DeepSVDD"], create_detector, 1, novelty=False)
+    assert got.error == ""
+
+
+def test_means_and_ranks():
+    results = [
+        result("a", "s", 0.9),
+        result("b", "s", 0.8),
+        result("c", "s", 0.7),
+        result("a", "t", 0.5),
+        result("b", "t", 0.5),
+        result("c", "t", float("nan"), "boom"),
+    ]
+    means = {m.detector: m for m in detector_means(results)}
+    assert [means[d].mean_rank for d in "abc"] == [1.25, 1.75, 3.0]
+    assert means["a"].values[0] == pytest.approx(0.7)
+    assert means["c"].values[0] == pytest.approx(0.7)
+    assert means["c"].failures == 1
+    assert means["b"].values[3:] == (1.0, 2.0)
+
+
+def test_tables_show_every_detector_on_every_set():
+    results = [result(d, s, 0.5) for s in "st" for d in "abc"]
+    assert dataset_table(results).row_count == 6
+    assert mean_table(results).row_count == 3
+
+
+def test_results_are_written(tmp_path):
+    results = [result("a", "s", 0.9), result("b", "s", float("nan"), "boom")]
+    write_results(results, tmp_path / "r.csv", "outlier")
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert [row["roc_auc"] for row in rows] == ["0.9", "nan"]
+    write_results(results, tmp_path / "r.json", "outlier")
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document["results"][1]["roc_auc"] is None
+    assert {"torch", "pyod"} <= set(document["versions"])
+    with pytest.raises(ValueError, match=r"\.csv or \.json"):
+        write_results(results, tmp_path / "r.xml", "outlier")
+
+
+def test_chart_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra plots")
+    results = [result(d, s, 0.5 + 0.1 * i) for i, d in enumerate("abc") for s in "stu"]
+    draw_chart(results, tmp_path / "chart.png", "Title")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,198 @@
+"""The command line as a user runs it, and the tables it reads."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pyod_ae_plugin import cli
+from pyod_ae_plugin.tables import read_table, write_columns
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``pyod-ae`` in this process; return exit status, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pyod-ae", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as exit:
+            status = exit.code or 0
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def table(tmp_path, X):
+    X[:5] += 6
+    path = tmp_path / "rows.csv"
+    header = ",".join("abcdef") + ",known\n"
+    lines = [",".join(map(str, row)) + ",odd" for row in X]
+    path.write_text(header + "\n".join(lines) + "\n")
+    return path
+
+
+def test_help_names_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-c", "from pyod_ae_plugin.cli import main; main()", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(command in done.stdout for command in ("list", "fit", "score", "bench"))
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['pyod-ae', '--help']\n"
+        "from pyod_ae_plugin.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print({'torch', 'sklearn', 'pyod', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_list_names_ours_and_pyods(run):
+    status, out, _ = run("list")
+    assert status == 0
+    assert {"AutoEncoder", "VAE", "pyod.IForest"} <= set(out.split())
+
+
+def test_fit_then_score(run, table, tmp_path, X):
+    status, out, _ = run(
+        "fit", table, "-o", tmp_path / "model", "--label", "known",
+        "-p", "epoch_num=20", "-p", "hidden_neuron_list=[8, 3]", "-p", "device=cpu",
+        "-p", "verbose=0",
+    )  # fmt: skip
+    assert status == 0
+    assert "Fitted AutoEncoder to 300 rows of 6 features: 30 outliers" in out
+    status, out, _ = run(
+        "score", table, "--model", tmp_path / "model", "-o", tmp_path / "scores.csv"
+    )
+    assert status == 0
+    assert "Scored 300 rows: 30 outliers" in out
+    scored = read_table(tmp_path / "scores.csv")
+    assert scored.names == ["score", "label"]
+    assert set(np.argsort(scored.values[:, 0])[-5:]) == set(range(5))
+    assert (
+        json.loads((tmp_path / "model" / "detector.json").read_text())["params"]["epoch_num"] == 20
+    )
+
+
+def test_scoring_finds_the_columns_by_name(run, table, tmp_path, X):
+    run("fit", table, "-o", tmp_path / "model", "--label", "known", "-p", "verbose=0")
+    shuffled = tmp_path / "shuffled.csv"
+    order = [3, 0, 5, 1, 4, 2]
+    np.savetxt(
+        shuffled, X[:, order], fmt="%r", delimiter=",", comments="",
+        header=",".join("abcdef"[i] for i in order),
+    )  # fmt: skip
+    outputs = []
+    for data in (table, shuffled):
+        run("score", data, "--model", tmp_path / "model", "-o", tmp_path / "s.npy")
+        outputs.append(np.load(tmp_path / "s.npy"))
+    assert np.array_equal(*outputs)
+    status, _, err = run("score", tmp_path / "no.csv", "--model", tmp_path / "model", "-o", "s.csv")
+    assert (status, "no such file" in err) == (1, True)
+
+
+BAD_TABLES = {
+    "a,b\n1,2\n3,x\n": "'x' in line 3, column 'b', is not a number",
+    "a,b\n1,2\n3,\n": "'' in line 3, column 'b', is not a number",
+    "a,b\n1,nan\n3,4\n": "nan in row 1, column 'b'",
+    "1,2\n3,inf\n": "inf in row 2, column 2",
+    "a,b\n1,2\n3\n": "line 3 has 1 columns, expected 2",
+    "": "the file is empty",
+    "a,b\n": "the table is empty",
+}
+
+
+@pytest.mark.filterwarnings("ignore:loadtxt")
+@pytest.mark.parametrize(("text", "message"), BAD_TABLES.items())
+def test_bad_tables_are_located_and_exit_with_1(run, tmp_path, text, message):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    status, _, err = run("fit", path, "-o", tmp_path / "model")
+    assert status == 1
+    assert "bad.csv" in err
+    assert message in err
+    assert not (tmp_path / "model").exists()
+
+
+def test_wrong_use_exits_with_2(run, table, tmp_path):
+    assert run("fit", table)[0] == 2
+    assert run("bench", "--detectors", "NoSuch")[0] == 2
+    assert run("bench", "--chart", tmp_path / "chart.txt")[0] == 2
+    assert run("fit", table, "-o", tmp_path / "m", "-p", "epoch_num")[0] == 2
+
+
+def test_bad_parameters_exit_with_1_and_one_line(run, table, tmp_path):
+    status, _, err = run("fit", table, "-o", tmp_path / "m", "--label", "known", "-p", "lr=-1")
+    assert status == 1
+    assert err.startswith("pyod-ae: The 'lr' parameter of AutoEncoder must be")
+    assert len(err.splitlines()) == 1
+
+
+def test_bench_prints_tables_and_writes_files(run, tmp_path, X):
+    y = np.zeros(300, int)
+    y[:20] = 1
+    X[:20] += 5
+    np.savez(tmp_path / "toy.npz", X=X, y=y)
+    status, out, _ = run(
+        "bench", "--data", tmp_path, "--detectors", "AutoEncoder,pyod.KNN", "--seeds", 2,
+        "--novelty", "-o", tmp_path / "r.csv", "--chart", tmp_path / "c.png",
+    )  # fmt: skip
+    assert status == 0
+    assert all(word in out for word in ("toy", "AutoEncoder", "pyod.KNN", "ROC AUC", "mean rank"))
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 1 + 2 * 2
+    assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_bench_exits_with_1_when_a_run_failed(run, tmp_path, X):
+    np.savez(tmp_path / "toy.npz", X=X[:20], y=np.arange(20) % 2)
+    status, out, err = run("bench", "--data", tmp_path, "--detectors", "pyod.XGBOD,pyod.KNN")
+    assert status == 1
+    assert "pyod.XGBOD on toy: " in err
+    assert "pyod.KNN" in out
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npy", ".npz", ".parquet"])
+def test_tables_come_back_as_written(tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra arrow")
+    columns = {"score": np.array([0.1, 1e-17, 3e30]), "label": np.array([0, 1, 0])}
+    write_columns(tmp_path / f"t{ending}", columns)
+    if ending == ".npz":
+        with np.load(tmp_path / "t.npz") as arrays:
+            assert all(np.array_equal(arrays[k], v) for k, v in columns.items())
+        return
+    table = read_table(tmp_path / f"t{ending}")
+    assert np.array_equal(table.values, np.column_stack(list(columns.values())))
+
+
+def test_npz_is_read_at_x(tmp_path):
+    np.savez(tmp_path / "t.npz", X=np.ones((2, 3)), y=np.zeros(2))
+    assert read_table(tmp_path / "t.npz").values.shape == (2, 3)
+    np.savez(tmp_path / "u.npz", a=np.ones((2, 3)), b=np.ones((2, 3)))
+    with pytest.raises(ValueError, match="expected one, or one called X"):
+        read_table(tmp_path / "u.npz")
+
+
+def test_quoted_cells_and_byte_order_marks_are_read(tmp_path):
+    (tmp_path / "t.csv").write_text('\ufeff"x, first",y\n"1.5",2\n', encoding="utf-8")
+    table = read_table(tmp_path / "t.csv")
+    assert table.names == ["x, first", "y"]
+    assert table.values.tolist() == [[1.5, 2.0]]
+
+
+def test_unknown_kinds_of_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="tables are read from"):
+        read_table(tmp_path / "t.xlsx")
+    with pytest.raises(ValueError, match="written to"):
+        write_columns(tmp_path / "t.xlsx", {"a": np.zeros(2)})
