@@ -6,6 +6,8 @@ itself is. Heavy imports happen inside the commands, so that ``--help`` answers 
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import sys
 import warnings
@@ -27,7 +29,7 @@ app = typer.Typer(
 )
 
 BENCH_DETECTORS = (
-    "AutoEncoder,VAE,pyod.AutoEncoder,pyod.VAE,pyod.IForest,pyod.ECOD,pyod.KNN,pyod.LOF,pyod.MCD"
+    "AutoEncoder,VAE,pyod.AutoEncoder,pyod.VAE,pyod.IForest,pyod.ECOD,pyod.KNN,pyod.LOF,pyod.HBOS"
 )
 # ADBench, too, draws at most this many rows from its larger sets.
 BENCH_ROWS = 10_000
@@ -58,7 +60,7 @@ def fit(
     detector: Annotated[str, typer.Option(help="AutoEncoder, VAE or a plugin's.")] = "AutoEncoder",
     param: Annotated[
         list[str] | None,
-        typer.Option("--param", "-p", help="Parameter as NAME=VALUE, VALUE in JSON; repeatable."),
+        typer.Option("--param", "-p", help="Parameter as NAME=VALUE, repeatable."),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="Column to leave out, such as known labels.")
@@ -135,10 +137,12 @@ def bench(
     from pyod_ae_plugin.benchmarking.chart import draw_chart
     from pyod_ae_plugin.benchmarking.summary import dataset_table, mean_table, write_results
 
-    names = [name.strip() for name in detectors.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in detectors.split(",") if name.strip()))
     for target, endings in ((output, (".csv", ".json")), (chart, (".png",))):
         if target is not None and target.suffix not in endings:
             raise typer.BadParameter(f"{target} must end in {' or '.join(endings)}.")
+        if target is not None and not target.resolve().parent.is_dir():
+            raise typer.BadParameter(f"{target}: there is no such folder.")
     protocol = "novelty" if novelty else "outlier"
     results = _run(_datasets(data, max_rows), names, seeds, novelty)
 
@@ -191,8 +195,13 @@ def _params(assignments: list[str]) -> dict[str, Any]:
         name, separator, value = assignment.partition("=")
         if not separator:
             raise typer.BadParameter(f"{assignment!r} is not of the form NAME=VALUE.")
-        try:
-            params[name] = json.loads(value)
-        except json.JSONDecodeError:
-            params[name] = value  # a bare word is a string
+        params[name] = _value(value)
     return params
+
+
+def _value(text: str) -> Any:
+    """Read a value as JSON, or as Python, or take it for a bare word."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return read(text)
+    return text

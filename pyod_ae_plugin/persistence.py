@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from pyod_ae_plugin.plugins.manager import create_detector, find
+from pyod_ae_plugin.plugins.manager import create_detector, detector_names, find
 from pyod_ae_plugin.version import __version__
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
 
 FORMAT = 1
+HOOK = "pyod_ae_detectors"
 _DESCRIPTION = "detector.json"
 _TENSORS = "tensors.safetensors"
 # Marks the scoring module's tensors; the others are the fitted attributes that are arrays.
 _MODULE_PREFIX = "module."
+_TUPLE = "tuple"
 
 
 def save_detector(detector: NeuralDetector, path: Path) -> None:
@@ -46,11 +48,17 @@ def save_detector(detector: NeuralDetector, path: Path) -> None:
     FileExistsError
         If something other than a saved detector is there.
     """
-    if path.exists() and not (path / _DESCRIPTION).is_file():
-        raise FileExistsError(f"{path} exists and is not a saved detector; it is left alone.")
+    path = path.resolve()
+    if path.exists() and not _is_replaceable(path):
+        raise FileExistsError(
+            f"{path} exists and is more or other than a saved detector; it is left alone."
+        )
     name = type(detector).__name__
-    if find("pyod_ae_detectors", name, "detector") is not type(detector):
-        raise ValueError(f"{type(detector)} is not registered as {name!r}, so it could not load.")
+    if name not in detector_names() or find(HOOK, name, "detector") is not type(detector):
+        raise ValueError(
+            f"{type(detector)} is not registered as the detector {name!r}, so it could not be "
+            f"loaded again. Register it in a plugin, through the hook {HOOK}."
+        )
     attributes = detector.fitted_attributes()
     arrays = {k: v for k, v in attributes.items() if _is_numeric_array(v)}
     description = {
@@ -63,6 +71,13 @@ def save_detector(detector: NeuralDetector, path: Path) -> None:
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
     for key, value in detector.scoring_module_.state_dict().items():
         tensors[_MODULE_PREFIX + key] = value.cpu().contiguous()
+    try:
+        _restored(json.loads(json.dumps(description), object_hook=_from_json), tensors, "cpu")
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            "The parameters no longer fit what was fitted, so the detector could not be loaded "
+            f"again. Fit it anew, or set them back. ({error})"
+        ) from error
     _write(path, json.dumps(description, indent=1), tensors)
 
 
@@ -108,7 +123,7 @@ def load_detector(path: str | Path, device: str | torch.device | None = None) ->
     if not (path / _DESCRIPTION).is_file():
         raise FileNotFoundError(f"{path} holds no saved detector: it has no {_DESCRIPTION}.")
     try:
-        description = json.loads((path / _DESCRIPTION).read_text())
+        description = json.loads((path / _DESCRIPTION).read_text(), object_hook=_from_json)
         tensors = load_file(path / _TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"The detector in {path} is damaged: {error}") from error
@@ -117,33 +132,70 @@ def load_detector(path: str | Path, device: str | torch.device | None = None) ->
             f"The detector in {path} is not of format {FORMAT}, the one that pyod-ae-plugin "
             f"{__version__} reads. Install the version that wrote it, or fit it anew."
         )
-    detector: NeuralDetector = create_detector(description["detector"], **description["params"])
-    module = {k: v for k, v in tensors.items() if k.startswith(_MODULE_PREFIX)}
-    attributes = {k: v.numpy() for k, v in tensors.items() if k not in module}
+    try:
+        return _restored(description, tensors, device)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"The detector in {path} is damaged: {error!r}") from error
+
+
+def _restored(
+    description: dict[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    device: str | torch.device | None,
+) -> NeuralDetector:
+    detector = create_detector(description["detector"], **description["params"])
+    attributes: dict[str, Any] = {}
+    module = {}
+    for key, tensor in tensors.items():
+        if key.startswith(_MODULE_PREFIX):
+            module[key.removeprefix(_MODULE_PREFIX)] = tensor
+        else:
+            attributes[key] = tensor.numpy()
     attributes |= description["attributes"]
+    unknown = [key for key in attributes if not _is_fitted_name(key)]
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is no fitted attribute")
     if "feature_names_in_" in attributes:
         attributes["feature_names_in_"] = np.array(attributes["feature_names_in_"], dtype=object)
-    try:
-        detector.restore(
-            attributes, {k.removeprefix(_MODULE_PREFIX): v for k, v in module.items()}, device
-        )
-    except RuntimeError as error:  # torch's word for tensors that do not fit the network
-        raise ValueError(f"The detector in {path} is damaged: {error}") from error
-    return detector
+    restored: NeuralDetector = detector
+    restored.restore(attributes, module, device)
+    return restored
+
+
+def _is_fitted_name(name: str) -> bool:
+    """Whether fit sets such an attribute: threshold_, say, or PyOD's _mu, _sigma and _classes."""
+    learned = name.endswith("_") and not name.startswith("_") and name != "scoring_module_"
+    return learned or name in ("_mu", "_sigma", "_classes")
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a folder is empty or holds a saved detector and nothing else."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return not names or names == {_DESCRIPTION, _TENSORS}
 
 
 def _write(path: Path, description: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write beside and rename, so that at each moment the old or the new detector is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    mark = uuid.uuid4().hex
+    new, old = path.with_name(f".{path.name}-{mark}"), path.with_name(f".{path.name}-old-{mark}")
     try:
-        (beside / _DESCRIPTION).write_text(description)
-        save_file(dict(tensors), beside / _TENSORS)
-        beside.chmod(0o755)  # mkdtemp made it private
+        new.mkdir()
+        (new / _DESCRIPTION).write_text(description)
+        (new / _TENSORS).write_bytes(save(dict(tensors)))
         if path.exists():
-            shutil.rmtree(path)
-        beside.rename(path)
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_numeric_array(value: Any) -> bool:
@@ -160,9 +212,15 @@ def _to_json(name: str, value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {str(k): _to_json(name, v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, tuple):
+        return {_TUPLE: [_to_json(name, v) for v in value]}
+    if isinstance(value, list):
         return [_to_json(name, v) for v in value]
     raise ValueError(
         f"{name}={value!r} cannot be saved without pickle. Use a plain value or the name under "
         "which a plugin registers it; or use joblib, and load only files you trust."
     )
+
+
+def _from_json(value: dict[str, Any]) -> Any:
+    return tuple(value[_TUPLE]) if value.keys() == {_TUPLE} else value

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import re
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,17 +56,23 @@ def read_table(
     ImportError
         If Parquet is asked for without pyarrow.
     """
-    if path.suffix not in READABLE:
+    kind = path.suffix.lower()
+    if kind not in READABLE:
         raise ValueError(f"{path}: tables are read from {', '.join(READABLE)} files.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
-    if path.suffix in (".npy", ".npz"):
-        if without is not None:
-            raise ValueError(f"{path}: there is no column {without!r}; the file has no names.")
-        table = Table(_array(path), None)
-    else:
-        read = _csv if path.suffix == ".csv" else _parquet
-        table = read(path, partial(_wanted, path, columns, without))
+    if kind in (".npy", ".npz") and without is not None:
+        raise ValueError(f"{path}: there is no column {without!r}; the file has no names.")
+    wanted = partial(_wanted, path, columns, without)
+    try:
+        if kind == ".csv":
+            table = _csv(path, wanted)
+        elif kind == ".parquet":
+            table = _parquet(path, wanted)
+        else:
+            table = Table(_array(path), None)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     _check(path, table)
     return table
 
@@ -74,6 +81,9 @@ def _wanted(
     path: Path, columns: Sequence[str] | None, without: str | None, names: list[str]
 ) -> list[str]:
     """Names of the columns to read of those that the file has."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path}: there are two columns {twice[0]!r}; rename one.")
     missing = sorted({*(columns or ()), *([] if without is None else [without])} - set(names))
     if missing:
         raise ValueError(f"{path}: there is no column {missing[0]!r}; there are {names}.")
@@ -109,38 +119,48 @@ def _csv(path: Path, wanted: Callable[[list[str]], list[str]]) -> Table:
         first = next(csv.reader(file), [])
     if not first:
         raise ValueError(f"{path}: the file is empty.")
-    has_names = not all(_is_number(cell) for cell in first)
-    names = (
-        [cell.strip() for cell in first] if has_names else [str(i + 1) for i in range(len(first))]
-    )
-    kept = wanted(names) if has_names else names
+    names = None if all(_is_number(cell) for cell in first) else [cell.strip() for cell in first]
+    kept = None if names is None else wanted(names)
+    positions = list(range(len(first))) if names is None else [names.index(n) for n in kept or ()]
+    select = positions if len(positions) < len(first) else None
+    if select is not None:
+        _check_cells(path, positions)  # NumPy, told which columns, counts no others
     try:
-        values = np.loadtxt(
-            path,
-            delimiter=",",
-            skiprows=int(has_names),
-            usecols=[names.index(name) for name in kept],
-            ndmin=2,
-            quotechar='"',
-            comments=None,
-            encoding="utf-8-sig",
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: {_located(str(error), names, has_names)}") from error
-    return Table(values, kept if has_names else None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+            values = np.loadtxt(
+                path,
+                delimiter=",",
+                skiprows=int(names is not None),
+                usecols=select,
+                ndmin=2,
+                quotechar='"',
+                comments=None,
+                encoding="utf-8-sig",
+            )
+    except ValueError:
+        _check_cells(path, positions)
+        raise
+    if values.size and values.shape[1] != len(positions):
+        _check_cells(path, positions)
+    if select is None and values.size:
+        values = values[:, positions]
+    return Table(values, kept)
 
 
-def _located(message: str, names: list[str], has_names: bool) -> str:
-    """NumPy's message, with the line of the file and the name of the column."""
-    cell = re.search(r"convert string (.*) to float64 at row (\d+), column (\d+)", message)
-    if cell is not None:
-        line = int(cell[2]) + 1 + int(has_names)
-        return f"{cell[1]} in line {line}, column {names[int(cell[3]) - 1]!r}, is not a number."
-    short = re.search(r"at row (\d+) with (\d+) columns", message)
-    if short is not None:
-        line = int(short[1]) + int(has_names)
-        return f"line {line} has {short[2]} columns, expected {len(names)}."
-    return message
+def _check_cells(path: Path, positions: Sequence[int]) -> None:
+    """Name the first line that is too short or too long, or the first cell that is no number."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        first = next(lines)
+        for cells in filter(None, lines):
+            where = f"{path}: line {lines.line_num}"
+            if len(cells) != len(first):
+                raise ValueError(f"{where} has {len(cells)} cells, the first has {len(first)}.")
+            for i in positions:
+                if not _is_number(cells[i]):
+                    name = i + 1 if all(map(_is_number, first)) else repr(first[i].strip())
+                    raise ValueError(f"{where}, column {name}: {cells[i]!r} is not a number.")
 
 
 def _array(path: Path) -> Array:

@@ -7,6 +7,9 @@ import pytest
 import torch
 from pyod.utils.data import generate_data
 
+# A distribution of its own, part of which cannot be imported on purpose.
+collect_ignore = ["plugin_package"]
+
 ADBENCH = Path(__file__).parents[2] / "shared" / "data" / "adbench"
 
 

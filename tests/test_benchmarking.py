@@ -48,7 +48,7 @@ def test_folders_are_read_in_the_order_of_their_numbers(tmp_path, toy):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"X": np.zeros((3, 2))}, "has no array 'y'"),
+        ({"X": np.zeros((3, 2))}, "no array 'y'"),
         ({"X": np.zeros((3, 2)), "y": [0, 1]}, "must hold X"),
         ({"X": np.zeros((3, 2)), "y": [0, 1, 2]}, "must hold X"),
         ({"X": np.zeros((3, 2)), "y": [0, 0, 0]}, "must hold X"),

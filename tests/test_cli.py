@@ -103,11 +103,16 @@ def test_scoring_finds_the_columns_by_name(run, table, tmp_path, X):
 
 
 BAD_TABLES = {
-    "a,b\n1,2\n3,x\n": "'x' in line 3, column 'b', is not a number",
-    "a,b\n1,2\n3,\n": "'' in line 3, column 'b', is not a number",
+    "a,b\n1,2\n3,x\n": "line 3, column 'b': 'x' is not a number",
+    "a,b\n1,2\n3,\n": "line 3, column 'b': '' is not a number",
     "a,b\n1,nan\n3,4\n": "nan in row 1, column 'b'",
     "1,2\n3,inf\n": "inf in row 2, column 2",
-    "a,b\n1,2\n3\n": "line 3 has 1 columns, expected 2",
+    "a,b\n1,2\n3\n": "line 3 has 1 cells, the first has 2",
+    "a,b\n1,2\n3,4,5\n": "line 3 has 3 cells, the first has 2",
+    "a,b\n1,2,3\n3,4,5\n": "line 2 has 3 cells, the first has 2",
+    "a,b\n\n1,2\n\n3,x\n": "line 5, column 'b': 'x' is not a number",
+    "a;b\n1,5;2,5\n": "line 2 has 3 cells, the first has 1",
+    "a,a\n1,2\n": "two columns 'a'",
     "": "the file is empty",
     "a,b\n": "the table is empty",
 }
@@ -189,6 +194,26 @@ def test_quoted_cells_and_byte_order_marks_are_read(tmp_path):
     table = read_table(tmp_path / "t.csv")
     assert table.names == ["x, first", "y"]
     assert table.values.tolist() == [[1.5, 2.0]]
+
+
+def test_damaged_archives_are_named(tmp_path):
+    (tmp_path / "t.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"t\.npz"):
+        read_table(tmp_path / "t.npz")
+    (tmp_path / "t.csv").write_bytes("größe\n1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.csv.*utf-8"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_lines_are_counted_where_a_column_is_left_out(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,c\n1,2,x\n1,2\n")
+    with pytest.raises(ValueError, match="line 3 has 2 cells"):
+        read_table(tmp_path / "t.csv", without="c")
+
+
+def test_columns_come_in_the_order_asked_for(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
+    assert read_table(tmp_path / "t.csv", columns=["b", "a"]).values.tolist() == [[2, 1], [4, 3]]
 
 
 def test_unknown_kinds_of_file_are_refused(tmp_path):

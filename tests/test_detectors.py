@@ -202,6 +202,24 @@ def test_a_row_s_score_is_its_own(Detector, n_features):
         assert detector.decision_function(X[i : i + 1])[0] == scores[i]
 
 
+@pytest.mark.parametrize("activation", ["relu", "silu", "sigmoid", "elu", "tanh"])
+def test_a_row_s_score_is_its_own_with_any_number_of_threads(activation):
+    X = np.random.default_rng(0).normal(size=(3001, 40))
+    detector = quick(AutoEncoder, hidden_activation_name=activation, epoch_num=1).fit(X[:200])
+    n_threads = torch.get_num_threads()
+    try:
+        got = []
+        for n in (1, 2, 3, 5):
+            torch.set_num_threads(n)
+            got += [detector.decision_function(X), detector.reconstruct(X)[:, 0]]
+            assert np.array_equal(detector.decision_function(X[:1000]), got[-2][:1000])
+    finally:
+        torch.set_num_threads(n_threads)
+    for scores, rebuilt in zip(got[2::2], got[3::2], strict=True):
+        assert np.array_equal(scores, got[0])
+        assert np.array_equal(rebuilt, got[1])
+
+
 @BOTH
 def test_labels_are_the_predictions_on_the_training_rows(Detector, data):
     detector = quick(Detector).fit(data[0])
@@ -246,6 +264,13 @@ BAD_ROWS = {
     "one-dimensional": (lambda X: X[0], ValueError, "2D array"),
     "three-dimensional": (lambda X: X[None], ValueError, "dim"),
     "no rows": (lambda X: X[:0], ValueError, "0 sample"),
+    "none in a list": (lambda X: [[None, *row[1:]] for row in X.tolist()], ValueError, "NaN"),
+    "huge in a list": (
+        lambda X: [[10**400, *row[1:]] for row in X.tolist()],
+        ValueError,
+        "too large for float64",
+    ),
+    "dates": (lambda X: X.astype("M8[s]"), TypeError, "must hold numbers"),
     "no features": (lambda X: X[:, :0], ValueError, "0 feature"),
 }
 
@@ -290,6 +315,10 @@ BAD_PARAMS = [
     ({"batch_size": 0}, "batch_size"),
     ({"optimizer_name": "lbfgs"}, "optimizer_name"),
     ({"optimizer_params": {"momentum": 0.9}}, "momentum"),
+    ({"optimizer_params": {"weight_decay": -1}}, "weight_decay"),
+    ({"optimizer_params": {"sgd_nesterov": True}}, "needs a sgd_momentum"),
+    ({"use_compile": True, "compile_mode": "fastest"}, "compile_mode"),
+    ({"device": "meta"}, "device='meta' cannot be used here"),
     ({"random_state": "x"}, "random_state"),
     ({"verbose": 3}, "verbose"),
     ({"hidden_activation_name": "swish"}, "hidden_activation_name"),
@@ -313,7 +342,7 @@ def test_bad_parameters_are_refused_and_change_nothing(Detector, params, message
     assert detector.decision_scores_ is scores
 
 
-@pytest.mark.parametrize("widths", [[], [0], [4, -1], [2.5], "ab", 3])
+@pytest.mark.parametrize("widths", [[], [0], [4, -1], [2.5], "ab", 3, {4, 2}])
 def test_bad_layer_widths_are_refused(widths, X):
     with pytest.raises((ValueError, TypeError), match="hidden_neuron_list"):
         quick(AutoEncoder, hidden_neuron_list=widths).fit(X)
@@ -333,7 +362,7 @@ def test_contamination_of_another_type_is_refused_in_fit(contamination, X):
         quick(AutoEncoder, contamination=contamination).fit(X)
 
 
-@pytest.mark.parametrize("clip", [(1, 1), (3, -3), (1,), "ab", 5])
+@pytest.mark.parametrize("clip", [(1, 1), (3, -3), (1,), "ab", 5, ("-3", "3")])
 def test_bad_logvar_clip_is_refused_at_once_as_by_pyod(clip):
     with pytest.raises(ValueError, match="logvar_clip"):
         VAE(logvar_clip=clip)
@@ -344,6 +373,23 @@ def test_unfitted_detectors_say_so(X):
         with pytest.raises(ValueError, match="not fitted"):
             getattr(AutoEncoder(), method)(X)
     assert not hasattr(AutoEncoder(), "model")
+
+
+@pytest.mark.parametrize("lr", [1e18, 1e30])
+def test_weights_that_end_up_useless_are_no_success(lr, X):
+    with pytest.raises(FloatingPointError, match="diverged"):
+        quick(AutoEncoder, lr=lr, epoch_num=1).fit(X[:32])
+
+
+def test_lists_are_rows_for_every_method(X):
+    detector = quick(AutoEncoder).fit(X.tolist())
+    for method in ("decision_function", "predict", "predict_proba", "predict_confidence"):
+        assert len(getattr(detector, method)(X.tolist())) == 300
+
+
+def test_a_batch_larger_than_the_table_is_the_table(X):
+    all_rows, more = (quick(AutoEncoder, batch_size=n).fit(X) for n in (300, 10**9))
+    assert np.array_equal(all_rows.decision_scores_, more.decision_scores_)
 
 
 def test_a_diverging_fit_leaves_the_detector_as_it_was(X):
@@ -500,13 +546,38 @@ def test_a_vae_s_network_may_be_any_factory_of_a_posterior(X):
         quick(VAE, network=Narrow).fit(X)
 
 
+class MinusMean(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+
 BAD_NETWORKS = {
     "not a module": (lambda n: None, "must return a torch.nn.Module"),
     "no decode": (lambda n: nn.Linear(n, n), "lacks encode and decode"),
     "wrong width": (
         lambda n: AutoEncoderNetwork(nn.Linear(n, 2), nn.Linear(2, n + 1)),
-        r"back to \[2, 7\]",
+        r"back to \[3, 7\]",
     ),
+    "in place": (
+        lambda n: AutoEncoderNetwork(
+            nn.Sequential(nn.ReLU(inplace=True), nn.Linear(n, 2)), nn.Linear(2, n)
+        ),
+        "in place",
+    ),
+    "mixes rows": (
+        lambda n: AutoEncoderNetwork(nn.Sequential(MinusMean(), nn.Linear(n, 2)), nn.Linear(2, n)),
+        "beside other rows",
+    ),
+    "float64": (
+        lambda n: AutoEncoderNetwork(nn.Linear(n, 2), nn.Linear(2, n)).double(),
+        "cannot encode and decode",
+    ),
+    "frozen": (
+        lambda n: AutoEncoderNetwork(nn.Linear(n, 2), nn.Linear(2, n)).requires_grad_(False),
+        "no parameters to train",
+    ),
+    "needs more": (lambda n, depth: None, "needs 'depth'"),
+    "a module": (nn.Linear(3, 3), "takes a factory"),
     "nothing to train": (lambda n: AutoEncoderNetwork(nn.Tanh(), nn.Tanh()), "no parameters"),
 }
 
@@ -518,7 +589,69 @@ def test_unusable_networks_are_refused(kind, X):
         quick(AutoEncoder, network=factory).fit(X)
 
 
+class Doubling(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Squeezing(AutoEncoderNetwork):
+    def encode(self, x):
+        return super().encode(torch.tanh(x))
+
+
+class Listing(Narrow):
+    def __init__(self, n_features):
+        super().__init__(n_features)
+        self.layers = nn.ModuleList([self.down, self.up])
+
+
+CUSTOM = {
+    "a layer of one's own": lambda n: AutoEncoderNetwork(Doubling(n, 2), nn.Linear(2, n)),
+    "no bias": lambda n: AutoEncoderNetwork(
+        nn.Linear(n, 2, bias=False), nn.Linear(2, n, bias=False)
+    ),
+    "a network of one's own": lambda n: Squeezing(nn.Linear(n, 2), nn.Linear(2, n)),
+    "an attribute layers": Listing,
+}
+
+
+@pytest.mark.parametrize("kind", CUSTOM)
+def test_custom_networks_score_as_they_are(kind, X):
+    detector = quick(AutoEncoder, network=CUSTOM[kind]).fit(X)
+    z = torch.from_numpy((X - X.mean(0)) / X.std(0)).float()
+    with torch.no_grad():
+        residual = detector.model.decode(detector.model.encode(z)) - z
+    assert np.allclose(detector.decision_scores_, residual.norm(dim=1), rtol=1e-4)
+    made = CUSTOM[kind](6)
+    assert type(detector.model) is type(made)
+
+
+def test_hooks_on_the_network_are_obeyed(X):
+    detector = quick(AutoEncoder).fit(X)
+    before = detector.decision_function(X)
+    hook = detector.model.decoder[-1].register_forward_hook(lambda m, i, output: output + 1)
+    assert not np.allclose(detector.decision_function(X), before)
+    hook.remove()
+    assert np.array_equal(detector.decision_function(X), before)
+
+
+def test_threads_that_fit_a_custom_network_get_the_same_bits_as_alone(X):
+    alone = quick(AutoEncoder, network=Narrow).fit(X).decision_scores_
+    together = joblib.Parallel(n_jobs=4, backend="threading")(
+        joblib.delayed(quick(AutoEncoder, network=Narrow).fit)(X) for _ in range(4)
+    )
+    assert all(np.array_equal(d.decision_scores_, alone) for d in together)
+
+
 # ------------------------------------------------------------------------ scikit-learn
+
+
+def test_codes_have_names(X):
+    pd = pytest.importorskip("pandas", reason="needs pandas")
+    detector = quick(AutoEncoder, hidden_neuron_list=[4, 2]).set_output(transform="pandas")
+    frame = detector.fit_transform(X)
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame.columns) == ["autoencoder0", "autoencoder1"]
 
 
 @BOTH

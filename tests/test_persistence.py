@@ -38,12 +38,14 @@ def test_what_is_loaded_is_what_was_saved(Detector, X, tmp_path):
     assert loaded.threshold_ == detector.threshold_
     assert loaded.history_ == detector.history_
     assert loaded.n_features_in_ == 6
+    assert loaded.get_params() == detector.get_params()  # tuples, too
 
 
 def test_parameters_and_float64_scaling_survive(fitted, X, tmp_path):
     fitted.save(tmp_path / "model")
     loaded = load_detector(tmp_path / "model")
     assert loaded.get_params() == fitted.get_params()
+    assert loaded.hidden_neuron_list == [5, 2]
     assert loaded.scoring_module_.standardize.scale.dtype is torch.float64
     assert np.array_equal(loaded.decision_function(X + 1e7), fitted.decision_function(X + 1e7))
 
@@ -102,7 +104,7 @@ def test_a_subclass_that_no_plugin_registers_is_refused(X, tmp_path):
     class Mine(AutoEncoder):
         pass
 
-    with pytest.raises(ValueError, match="Unknown detector 'Mine'"):
+    with pytest.raises(ValueError, match="not registered as the detector 'Mine'"):
         Mine(epoch_num=1, verbose=0, device="cpu").fit(X).save(tmp_path / "model")
 
 
@@ -139,6 +141,15 @@ DAMAGES = {
     "missing weight": lambda f: change_tensors(
         f, lambda t: t.pop("module.network.encoder.0.weight")
     ),
+    "no parameters": lambda f: change_description(f, params=None),
+    "a parameter too many": lambda f: change_description(f, params={"colour": "red"}),
+    "no attributes": lambda f: change_description(f, attributes={}),
+    "a shadowed method": lambda f: change_description(
+        f, attributes={"n_features_in_": 6, "decision_function": "evil"}
+    ),
+    "another library's detector": lambda f: change_description(
+        f, detector="pyod.IForest", params={}
+    ),
     "wrong shape": lambda f: change_tensors(
         f, lambda t: t.update({"module.network.encoder.0.bias": torch.zeros(99)})
     ),
@@ -167,6 +178,31 @@ def test_loading_touches_no_global_generator(fitted, tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_saving_into_the_model_s_own_folder_keeps_a_model(fitted, X, tmp_path, monkeypatch):
+    fitted.save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    fitted.save(".")
+    assert np.array_equal(
+        load_detector(tmp_path / "model").decision_function(X), fitted.decision_function(X)
+    )
+
+
+def test_an_empty_folder_is_used_and_a_stranger_s_file_is_safe(fitted, tmp_path):
+    (tmp_path / "model").mkdir()
+    fitted.save(tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="left alone"):
+        fitted.save(tmp_path / "model")
+    assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
+
+
+def test_parameters_changed_after_fit_are_refused(fitted, tmp_path):
+    fitted.set_params(hidden_neuron_list=[3])
+    with pytest.raises(ValueError, match="no longer fit what was fitted"):
+        fitted.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_failed_save_leaves_the_old_model_whole(fitted, X, tmp_path, monkeypatch):
     fitted.save(tmp_path / "model")
     expected = load_detector(tmp_path / "model").decision_function(X)
@@ -174,7 +210,7 @@ def test_a_failed_save_leaves_the_old_model_whole(fitted, X, tmp_path, monkeypat
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("pyod_ae_plugin.persistence.save_file", full)
+    monkeypatch.setattr("pyod_ae_plugin.persistence.save", full)
     with pytest.raises(OSError, match="No space"):
         fitted.save(tmp_path / "model")
     monkeypatch.undo()

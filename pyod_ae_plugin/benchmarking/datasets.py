@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,12 @@ class Dataset:
         """Draw no more than so many rows, the share of outliers kept."""
         if len(self.X) <= n_rows:
             return self
-        X, _, y, _ = train_test_split(
-            self.X, self.y, train_size=n_rows, stratify=self.y, random_state=seed
-        )
+        try:
+            X, _, y, _ = train_test_split(
+                self.X, self.y, train_size=n_rows, stratify=self.y, random_state=seed
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.name}: cannot draw {n_rows} rows: {error}") from error
         return Dataset(self.name, X, y)
 
 
@@ -73,6 +77,8 @@ def folder_datasets(folder: Path) -> Iterator[Dataset]:
     ValueError
         If a file lacks X or y, or does not fit the description.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
     paths = sorted(folder.glob("*.npz"), key=_number_then_name)
     if not paths:
         raise FileNotFoundError(f"There are no .npz files in {folder}.")
@@ -81,15 +87,19 @@ def folder_datasets(folder: Path) -> Iterator[Dataset]:
 
 
 def _load(path: Path) -> Dataset:
-    with np.load(path, allow_pickle=False) as arrays:
-        missing = {"X", "y"} - set(arrays.files)
-        if missing:
-            raise ValueError(f"{path} has no array {sorted(missing)[0]!r}; it has {arrays.files}.")
-        X, y = arrays["X"], arrays["y"].ravel()
-    if X.ndim != 2 or len(X) != len(y) or set(np.unique(y)) != {0, 1}:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = {"X", "y"} - set(arrays.files)
+            if missing:
+                raise ValueError(f"no array {sorted(missing)[0]!r}, but {arrays.files}")
+            X, y = arrays["X"], arrays["y"].ravel()
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    if X.dtype.kind not in "biuf" or X.ndim != 2 or len(X) != len(y) or set(np.unique(y)) != {0, 1}:
         raise ValueError(
             f"{path} must hold X [n, n_features] and y [n] of zeros and ones, both of them; got "
-            f"X of shape {X.shape} and y of shape {y.shape} with values {np.unique(y)[:5]}."
+            f"X of shape {X.shape} and {X.dtype}, and y of shape {y.shape} with values "
+            f"{np.unique(y)[:5]}."
         )
     return Dataset(path.stem, np.asarray(X, dtype=np.float64), y.astype(int))
 

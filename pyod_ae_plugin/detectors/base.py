@@ -15,7 +15,12 @@ import torch
 from pyod.models.base import BaseDetector
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import assert_all_finite, check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from tqdm import tqdm
@@ -48,6 +53,14 @@ Array = np.ndarray[Any, Any]
 
 # Measured on contaminated data: shares from 0.2 to 0.5 detect alike (benchmarks/defaults.py).
 DEFAULT_TRIM = 0.3
+COMPILE_MODES = {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"}
+# The options that PyOD's optimizers know; each optimizer uses those that it has.
+OPTIMIZER_PARAMS = {
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "adam_eps": [Interval(Real, 0, None, closed="neither")],
+    "sgd_momentum": [Interval(Real, 0, None, closed="left")],
+    "sgd_nesterov": ["boolean"],
+}
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
 
 
@@ -68,7 +81,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         "device": [str, torch.device, None],
         "random_state": ["random_state"],
         "use_compile": ["boolean"],
-        "compile_mode": [str],
+        "compile_mode": [StrOptions(COMPILE_MODES)],
         "verbose": [Interval(Integral, 0, 2, closed="both"), "boolean"],
         "optimizer_params": [dict, None],
         "hidden_activation_name": [StrOptions(set(ACTIVATIONS))],
@@ -159,6 +172,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             self._set_n_classes(None)  # y says nothing about the columns of predict_proba
             self.scoring_module_ = self._fit_module(as_tensor(X))
             self.decision_scores_ = self._score(X)
+            if self.decision_scores_.min() >= HIGHEST_SCORE:
+                raise FloatingPointError(
+                    "Training diverged: every score overflows. Lower the learning rate lr, and "
+                    "keep preprocessing=True so that the features are standardised."
+                )
             self._process_decision_scores()
         return self
 
@@ -206,10 +224,28 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            In the units of X.
+            In the units of X. A row so far out that float32 overflows is not rebuilt finitely.
         """
         check_is_fitted(self, "scoring_module_")
         return self._map(self.scoring_module_.reconstruct, validate_rows(self, X, reset=False))
+
+    def predict_proba(
+        self, X: Any, method: str = "linear", return_confidence: bool = False
+    ) -> Array | tuple[Array, Array]:
+        """Outlier probabilities; see :meth:`pyod.models.base.BaseDetector.predict_proba`."""
+        if not hasattr(X, "shape"):
+            X = np.asarray(X)  # PyOD asks for the shape of X
+        probabilities: Array | tuple[Array, Array] = super().predict_proba(
+            X, method=method, return_confidence=return_confidence
+        )
+        return probabilities
+
+    @property
+    def _n_features_out(self) -> int:
+        """Width of the latent code, for scikit-learn's names of features."""
+        module = self.scoring_module_
+        x = torch.zeros(1, self.n_features_in_, device=module.standardize.scale.device)
+        return module.encode(x).shape[1]
 
     @property
     def model(self) -> Network:
@@ -266,6 +302,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             Where it shall score; None is the parameter ``device`` if that is here, else the CPU.
         """
         target = available_device(self.device) if device is None else resolve_device(device)
+        self._check_params()
         n_features = attributes["n_features_in_"]
         with seeded_global_rng(0, torch.device("cpu")):
             network = self._build_network(n_features, torch.Generator())
@@ -288,13 +325,13 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
                 f"contamination must be a float, got {type(self.contamination).__name__}; "
                 "pass float(contamination)."
             )
-        known = OPTIMIZERS[self.optimizer_name][1]
-        unknown = sorted(set(self.optimizer_params or {}) - set(known))
+        options = self.optimizer_params or {}
+        unknown = sorted(set(options) - set(OPTIMIZER_PARAMS))
         if unknown:
-            raise ValueError(
-                f"optimizer_params of {self.optimizer_name!r} may be {sorted(known)}, "
-                f"got {unknown}."
-            )
+            raise ValueError(f"optimizer_params may be {sorted(OPTIMIZER_PARAMS)}, got {unknown}.")
+        validate_parameter_constraints(OPTIMIZER_PARAMS, options, "optimizer_params")
+        if options.get("sgd_nesterov") and not options.get("sgd_momentum"):
+            raise ValueError("optimizer_params: sgd_nesterov=True needs a sgd_momentum above 0.")
 
     def _fit_module(self, rows: Tensor) -> ScoringModule:
         device = resolve_device(self.device)
@@ -358,7 +395,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     def _map(self, function: Callable[[Tensor], Tensor], X: Array) -> Array:
         module = self.scoring_module_
         device = module.standardize.scale.device
-        n_tile = tile_rows(X.shape[1], module.widest_layer, device)
+        n_tile = tile_rows(module, device)
         mapped: Array = map_rows(function, as_tensor(X), n_tile, device).numpy()
         return mapped
 

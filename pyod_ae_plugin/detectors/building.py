@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.networks import Network, mlp, variational_mlp
 from pyod_ae_plugin.plugins.manager import find
 from pyod_ae_plugin.scoring import ScoreHead
 
 NetworkFactory = Callable[..., Network]
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def find_network(network: str | NetworkFactory) -> NetworkFactory:
@@ -23,8 +26,8 @@ def find_network(network: str | NetworkFactory) -> NetworkFactory:
 
 
 def draws_privately(factory: NetworkFactory) -> bool:
-    """Whether a factory takes a generator, and so leaves the global one alone."""
-    return "generator" in inspect.signature(factory).parameters
+    """Whether a factory is known to leave torch's global generators alone."""
+    return factory in (mlp, variational_mlp)
 
 
 def build_network(
@@ -38,14 +41,27 @@ def build_network(
     Raises
     ------
     ValueError, TypeError
-        If the network has no ``encode`` and ``decode``, or they return wrong shapes.
+        If the factory needs parameters that the detector does not have, or the network does not
+        do what is asked of a network.
     """
-    wanted = inspect.signature(factory).parameters
+    if isinstance(factory, nn.Module):
+        raise TypeError(
+            "network= takes a factory, called with n_features at each fit, and not a module: "
+            f"pass lambda n_features: ... that makes the {type(factory).__name__}."
+        )
     available = {**params, "generator": generator}
-    keywords = {name: available[name] for name in list(wanted)[1:] if name in available}
+    keywords = {}
+    for name, parameter in list(inspect.signature(factory).parameters.items())[1:]:
+        if name in available:
+            keywords[name] = available[name]
+        elif parameter.default is parameter.empty and parameter.kind not in _VARIADIC:
+            raise TypeError(
+                f"The network factory {_name(factory)} needs {name!r}, which is no parameter of "
+                f"this detector; those are {sorted(params)}."
+            )
     with torch.device(generator.device):
         network = factory(n_features, **keywords)
-    _check_network(network, factory, n_features, generator.device)
+    _check_network(network, _name(factory), n_features, generator.device)
     return network
 
 
@@ -77,10 +93,7 @@ def check_posterior(network: Network, n_features: int) -> None:
         )
 
 
-def _check_network(
-    network: Network, factory: NetworkFactory, n_features: int, device: torch.device
-) -> None:
-    name = getattr(factory, "__name__", repr(factory))
+def _check_network(network: Network, name: str, n_features: int, device: torch.device) -> None:
     kind = type(network)
     if not issubclass(kind, nn.Module):
         raise TypeError(
@@ -93,22 +106,46 @@ def _check_network(
             "needs encode(x): [n, n_features] -> [n, n_latent] and decode(z): back again. "
             "pyod_ae_plugin.networks.AutoEncoderNetwork(encoder, decoder) makes one of two modules."
         )
-    if next(network.parameters(), None) is None:
+    if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"The network of factory {name} has no parameters to train.")
-    with torch.no_grad():
-        x = torch.zeros(2, n_features, device=device)
-        code: Tensor = network.to(device).eval().encode(x)
-        rebuilt: Tensor = network.decode(code)
-    if code.ndim != 2 or len(code) != 2 or rebuilt.shape != x.shape:
+    x = torch.linspace(-1, 1, 3 * n_features, device=device).view(3, n_features)
+    given = x.clone()
+    try:
+        with torch.no_grad():
+            code: Tensor = network.to(device).eval().encode(given)
+            rebuilt: Tensor = network.decode(code)
+            alone: Tensor = network.decode(network.encode(x[:1]))
+    except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ValueError(
-            f"The network of factory {name} maps rows [2, {n_features}] to codes "
-            f"{list(code.shape)} and back to {list(rebuilt.shape)}; expected [2, n_latent] and "
-            f"[2, {n_features}]."
+            f"The network of factory {name} cannot encode and decode float32 rows "
+            f"[3, {n_features}]: {error}"
+        ) from error
+    if code.ndim != 2 or len(code) != 3 or rebuilt.shape != x.shape:
+        raise ValueError(
+            f"The network of factory {name} maps rows [3, {n_features}] to codes "
+            f"{list(code.shape)} and back to {list(rebuilt.shape)}; expected [3, n_latent] and "
+            f"[3, {n_features}]."
         )
+    if not torch.equal(given, x):
+        raise ValueError(
+            f"The network of factory {name} changes its input in place, so it would be compared "
+            "with the changed rows. Take inplace=False in its first layer."
+        )
+    if not torch.allclose(alone, rebuilt[:1], rtol=1e-3, atol=1e-5):
+        raise ValueError(
+            f"The network of factory {name} rebuilds a row differently beside other rows; a score "
+            "must depend on its own row alone."
+        )
+
+
+def _name(factory: NetworkFactory) -> str:
+    return str(getattr(factory, "__name__", repr(factory)))
 
 
 def check_widths(name: str, widths: Sequence[int]) -> None:
     """Raise unless a parameter is a sequence of at least one layer width."""
+    if not isinstance(widths, (list, tuple, np.ndarray)):
+        raise TypeError(f"{name} must be a list or tuple of layer widths; got {widths!r}.")
     integers = all(isinstance(w, Integral) and not isinstance(w, bool) for w in widths)
     if len(widths) == 0 or not integers or min(widths) < 1:
         raise ValueError(

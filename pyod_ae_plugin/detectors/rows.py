@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils import assert_all_finite
 from torch import Tensor
 
 try:
@@ -60,6 +61,15 @@ def validate_rows(
     X = validate_data(
         estimator, X, reset=reset, dtype="numeric", ensure_all_finite=ensure_all_finite
     )
+    if X.dtype.kind == "O" or X.dtype.itemsize > 8:
+        # Lists with None and numbers too large come through the check above as objects.
+        try:
+            X = X.astype(np.float64)
+        except OverflowError as error:
+            raise ValueError(f"X holds a number too large for float64: {error}.") from error
+        assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
+    elif X.dtype.kind not in "biuf":
+        raise TypeError(f"X must hold numbers, got {X.dtype}. Convert it to numbers first.")
     rows: np.ndarray[Any, Any] = X
     return rows
 

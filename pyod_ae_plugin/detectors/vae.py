@@ -243,10 +243,11 @@ def _check_clip(logvar_clip: Any) -> None:
     if logvar_clip is None:
         return
     try:
-        lower, upper = (float(bound) for bound in logvar_clip)
+        lower, upper = logvar_clip
+        in_order = bool(lower < upper)
     except (TypeError, ValueError):
-        lower, upper = 1.0, 0.0
-    if not lower < upper:
+        in_order = False
+    if not in_order or not all(isinstance(bound, Real) for bound in logvar_clip):
         raise ValueError(
             "logvar_clip must hold a lower and a larger upper bound, or be None; "
             f"got {logvar_clip!r}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,8 +26,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=resolved).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"device={device!r} cannot be used here ({reason}). "
@@ -46,12 +47,17 @@ def available_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cpu")
 
 
+# Reentrant, since a factory may itself fit a detector.
+_global_rng = threading.RLock()
+
+
 @contextmanager
 def seeded_global_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators inside, and put them back as they were.
 
-    For networks that know no private generator. Other threads see the seeded state meanwhile.
+    For networks that know no private generator. Other threads see the seeded state meanwhile,
+    except those that wait here for their turn.
     """
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with _global_rng, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.objectives import Objective
-from pyod_ae_plugin.engine.rows import tile_rows, training_rows
+from pyod_ae_plugin.engine.rows import training_rows, training_tile_rows
 from pyod_ae_plugin.engine.training import Epoch, TrainingOptions, train
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
@@ -51,7 +51,7 @@ def fit_module(
     """
     device = generator.device
     n_features = rows.shape[1]
-    n_tile = tile_rows(n_features, n_features, device)
+    n_tile = training_tile_rows(n_features, device)
     standardize = Standardize(n_features)
     if preprocessing:
         standardize.fit(rows, n_tile)

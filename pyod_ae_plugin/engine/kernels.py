@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
+from pyod_ae_plugin.networks.layers import Linear
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
@@ -18,13 +19,15 @@ def score_function(module: ScoringModule) -> TileFunction:
     """Return what scores tiles fastest: the module's operations in a row, or the module.
 
     Looking up submodules and parameters takes about as long as a tenth of a tile's arithmetic.
-    It is done once here, where the network lists its layers.
+    For networks of this package it is done once, here.
     """
-    layers = getattr(module.network, "layers", None)
-    if not callable(layers):
+    network = module.network
+    known = isinstance(network, (AutoEncoderNetwork, VariationalNetwork))
+    layers = network.layers() if known else None
+    if layers is None:
         return module
-    steps = [_step(layer) for layer in layers()]
-    standardize, head = module.standardize.forward, module.head.forward
+    steps = [_step(layer) for layer in layers]
+    standardize, head = module.standardize.forward, module.head
 
     def score(x: Tensor) -> Tensor:
         h = z = standardize(x)
@@ -36,12 +39,16 @@ def score_function(module: ScoringModule) -> TileFunction:
 
 
 def _step(layer: nn.Module) -> TileFunction:
-    if isinstance(layer, nn.Linear):
-        return partial(_affine, layer.weight.t(), layer.bias)
-    if isinstance(layer, nn.ReLU):
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    if isinstance(layer, nn.Linear) and type(layer) in (Linear, nn.Linear) and not hooked:
+        return layer.forward if layer.bias is None else _affine(layer.weight.t(), layer.bias)
+    if isinstance(layer, nn.ReLU) and not hooked:
         return torch.relu_ if layer.inplace else torch.relu
-    return layer.forward
+    return layer
 
 
-def _affine(weight: Tensor, bias: Tensor, h: Tensor) -> Tensor:
-    return torch.addmm(bias, h, weight)
+def _affine(weight: Tensor, bias: Tensor) -> TileFunction:
+    def affine(h: Tensor) -> Tensor:
+        return torch.addmm(bias, h, weight)
+
+    return affine

@@ -7,7 +7,7 @@ of what an optimizer costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -105,12 +105,18 @@ class Sgd:
         )
 
 
-# By name, each with the options that PyOD knows it to have.
+# By name, each with the names of its options.
 OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], frozenset[str]]] = {
     "adam": (Adam, frozenset({"weight_decay", "adam_eps"})),
     "adamw": (adam_w, frozenset({"weight_decay", "adam_eps"})),
     "sgd": (Sgd, frozenset({"weight_decay", "sgd_momentum", "sgd_nesterov"})),
 }
+
+
+def make_optimizer(name: str, vector: Tensor, lr: float, options: Mapping[str, float]) -> Optimizer:
+    """Return an optimizer with those of the options that it has; as PyOD does, skip the others."""
+    make, names = OPTIMIZERS[name]
+    return make(vector, lr, **{key: value for key, value in options.items() if key in names})
 
 
 def flatten_parameters(network: nn.Module) -> Tensor:

@@ -7,23 +7,44 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pyod_ae_plugin.scoring import ScoringModule
+
 # Matrix kernels treat the last few rows of a matrix apart and round them otherwise. In a tile
 # whose height is a multiple of this, every row meets the same arithmetic.
 _ALIGNMENT = 64
 # Wide rows come in low tiles. For their long inner products kernels choose by the height of the
 # tile how to cut them up, so tiles up to this height are all of one height.
 _LOW_TILE = 1024
+# From this many cells on torch shares a tensor among threads, cell by cell, and where the shares
+# meet it computes exponentials and the like by another routine.
+_SHARED_CELLS = 32_768
 
 _TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 _MOST_ROWS = 2**20
 
 
-def tile_rows(n_features: int, widest_layer: int, device: torch.device) -> int:
-    """Rows whose values and activations fit in the cache, or in a small part of GPU memory."""
+def tile_rows(module: ScoringModule, device: torch.device) -> int:
+    """Rows that a tile has at most when the module works on it.
+
+    Their values and activations fit in the cache, or in a small part of GPU memory, and no
+    operation of the module rounds differently in different places of the tile.
+    """
+    n_features = module.standardize.n_features
+    n = _rows_in_memory(n_features, module.widest_layer, device)
+    if device.type == "cpu" and not module.rounds_alike:
+        n = min(n, _SHARED_CELLS // max(n_features, module.widest_layer))
+    return max(n // _ALIGNMENT, 1) * _ALIGNMENT
+
+
+def training_tile_rows(n_features: int, device: torch.device) -> int:
+    """Rows taken at a time where only their values are looked at."""
+    return max(_rows_in_memory(n_features, n_features, device), 1)
+
+
+def _rows_in_memory(n_features: int, widest_layer: int, device: torch.device) -> int:
     width = max(n_features, widest_layer)
     bytes_per_row = 8 * n_features + 4 * (2 * n_features + 2 * width)
-    n = _TILE_BYTES.get(device.type, _TILE_BYTES["cpu"]) // bytes_per_row
-    return min(max(n // _ALIGNMENT, 1) * _ALIGNMENT, _MOST_ROWS)
+    return min(_TILE_BYTES.get(device.type, _TILE_BYTES["cpu"]) // bytes_per_row, _MOST_ROWS)
 
 
 def map_rows(

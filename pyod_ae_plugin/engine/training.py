@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.objectives import Objective
-from pyod_ae_plugin.engine.optimizers import OPTIMIZERS, flatten_parameters
+from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
 from pyod_ae_plugin.networks import Network
 
 
@@ -144,10 +144,11 @@ def train(
     training, held_out = _split(len(rows), options.early_stopping, generator)
     batch_size = options.batch_size or default_batch_size(len(training))
     n_batches = math.ceil(len(training) / batch_size)
-    lr = default_lr(batch_size) if options.lr is None else options.lr
+    rows_in_batch = min(batch_size, max(len(training), 32))
+    lr = default_lr(rows_in_batch) if options.lr is None else options.lr
     vector = flatten_parameters(network)
     assert vector.grad is not None
-    optimizer = OPTIMIZERS[options.optimizer][0](vector, lr, **options.optimizer_params)
+    optimizer = make_optimizer(options.optimizer, vector, lr, options.optimizer_params)
     best = _Best(options.early_stopping, network)
     row_losses: Objective = objective
     if options.compile_mode is not None:
@@ -168,11 +169,12 @@ def train(
             optimizer.step()
             total += loss.detach()
         mean_loss = total.item() / n_batches
-        if not math.isfinite(mean_loss):
+        if not (math.isfinite(mean_loss) and bool(torch.isfinite(vector).all())):
+            what = "weights are" if math.isfinite(mean_loss) else "loss is"
             raise FloatingPointError(
-                f"The training loss became {mean_loss} in epoch {epoch + 1} of {options.epochs} "
-                f"at a learning rate of {lr:g}. Lower it (lr={lr / 10:g}), and keep "
-                "preprocessing=True so that the features are standardised."
+                f"Training diverged: the {what} no longer finite in epoch {epoch + 1} of "
+                f"{options.epochs}, at a learning rate of {lr:g}. Lower it (lr={lr / 10:g}), and "
+                "keep preprocessing=True so that the features are standardised."
             )
         validation_loss = None
         if held_out is not None:

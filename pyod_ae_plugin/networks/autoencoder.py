@@ -51,12 +51,16 @@ class AutoEncoderNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
-    def layers(self) -> list[nn.Module]:
-        """The layers that a row passes, in order."""
+    def layers(self) -> list[nn.Module] | None:
+        """The layers that a row passes, in order; None where a subclass may do otherwise."""
+        if type(self) is not AutoEncoderNetwork:
+            return None
         return [*as_layers(self.encoder), *as_layers(self.decoder)]
 
     def for_inference(self) -> AutoEncoderNetwork:
         """The network as it is evaluated: batch norm folded, dropout gone."""
+        if type(self) is not AutoEncoderNetwork:
+            return self  # a subclass may do otherwise
         return AutoEncoderNetwork(inference_stack(self.encoder), inference_stack(self.decoder))
 
 

@@ -78,7 +78,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.dropped = round(rate * 2**16)
+        self.dropped = min(round(rate * 2**16), 2**16 - 1)
         self.generator = generator
 
     def forward(self, x: Tensor) -> Tensor:

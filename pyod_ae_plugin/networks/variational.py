@@ -86,12 +86,19 @@ class VariationalNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
-    def layers(self) -> list[nn.Module]:
-        """The layers that a row passes on the way through the posterior mean, in order."""
+    def layers(self) -> list[nn.Module] | None:
+        """The layers that a row passes by the posterior mean, in order.
+
+        None where a subclass may do otherwise.
+        """
+        if type(self) is not VariationalNetwork:
+            return None
         return [*as_layers(self.encoder), self.mu, *as_layers(self.decoder)]
 
     def for_inference(self) -> VariationalNetwork:
         """The network as it is evaluated: batch norm folded, dropout gone."""
+        if type(self) is not VariationalNetwork:
+            return self  # a subclass may do otherwise
         return VariationalNetwork(
             inference_stack(self.encoder),
             self.mu,

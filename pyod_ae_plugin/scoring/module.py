@@ -28,6 +28,9 @@ class ScoringModule(nn.Module):
     ----------
     widest_layer : int
         Most outputs that a weight matrix of the network has.
+    rounds_alike : bool
+        Whether the network is made of nothing but linear layers and ReLUs, whose arithmetic for
+        a cell is the same wherever the cell lies.
 
     **Shape**
 
@@ -50,9 +53,10 @@ class ScoringModule(nn.Module):
         self.standardize = standardize
         self.network: Network = network
         self.head = head
-        self.widest_layer = max(
-            (p.shape[0] for p in network.parameters() if p.ndim == 2), default=1
-        )
+        weights = [parameter for parameter in network.parameters() if parameter.ndim == 2]
+        self.widest_layer = max((len(weight) for weight in weights), default=1)
+        leaves = [m for m in network.modules() if not any(True for _ in m.children())]
+        self.rounds_alike = all(isinstance(m, (nn.Linear, nn.ReLU)) for m in leaves)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.nan_to_num(self.head(self.residual(x)), nan=HIGHEST_SCORE)

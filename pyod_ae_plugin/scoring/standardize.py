@@ -46,6 +46,7 @@ class Standardize(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
+        self.n_features = n_features
         self.register_buffer("scale", torch.ones(n_features))
         self.register_buffer("shift", torch.zeros(n_features))
 

@@ -1,0 +1,153 @@
+"""Speed of our detectors beside PyOD's, in one process, taking turns.
+
+    python benchmarks/speed.py
+
+Prints, for AutoEncoder and VAE on the same hidden layers as PyOD's: the time of fit for the same
+epochs, the throughput of decision_function, the throughput of a bare chain of torch.addmm on one
+resident tile, the cost per row from 10 thousand to 5 million rows, and the memory that scoring 5
+million rows takes beyond the caller's array. Figures are medians; peers are measured in turn, so
+that a slow moment of the machine hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from pyod.models.auto_encoder import AutoEncoder as PyodAutoEncoder
+from pyod.models.vae import VAE as PyodVAE
+
+from pyod_ae_plugin import VAE, AutoEncoder
+from pyod_ae_plugin.detectors import NeuralDetector
+
+N_ROWS, N_FEATURES, EPOCHS = 20_000, 30, 2
+PAIRS = {"AutoEncoder": (AutoEncoder, PyodAutoEncoder), "VAE": (VAE, PyodVAE)}
+ROW_COUNTS = (10_000, 100_000, 1_000_000, 5_000_000)
+
+
+def in_turn(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each function; all are called once before, then in turn."""
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def bare_chain(detector: NeuralDetector, rows_in_all: int) -> Callable[[], None]:
+    """The network's matrix products alone, over one resident float32 tile as often as needed."""
+    layers = [m for m in detector.model.layers() if isinstance(m, torch.nn.Linear)]
+    affine = [(layer.bias, layer.weight.t()) for layer in layers]
+    n_tiles = -(-rows_in_all // 6_720)  # the height that scoring takes for as many rows
+    tile = torch.randn(-(-rows_in_all // n_tiles), N_FEATURES)
+
+    @torch.inference_mode()
+    def chain() -> None:
+        for _ in range(n_tiles):
+            h = tile
+            for bias, weight in affine:
+                h = torch.addmm(bias, h, weight)
+
+    return chain
+
+
+def compare(name: str, rounds: int) -> None:
+    """Print fit and score of one detector beside PyOD's."""
+    ours, theirs = PAIRS[name]
+    X = np.random.default_rng(0).normal(size=(N_ROWS, N_FEATURES))
+    options = {"epoch_num": EPOCHS, "verbose": 0, "device": "cpu"}
+    regularised = {"batch_norm": True, "dropout_rate": 0.2}
+    fit = in_turn(
+        {
+            "PyOD": lambda: theirs(**options).fit(X),
+            "ours": lambda: ours(**options).fit(X),
+            "ours, batch 32": lambda: ours(**options, batch_size=32).fit(X),
+            "ours, batch norm and dropout": lambda: ours(**options, **regularised).fit(X),
+        },
+        rounds,
+    )
+    print(f"\n{name}: fit, {EPOCHS} epochs of {N_ROWS} x {N_FEATURES} float64")
+    for what, seconds in fit.items():
+        print(f"  {what:30} {seconds:8.3f} s   {fit['PyOD'] / seconds:6.1f} x PyOD")
+
+    detector, peer = ours(**options).fit(X), theirs(**options).fit(X)
+    score = in_turn(
+        {
+            "PyOD": lambda: peer.decision_function(X),
+            "ours": lambda: detector.decision_function(X),
+            "bare chain of addmm": bare_chain(detector, N_ROWS),
+        },
+        4 * rounds + 1,
+    )
+    print(f"{name}: decision_function, {N_ROWS} x {N_FEATURES} float64")
+    for what, seconds in score.items():
+        rate, times = N_ROWS / seconds / 1e6, score["PyOD"] / seconds
+        print(f"  {what:30} {rate:8.3f} million rows/s   {times:6.1f} x PyOD")
+    print(f"  ours / bare chain              {score['bare chain of addmm'] / score['ours']:8.2f}")
+
+
+def flatness() -> None:
+    """Print the cost per row as the number of rows grows."""
+    X = np.random.default_rng(0).normal(size=(ROW_COUNTS[-1], N_FEATURES))
+    for name, (ours, _) in PAIRS.items():
+        detector = ours(epoch_num=1, verbose=0, device="cpu").fit(X[:N_ROWS])
+        print(f"\n{name}: nanoseconds per row")
+        for n in ROW_COUNTS:
+            rows = X[:n]
+            rounds = 21 if n < 1_000_000 else 3
+            seconds = in_turn({"score": lambda: detector.decision_function(rows)}, rounds)["score"]  # noqa: B023
+            print(f"  {n:>9} rows {seconds / n * 1e9:8.1f}")
+
+
+def memory() -> None:
+    """Print how much the peak of resident memory grows when 5 million rows are scored."""
+    X = np.random.default_rng(0).normal(size=(ROW_COUNTS[-1], N_FEATURES))
+    for name, (ours, _) in PAIRS.items():
+        detector = ours(epoch_num=1, verbose=0, device="cpu").fit(X[:N_ROWS])
+        detector.decision_function(X[:N_ROWS])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        scores = detector.decision_function(X)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(
+            f"{name}: scoring {len(X)} rows of {X.nbytes / 2**20:.0f} MiB took {grown / 1024:.0f} "
+            f"MiB, {scores.nbytes / 2**20:.0f} MiB of them the scores"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="fits of each detector (default 5)")
+    parser.add_argument("--memory", action="store_true", help="measure memory only")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    if arguments.memory:
+        memory()
+        return
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"pyod {version('pyod')}, {torch.get_num_threads()} threads, {platform.machine()}"
+    )
+    for name in PAIRS:
+        compare(name, arguments.rounds)
+    flatness()
+    print()
+    # The peak is of a process's whole life, so memory is measured in one of its own.
+    subprocess.run([sys.executable, __file__, "--memory"], check=True)
+
+
+if __name__ == "__main__":
+    main()
