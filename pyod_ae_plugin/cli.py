@@ -69,10 +69,12 @@ def fit(
     """Fit a detector to a table and save it."""
     import numpy as np
 
-    from pyod_ae_plugin import create_detector
+    from pyod_ae_plugin import create_detector, detector_names
     from pyod_ae_plugin.detectors import NeuralDetector
     from pyod_ae_plugin.tables import read_table
 
+    if detector not in detector_names():
+        raise typer.BadParameter(f"Unknown detector {detector}; `pyod-ae list` shows all.")
     model = create_detector(detector, **_params(param or []))
     if not isinstance(model, NeuralDetector):
         raise typer.BadParameter(f"{detector} has no save(); it can be benchmarked, not saved.")

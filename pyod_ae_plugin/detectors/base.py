@@ -196,7 +196,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             Finite. A row so far from the training rows that its score overflows float32 gets
             the largest float32.
         """
-        check_is_fitted(self, "scoring_module_")
+        if not hasattr(self, "scoring_module_"):  # the full check costs as much as scoring a row
+            check_is_fitted(self, "scoring_module_")
         blind = not self.scoring_module_.head.shows_nonfinite
         return self._score(validate_rows(self, X, reset=False, ensure_all_finite=blind))
 

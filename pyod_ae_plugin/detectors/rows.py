@@ -90,7 +90,7 @@ def as_tensor(X: np.ndarray[Any, Any]) -> Tensor:
     """View a numeric array as a tensor, read only; copy what torch cannot view, to float64."""
     if X.dtype not in _SHARED_DTYPES or any(stride < 0 for stride in X.strides):
         X = np.array(X, dtype=np.float64)
-    return torch.from_numpy(np.asarray(_Writeable(X)))
+    return torch.from_numpy(X if X.flags.writeable else np.asarray(_Writeable(X)))
 
 
 class _Writeable:

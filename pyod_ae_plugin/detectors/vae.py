@@ -108,7 +108,7 @@ class VAE(NeuralDetector):
     decision_scores_ : ndarray of shape (n_samples,)
         Scores of the training rows; the larger, the more abnormal.
     threshold_ : float
-        Rows with larger scores are outliers.
+        Rows with larger scores are outliers. With a thresholder, its own figure, on its scale.
     labels_ : ndarray of shape (n_samples,)
         0 for the inliers and 1 for the outliers among the training rows.
     model : torch.nn.Module

@@ -19,7 +19,7 @@ _LOW_TILE = 1024
 # meet it computes exponentials and the like by another routine.
 _SHARED_CELLS = 32_768
 
-_TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
+_TILE_BYTES = {"cpu": 5 * 2**20, "cuda": 256 * 2**20}
 _MOST_ROWS = 2**20
 
 

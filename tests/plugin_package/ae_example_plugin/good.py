@@ -20,11 +20,12 @@ class ScaledL1(ScoreHead):
         self.register_buffer("scale", torch.ones(n_features))
 
     def fit(self, residuals):
-        total, n = torch.zeros(self.n_features), 0
+        total, n = torch.zeros_like(self.scale), 0
         for residual in residuals:
             total += residual.abs().sum(0)
             n += len(residual)
-        self.scale.copy_(total / n)
+        mean = total / n
+        self.scale.copy_(torch.where(mean > 0, mean, 1.0))
 
     def forward(self, residual):
         return (residual.abs() / self.scale).mean(1)
