@@ -44,6 +44,7 @@ DETECTORS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="", help="names that hold this word")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-rows", type=int, default=6_000)
     arguments = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
     datasets = [d.at_most(arguments.max_rows, 0) for d in folder_datasets(arguments.folder)]
     print(f"{len(datasets)} data sets, {arguments.seeds} seeds, at most {arguments.max_rows} rows")
     print(f"{'mean ROC AUC':36} {'outlier':>14} {'novelty':>14}")
-    for name in DETECTORS:
+    for name in [name for name in DETECTORS if arguments.only in name]:
         cells = []
         for novelty in (False, True):
             by_seed = defaultdict(list)

@@ -12,6 +12,7 @@ that a slow moment of the machine hits both.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import resource
 import statistics
@@ -32,21 +33,33 @@ from pyod_ae_plugin.detectors import NeuralDetector
 from pyod_ae_plugin.engine.rows import tile_rows
 
 N_ROWS, N_FEATURES, EPOCHS = 20_000, 30, 2
+TURN_SECONDS = 0.05
 PAIRS = {"AutoEncoder": (AutoEncoder, PyodAutoEncoder), "VAE": (VAE, PyodVAE)}
 ROW_COUNTS = (10_000, 100_000, 1_000_000, 5_000_000)
 
 
 def in_turn(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each function; all are called once before, then in turn."""
-    for function in functions.values():
-        function()
+    """Median seconds of each function over rounds in which all have their turn.
+
+    A turn is one call, or for short functions as many as fill TURN_SECONDS, after one that is
+    not counted: else they would be measured with the caches that their predecessor left.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            began = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - began)
+            calls = 1
+            first = _timed(function, 1)
+            if first < TURN_SECONDS:
+                calls = math.ceil(TURN_SECONDS / first)
+            seconds[name].append(_timed(function, calls))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _timed(function: Callable[[], object], calls: int) -> float:
+    began = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - began) / calls
 
 
 def bare_chain(detector: NeuralDetector, activations: bool) -> Callable[[], None]:
@@ -99,7 +112,7 @@ def compare(name: str, rounds: int) -> None:
             "bare chain of addmm": bare_chain(detector, activations=False),
             "the same with activations": bare_chain(detector, activations=True),
         },
-        4 * rounds + 1,
+        rounds,
     )
     print(f"{name}: decision_function, {N_ROWS} x {N_FEATURES} float64")
     for what, seconds in score.items():
@@ -117,8 +130,7 @@ def flatness() -> None:
         print(f"\n{name}: nanoseconds per row")
         for n in ROW_COUNTS:
             rows = X[:n]
-            rounds = 21 if n < 1_000_000 else 3
-            seconds = in_turn({"score": lambda: detector.decision_function(rows)}, rounds)["score"]  # noqa: B023
+            seconds = in_turn({"score": lambda: detector.decision_function(rows)}, 3)["score"]  # noqa: B023
             print(f"  {n:>9} rows {seconds / n * 1e9:8.1f}")
 
 
@@ -149,14 +161,15 @@ def main() -> None:
         return
     print(
         f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"pyod {version('pyod')}, {torch.get_num_threads()} threads, {platform.machine()}"
+        f"pyod {version('pyod')}, {torch.get_num_threads()} threads, {platform.machine()}",
+        flush=True,
     )
+    # The peak is of a process's whole life, so memory is measured in one of its own; and first,
+    # since a child's peak starts at what its parent holds.
+    subprocess.run([sys.executable, __file__, "--memory"], check=True)
     for name in PAIRS:
         compare(name, arguments.rounds)
     flatness()
-    print()
-    # The peak is of a process's whole life, so memory is measured in one of its own.
-    subprocess.run([sys.executable, __file__, "--memory"], check=True)
 
 
 if __name__ == "__main__":
