@@ -97,6 +97,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         "tol": [Interval(Real, 0, None, closed="left")],
     }
 
+    _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
+
     scoring_module_: ScoringModule
     history_: dict[str, list[float]]
     n_features_in_: int
