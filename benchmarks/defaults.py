@@ -14,8 +14,10 @@ import warnings
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pyod.models.base import BaseDetector
 
 from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.datasets import folder_datasets
@@ -41,6 +43,11 @@ DETECTORS = {
 }
 
 
+def create(name: str, **settings: Any) -> BaseDetector:
+    """Create one of DETECTORS."""
+    return DETECTORS[name](**settings)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
@@ -56,7 +63,13 @@ def main() -> None:
         cells = []
         for novelty in (False, True):
             by_seed = defaultdict(list)
-            for result in run(datasets, [name], lambda n: DETECTORS[n](), arguments.seeds, novelty):
+            for result in run(
+                datasets,
+                [name],
+                lambda n, **settings: DETECTORS[n](**settings),
+                arguments.seeds,
+                novelty,
+            ):
                 if result.error:
                     raise RuntimeError(f"{name} on {result.dataset}: {result.error}")
                 by_seed[result.seed].append(result.roc_auc)

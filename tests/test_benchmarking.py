@@ -91,15 +91,16 @@ def test_outlier_protocol_judges_the_training_scores(toy):
 def test_novelty_protocol_trains_on_half_of_the_inliers(toy):
     seen = []
 
-    def create(name):
-        detector = create_detector(name, epoch_num=2, device="cpu")
+    def create(name, **settings):
+        detector = create_detector(name, epoch_num=2, device="cpu", **settings)
         seen.append(detector)
         return detector
 
     first, second = run([toy], ["AutoEncoder"], create, 2, novelty=True)
     assert first.n_train == second.n_train == 90
     assert first.roc_auc != second.roc_auc
-    assert [(d.novelty, d.random_state, d.verbose) for d in seen] == [(True, 0, 0), (True, 1, 0)]
+    used = [(d.novelty, d.random_state, d.verbose) for d in seen[1::2]]
+    assert used == [(True, 0, 0), (True, 1, 0)]
 
 
 def test_a_failing_detector_is_a_result(toy):

@@ -86,7 +86,7 @@ def _evaluate(
     X_train, X_test, y_test = _split(dataset, seed) if novelty else (dataset.X,) * 2 + (dataset.y,)
     described = (name, dataset.name, seed, len(X_train), X_train.shape[1])
     try:
-        detector = _prepared(_created(create, name, dataset), seed, novelty)
+        detector = _prepared(create, name, dataset, seed, novelty)
         began = time.perf_counter()
         detector.fit(X_train)
         fitted = time.perf_counter()
@@ -114,17 +114,19 @@ def _split(dataset: Dataset, seed: int) -> tuple[Array, Array, Array]:
     return dataset.X[inliers[:half]], dataset.X[judged], dataset.y[judged]
 
 
-def _created(create: Callable[..., BaseDetector], name: str, dataset: Dataset) -> BaseDetector:
-    try:
-        return create(name)
-    except TypeError:  # a few of PyOD's detectors must be told the number of features
-        return create(name, n_features=dataset.X.shape[1])
-
-
-def _prepared(detector: BaseDetector, seed: int, novelty: bool) -> BaseDetector:
-    """Set what the benchmark sets, where the detector has it; all else is its default."""
+def _prepared(
+    create: Callable[..., BaseDetector], name: str, dataset: Dataset, seed: int, novelty: bool
+) -> BaseDetector:
+    """Create a detector with what the benchmark sets, where it has it, and its own defaults."""
     settings: dict[str, Any] = {"random_state": seed, "verbose": 0}
     if novelty:
         settings["novelty"] = True
+    needed: dict[str, Any] = {}
+    try:
+        detector = create(name)
+    except TypeError:  # a few of PyOD's detectors must be told the number of features
+        needed["n_features"] = dataset.X.shape[1]
+        detector = create(name, **needed)
     known = detector.get_params(deep=False)
-    return detector.set_params(**{k: v for k, v in settings.items() if k in known})
+    # Anew, since PyOD's deep detectors take their seed when they are created.
+    return create(name, **needed, **{k: v for k, v in settings.items() if k in known})
