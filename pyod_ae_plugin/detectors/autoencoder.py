@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from pyod_ae_plugin.detectors.base import NeuralDetector
-from pyod_ae_plugin.detectors.building import NetworkFactory, check_widths
+from pyod_ae_plugin.detectors.building import NetworkFactory
+from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.engine.objectives import Objective, ReconstructionLoss
 
 
@@ -122,7 +123,7 @@ class AutoEncoder(NeuralDetector):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **NeuralDetector._parameter_constraints,
+        **COMMON_CONSTRAINTS,
         "hidden_neuron_list": ["array-like"],
     }
 

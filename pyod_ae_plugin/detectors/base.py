@@ -6,7 +6,6 @@ import abc
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,13 +13,7 @@ import numpy as np
 import torch
 from pyod.models.base import BaseDetector
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import assert_all_finite, check_random_state
-from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from tqdm import tqdm
@@ -32,16 +25,22 @@ from pyod_ae_plugin.detectors.building import (
     draws_privately,
     find_network,
 )
+from pyod_ae_plugin.detectors.parameters import (
+    COMMON_CONSTRAINTS,
+    DEFAULT_OPTIMIZER_PARAMS,
+    DEFAULT_TRIM,
+    check_contamination,
+    check_optimizer_params,
+    seed_of,
+)
 from pyod_ae_plugin.detectors.rows import as_tensor, validate_rows
 from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fit_module, scoring_module
 from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.objectives import Objective
-from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
 from pyod_ae_plugin.engine.rows import map_rows, tile_rows
 from pyod_ae_plugin.engine.training import EarlyStopping, Epoch, TrainingOptions
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.networks.layers import ACTIVATIONS
 from pyod_ae_plugin.persistence import load_detector, save_detector
 from pyod_ae_plugin.scoring import ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
@@ -51,18 +50,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-# Measured on contaminated data: shares from 0.2 to 0.5 detect alike (benchmarks/defaults.py).
-DEFAULT_TRIM = 0.3
-COMPILE_MODES = {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"}
-# The options that PyOD's optimizers know; each optimizer uses those that it has.
-OPTIMIZER_PARAMS = {
-    "weight_decay": [Interval(Real, 0, None, closed="left")],
-    "adam_eps": [Interval(Real, 0, None, closed="neither")],
-    "sgd_momentum": [Interval(Real, 0, None, closed="left")],
-    "sgd_nesterov": ["boolean"],
-}
-DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
-
 
 class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):  # type: ignore[misc]
     """Base class of the detectors: validate, fit, score, threshold.
@@ -71,31 +58,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     :meth:`_objective`; everything else is here.
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "contamination": [Interval(Real, 0, 0.5, closed="right"), HasMethods(["fit", "predict"])],
-        "preprocessing": ["boolean"],
-        "lr": [Interval(Real, 0, None, closed="neither"), None],
-        "epoch_num": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "optimizer_name": [StrOptions(set(OPTIMIZERS))],
-        "device": [str, torch.device, None],
-        "random_state": ["random_state"],
-        "use_compile": ["boolean"],
-        "compile_mode": [StrOptions(COMPILE_MODES)],
-        "verbose": [Interval(Integral, 0, 2, closed="both"), "boolean"],
-        "optimizer_params": [dict, None],
-        "hidden_activation_name": [StrOptions(set(ACTIVATIONS))],
-        "batch_norm": ["boolean"],
-        "dropout_rate": [Interval(Real, 0, 1, closed="left")],
-        "novelty": ["boolean"],
-        "trim": [Interval(Real, 0, 1, closed="left"), None],
-        "network": [str, callable],
-        "score_head": [str],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-    }
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
 
     _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
 
@@ -323,22 +286,12 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     def _check_params(self) -> None:
         """Raise unless every parameter is usable, before anything else is done."""
         self._validate_params()
-        if isinstance(self.contamination, Real) and not isinstance(self.contamination, float):
-            raise TypeError(
-                f"contamination must be a float, got {type(self.contamination).__name__}; "
-                "pass float(contamination)."
-            )
-        options = self.optimizer_params or {}
-        unknown = sorted(set(options) - set(OPTIMIZER_PARAMS))
-        if unknown:
-            raise ValueError(f"optimizer_params may be {sorted(OPTIMIZER_PARAMS)}, got {unknown}.")
-        validate_parameter_constraints(OPTIMIZER_PARAMS, options, "optimizer_params")
-        if options.get("sgd_nesterov") and not options.get("sgd_momentum"):
-            raise ValueError("optimizer_params: sgd_nesterov=True needs a sgd_momentum above 0.")
+        check_contamination(self.contamination)
+        check_optimizer_params(self.optimizer_params or {})
 
     def _fit_module(self, rows: Tensor) -> ScoringModule:
         device = resolve_device(self.device)
-        seed = _seed(self.random_state)
+        seed = seed_of(self.random_state)
         generator = torch.Generator(device).manual_seed(seed)
         with contextlib.ExitStack() as stack:
             if not draws_privately(find_network(self.network)):
@@ -424,12 +377,3 @@ def _unchanged_on_error(detector: NeuralDetector) -> Iterator[None]:
         detector.__dict__.clear()
         detector.__dict__.update(before)
         raise
-
-
-def _seed(random_state: Any) -> int:
-    """A seed for torch; None draws one from the operating system, not from NumPy's global state."""
-    if random_state is None:
-        return torch.Generator().seed()
-    if isinstance(random_state, Integral):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))

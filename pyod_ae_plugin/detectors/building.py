@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -140,14 +138,3 @@ def _check_network(network: Network, name: str, n_features: int, device: torch.d
 
 def _name(factory: NetworkFactory) -> str:
     return str(getattr(factory, "__name__", repr(factory)))
-
-
-def check_widths(name: str, widths: Sequence[int]) -> None:
-    """Raise unless a parameter is a sequence of at least one layer width."""
-    if not isinstance(widths, (list, tuple, np.ndarray)):
-        raise TypeError(f"{name} must be a list or tuple of layer widths; got {widths!r}.")
-    integers = all(isinstance(w, Integral) and not isinstance(w, bool) for w in widths)
-    if len(widths) == 0 or not integers or min(widths) < 1:
-        raise ValueError(
-            f"{name} must hold at least one layer width, each an int >= 1; got {widths!r}."
-        )

@@ -10,11 +10,8 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyod_ae_plugin.detectors.base import NeuralDetector
-from pyod_ae_plugin.detectors.building import (
-    NetworkFactory,
-    check_posterior,
-    check_widths,
-)
+from pyod_ae_plugin.detectors.building import NetworkFactory, check_posterior
+from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
@@ -148,7 +145,7 @@ class VAE(NeuralDetector):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **NeuralDetector._parameter_constraints,
+        **COMMON_CONSTRAINTS,
         "beta": [Interval(Real, 0, None, closed="left")],
         "capacity": [Interval(Real, 0, None, closed="left"), None],
         "encoder_neuron_list": ["array-like"],

@@ -1,0 +1,99 @@
+"""Which values the detectors' parameters may have, and what some of their defaults stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+
+from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
+from pyod_ae_plugin.networks.layers import ACTIVATIONS
+
+# Measured on contaminated data (benchmarks/defaults.py): 0.3 detects better than 0 and 0.5.
+DEFAULT_TRIM = 0.3
+DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
+
+COMPILE_MODES = {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"}
+
+COMMON_CONSTRAINTS: dict[str, list[Any]] = {
+    "contamination": [Interval(Real, 0, 0.5, closed="right"), HasMethods(["fit", "predict"])],
+    "preprocessing": ["boolean"],
+    "lr": [Interval(Real, 0, None, closed="neither"), None],
+    "epoch_num": [Interval(Integral, 1, None, closed="left")],
+    "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+    "optimizer_name": [StrOptions(set(OPTIMIZERS))],
+    "device": [str, torch.device, None],
+    "random_state": ["random_state"],
+    "use_compile": ["boolean"],
+    "compile_mode": [StrOptions(COMPILE_MODES)],
+    "verbose": [Interval(Integral, 0, 2, closed="both"), "boolean"],
+    "optimizer_params": [dict, None],
+    "hidden_activation_name": [StrOptions(set(ACTIVATIONS))],
+    "batch_norm": ["boolean"],
+    "dropout_rate": [Interval(Real, 0, 1, closed="left")],
+    "novelty": ["boolean"],
+    "trim": [Interval(Real, 0, 1, closed="left"), None],
+    "network": [str, callable],
+    "score_head": [str],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "tol": [Interval(Real, 0, None, closed="left")],
+}
+
+# The options that PyOD's optimizers know; each optimizer uses those that it has.
+OPTIMIZER_PARAMS = {
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "adam_eps": [Interval(Real, 0, None, closed="neither")],
+    "sgd_momentum": [Interval(Real, 0, None, closed="left")],
+    "sgd_nesterov": ["boolean"],
+}
+
+
+def check_contamination(contamination: Any) -> None:
+    """Raise on numbers that PyOD would take for a thresholder."""
+    if isinstance(contamination, Real) and not isinstance(contamination, float):
+        raise TypeError(
+            f"contamination must be a float, got {type(contamination).__name__}; "
+            "pass float(contamination)."
+        )
+
+
+def check_optimizer_params(options: Mapping[str, Any]) -> None:
+    """Raise unless every option of the optimizer is known and usable."""
+    unknown = sorted(set(options) - set(OPTIMIZER_PARAMS))
+    if unknown:
+        raise ValueError(f"optimizer_params may be {sorted(OPTIMIZER_PARAMS)}, got {unknown}.")
+    validate_parameter_constraints(OPTIMIZER_PARAMS, options, "optimizer_params")
+    if options.get("sgd_nesterov") and not options.get("sgd_momentum"):
+        raise ValueError("optimizer_params: sgd_nesterov=True needs a sgd_momentum above 0.")
+
+
+def check_widths(name: str, widths: Sequence[int]) -> None:
+    """Raise unless a parameter is a sequence of at least one layer width."""
+    if not isinstance(widths, (list, tuple, np.ndarray)):
+        raise TypeError(f"{name} must be a list or tuple of layer widths; got {widths!r}.")
+    integers = all(isinstance(w, Integral) and not isinstance(w, bool) for w in widths)
+    if len(widths) == 0 or not integers or min(widths) < 1:
+        raise ValueError(
+            f"{name} must hold at least one layer width, each an int >= 1; got {widths!r}."
+        )
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed for torch; None draws one from the operating system, not from NumPy's global state."""
+    if random_state is None:
+        return torch.Generator().seed()
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
