@@ -34,7 +34,7 @@ class VAE(NeuralDetector):
     preprocessing : bool, default=True
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
-        Learning rate; None is 1e-3 for a batch of 32 rows and grows with the square root of
+        Learning rate; None is 2e-3 for a batch of 32 rows and grows with the square root of
         the batch size.
     epoch_num : int, default=30
         Passes over the training rows.

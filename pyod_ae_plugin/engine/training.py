@@ -99,7 +99,7 @@ def default_batch_size(n: int) -> int:
 
 
 def default_lr(batch_size: int) -> float:
-    """Learning rate for a batch size: 1e-3 at 32, growing with the square root.
+    """Learning rate for a batch size: 2e-3 at 32, growing with the square root.
 
     Adam's noise scale stays the same under the square-root rule (Malladi et al. 2022, On the
     SDEs and Scaling Rules for Adaptive Gradient Algorithms).
@@ -107,9 +107,9 @@ def default_lr(batch_size: int) -> float:
     Examples
     --------
     >>> default_lr(32), default_lr(512)
-    (0.001, 0.004)
+    (0.002, 0.008)
     """
-    return 1e-3 * math.sqrt(batch_size / 32)
+    return 2e-3 * math.sqrt(batch_size / 32)
 
 
 def train(
