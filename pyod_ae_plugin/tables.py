@@ -143,7 +143,7 @@ def _csv(path: Path, wanted: Callable[[list[str]], list[str]]) -> Table:
         raise
     if values.size and values.shape[1] != len(positions):
         _check_cells(path, positions)
-    if select is None and values.size:
+    if positions != sorted(positions) and select is None and values.size:
         values = values[:, positions]
     return Table(values, kept)
 
@@ -164,7 +164,7 @@ def _check_cells(path: Path, positions: Sequence[int]) -> None:
 
 
 def _array(path: Path) -> Array:
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _numeric(path, np.load(path, allow_pickle=False))
     with np.load(path, allow_pickle=False) as arrays:
         names = arrays.files

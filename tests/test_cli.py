@@ -181,6 +181,18 @@ def test_tables_come_back_as_written(tmp_path, ending):
     assert np.array_equal(table.values, np.column_stack(list(columns.values())))
 
 
+@pytest.mark.parametrize("ending", [".CSV", ".NPY", ".NPZ"])
+def test_endings_may_be_in_capitals(tmp_path, ending):
+    columns = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])}
+    small = tmp_path / f"t{ending.lower()}"
+    if ending == ".NPZ":
+        np.savez(small, X=np.column_stack(list(columns.values())))
+    else:
+        write_columns(small, columns)
+    table = read_table(small.rename(tmp_path / f"T{ending}"))
+    assert table.values.tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
 def test_npz_is_read_at_x(tmp_path):
     np.savez(tmp_path / "t.npz", X=np.ones((2, 3)), y=np.zeros(2))
     assert read_table(tmp_path / "t.npz").values.shape == (2, 3)

@@ -139,7 +139,7 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the loss of an epoch is not finite.
+        If the loss of an epoch, or a weight after it, is not finite.
     """
     training, held_out = _split(len(rows), options.early_stopping, generator)
     batch_size = options.batch_size or default_batch_size(len(training))

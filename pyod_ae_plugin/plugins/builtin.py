@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pyod_ae_plugin.plugins.hookspecs import hookimpl
@@ -39,6 +39,7 @@ def pyod_ae_score_heads() -> dict[str, Callable[[int], ScoreHead]]:
     return {"euclidean": Euclidean}
 
 
+@cache
 def _pyod_detectors() -> dict[str, Callable[..., BaseDetector]]:
     """PyOD's shipped tabular detectors, by its own list of them; imported when created."""
     from pyod.utils.knowledge import KnowledgeBase
