@@ -202,10 +202,18 @@ def test_a_row_s_score_is_its_own(Detector, n_features):
         assert detector.decision_function(X[i : i + 1])[0] == scores[i]
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu", "sigmoid", "elu", "tanh"])
-def test_a_row_s_score_is_its_own_with_any_number_of_threads(activation):
-    X = np.random.default_rng(0).normal(size=(3001, 40))
-    detector = quick(AutoEncoder, hidden_activation_name=activation, epoch_num=1).fit(X[:200])
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({"hidden_activation_name": name} for name in ["relu", "silu", "sigmoid", "elu", "tanh"]),
+        {"hidden_neuron_list": [8, 1]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("n_features", [1, 40])
+def test_a_row_s_score_is_its_own_with_any_number_of_threads(params, n_features):
+    X = np.random.default_rng(0).normal(size=(3001, n_features))
+    detector = quick(AutoEncoder, **params, epoch_num=1).fit(X[:200])
     n_threads = torch.get_num_threads()
     try:
         got = []

@@ -1,5 +1,7 @@
 """Standardisation, score head and scoring module, against independent computations."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -87,12 +89,14 @@ def test_euclidean_is_the_length_of_the_residual():
     assert np.allclose(Euclidean(5)(residual), np.linalg.norm(residual.numpy(), axis=1))
 
 
-def make_module(variational):
+def make_module(variational, activation="relu", output="identity"):
     generator = torch.Generator().manual_seed(0)
     if variational:
-        network = variational_mlp(6, [9, 5], [5, 9], 2, "relu", "tanh", False, 0.0, None, generator)
+        network = variational_mlp(
+            6, [9, 5], [5, 9], 2, activation, output, False, 0.0, None, generator
+        )
     else:
-        network = mlp(6, [8, 3], "relu", False, 0.0, generator)
+        network = mlp(6, [8, 3], activation, False, 0.0, generator)
     standardize = fitted(np.random.default_rng(1).normal(size=(90, 6)) * 3 + 1)
     return ScoringModule(standardize, network.eval().for_inference(), Euclidean(6)).eval()
 
@@ -105,14 +109,55 @@ def test_score_is_the_distance_of_row_and_reconstruction_in_standard_units(varia
     torch.testing.assert_close(module(x), (z - rebuilt).square().sum(1).sqrt())
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("output", ["identity", "tanh"])
 @pytest.mark.parametrize("variational", [False, True])
-def test_the_fast_function_gives_the_bits_of_the_module(variational):
-    module = make_module(variational)
+def test_the_fast_function_gives_the_scores_of_the_module(variational, output, activation):
+    module = make_module(variational, activation, output)
     score = score_function(module)
     with torch.inference_mode():
-        for n in (128, 128, 64):
-            x = torch.randn(n, 6, dtype=torch.float64)
-            assert torch.equal(score(x), module(x))
+        for n in (128, 128, 64, 192):
+            x = torch.randn(n, 6, dtype=torch.float64) * 5 + 1
+            torch.testing.assert_close(score(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_fast_function_sees_changed_weights_and_obeys_hooks():
+    module = make_module(False)
+    x = torch.randn(64, 6, dtype=torch.float64)
+    layers = module.network.layers()
+    before = module(x)
+    layers[2].weight.data.mul_(3)
+    layers[1].register_forward_hook(lambda layer, args, output: output * 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(score_function(module)(x), module(x), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(module(x), before)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e25, 1e300])
+def test_the_fast_function_gives_bad_rows_alone_the_highest_score(bad):
+    module = make_module(False)
+    x = torch.randn(64, 6, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = module(x)
+        x[5, 2] = bad
+        scores = score_function(module)(x)
+    assert scores[5] == HIGHEST_SCORE
+    others = torch.arange(64) != 5
+    torch.testing.assert_close(scores[others], expected[others], rtol=1e-5, atol=1e-5)
+
+
+def test_threads_score_in_memory_of_their_own():
+    module = make_module(False)
+    tiles = [torch.randn(640, 6) for _ in range(8)]
+    with torch.inference_mode():
+        expected = [score_function(module)(tile) for tile in tiles]
+
+    @torch.inference_mode()
+    def agrees(i):
+        return all(torch.equal(score_function(module)(tiles[i]), expected[i]) for _ in range(50))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(agrees, range(8)))
 
 
 @pytest.mark.parametrize("far", [1e25, 1e30, 1e200])

@@ -38,7 +38,7 @@ from pyod_ae_plugin.engine.devices import available_device, resolve_device, seed
 from pyod_ae_plugin.engine.fitting import fit_module, scoring_module
 from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.objectives import Objective
-from pyod_ae_plugin.engine.rows import map_rows, tile_rows
+from pyod_ae_plugin.engine.rows import map_rows
 from pyod_ae_plugin.engine.training import EarlyStopping, Epoch, TrainingOptions
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.persistence import load_detector, save_detector
@@ -349,10 +349,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return scores
 
     def _map(self, function: Callable[[Tensor], Tensor], X: Array) -> Array:
-        module = self.scoring_module_
-        device = module.standardize.scale.device
-        n_tile = tile_rows(module, device)
-        mapped: Array = map_rows(function, as_tensor(X), n_tile, device).numpy()
+        mapped: Array = map_rows(function, as_tensor(X), self.scoring_module_).numpy()
         return mapped
 
     def __getstate__(self) -> dict[str, Any]:

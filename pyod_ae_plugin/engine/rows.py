@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from pyod_ae_plugin.scoring import ScoringModule
 
 # Matrix kernels treat the last few rows of a matrix apart and round them otherwise. In a tile
-# whose height is a multiple of this, every row meets the same arithmetic.
+# whose height is a multiple of this, every row meets the same arithmetic. Rows of a matrix with
+# one column are shared out among the threads, so there each thread's share must be a multiple.
 _ALIGNMENT = 64
 # Wide rows come in low tiles. For their long inner products kernels choose by the height of the
 # tile how to cut them up, so tiles up to this height are all of one height.
@@ -19,21 +20,8 @@ _LOW_TILE = 1024
 # meet it computes exponentials and the like by another routine.
 _SHARED_CELLS = 32_768
 
-_TILE_BYTES = {"cpu": 5 * 2**20, "cuda": 256 * 2**20}
+_TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 _MOST_ROWS = 2**20
-
-
-def tile_rows(module: ScoringModule, device: torch.device) -> int:
-    """Rows that a tile has at most when the module works on it.
-
-    Their values and activations fit in the cache, or in a small part of GPU memory, and no
-    operation of the module rounds differently in different places of the tile.
-    """
-    n_features = module.standardize.n_features
-    n = _rows_in_memory(n_features, module.widest_layer, device)
-    if device.type == "cpu" and not module.rounds_alike:
-        n = min(n, _SHARED_CELLS // max(n_features, module.widest_layer))
-    return max(n // _ALIGNMENT, 1) * _ALIGNMENT
 
 
 def training_tile_rows(n_features: int, device: torch.device) -> int:
@@ -47,30 +35,26 @@ def _rows_in_memory(n_features: int, widest_layer: int, device: torch.device) ->
     return min(_TILE_BYTES.get(device.type, _TILE_BYTES["cpu"]) // bytes_per_row, _MOST_ROWS)
 
 
-def map_rows(
-    function: Callable[[Tensor], Tensor], rows: Tensor, tile_rows: int, device: torch.device
-) -> Tensor:
-    """Apply a function tile by tile and collect what it returns, as float64 on the CPU.
+def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, module: ScoringModule) -> Tensor:
+    """Apply a function of a module tile by tile and collect what it returns, as float64 on the CPU.
 
     What a row is mapped to depends on that row alone, to the last bit.
 
     Parameters
     ----------
     function : callable
-        Maps tiles of shape (m, n_features) on the device to tensors of shape (m, ...).
+        Maps tiles of shape (m, n_features) on the module's device to tensors of shape (m, ...)
+        by the module's network.
     rows : Tensor of shape (n, n_features)
         Raw rows on the CPU, n >= 1.
-    tile_rows : int
-        Most rows taken at a time, a multiple of the alignment.
-    device : torch.device
-        Where the function works.
+    module : ScoringModule
 
     Returns
     -------
     Tensor of shape (n, ...)
     """
-    n = len(rows)
-    height = _tile_height(n, tile_rows, device)
+    n, device = len(rows), module.standardize.scale.device
+    height = _tile_height(n, module, device)
     result = torch.empty(0)
     with torch.inference_mode():
         for start in range(0, n, height):
@@ -102,12 +86,24 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _tile_height(n: int, tile_rows: int, device: torch.device) -> int:
-    """Rows in each tile: all tiles alike, and as few of them as ``tile_rows`` lets."""
-    if device.type != "cpu" or tile_rows <= _LOW_TILE:
-        return tile_rows
-    n_tiles = -(-n // tile_rows)
-    return -(-n // (n_tiles * _ALIGNMENT)) * _ALIGNMENT
+def _tile_height(n: int, module: ScoringModule, device: torch.device) -> int:
+    """Rows in each of the tiles that n rows are cut into: all tiles alike, and few of them.
+
+    A tile's values and activations fit in the cache, or in a small part of GPU memory, and no
+    operation of the module rounds differently in different places of the tile.
+    """
+    n_features = module.standardize.n_features
+    most = _rows_in_memory(n_features, module.widest_layer, device)
+    alignment = _ALIGNMENT
+    if device.type == "cpu" and not module.rounds_alike:
+        most = min(most, _SHARED_CELLS // max(n_features, module.widest_layer))
+    if device.type == "cpu" and module.has_single_column:
+        alignment *= torch.get_num_threads()
+    most = max(most // alignment, 1) * alignment
+    if device.type != "cpu" or most <= _LOW_TILE:
+        return most
+    n_tiles = -(-n // most)
+    return -(-n // (n_tiles * alignment)) * alignment
 
 
 def _tile_before(stop: int, height: int, rows: Tensor, device: torch.device) -> Tensor:

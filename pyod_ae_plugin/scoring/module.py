@@ -28,6 +28,8 @@ class ScoringModule(nn.Module):
     ----------
     widest_layer : int
         Most outputs that a weight matrix of the network has.
+    has_single_column : bool
+        Whether a weight matrix of the network has one input or one output.
     rounds_alike : bool
         Whether the network is made of nothing but linear layers and ReLUs, whose arithmetic for
         a cell is the same wherever the cell lies.
@@ -55,6 +57,7 @@ class ScoringModule(nn.Module):
         self.head = head
         weights = [parameter for parameter in network.parameters() if parameter.ndim == 2]
         self.widest_layer = max((len(weight) for weight in weights), default=1)
+        self.has_single_column = any(1 in weight.shape for weight in weights)
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
         self.rounds_alike = all(isinstance(m, (nn.Linear, nn.ReLU)) for m in leaves)
 
