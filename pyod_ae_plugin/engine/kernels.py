@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import TypeGuard
 
 import torch
@@ -16,7 +15,7 @@ from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 TileFunction = Callable[[Tensor], Tensor]
-# A layer as a function of a tile and of memory for the result, which not every layer uses.
+# Takes a tile and the memory for the result.
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -34,23 +33,26 @@ def score_function(module: ScoringModule) -> TileFunction:
     layers = network.layers() if known else None
     if layers is None or len(layers) < 2 or module.standardize.scale.dtype is not torch.float32:
         return module
-    first, *between, last = layers
-    if not (_is_affine(first) and _is_affine(last)):
+    if not (_is_affine(layers[0]) and _is_affine(layers[-1])):
         return module
-    return _folded(module, first, between, last)
+    return _folded(module, layers)
 
 
-def _folded(
-    module: ScoringModule, first: nn.Linear, between: Sequence[nn.Module], last: nn.Linear
-) -> TileFunction:
+def _folded(module: ScoringModule, layers: Sequence[nn.Module]) -> TileFunction:
     scale, shift, head = module.standardize.scale, module.standardize.shift, module.head
-    layers = [first, *between, last]
-    steps, lack = _steps(layers, scale, shift)
+    *stages, (last, _) = _stages(layers)
+    steps: list[Step] = []
+    lack: Tensor | None = shift
+    for layer, following in stages:
+        weight = layer.weight if steps else layer.weight * scale
+        bias = _bias(layer, lack)
+        steps.append(_step(weight.t(), bias, following))
+        lack = bias if _hands_bias_on(following) else None
     weight, bias = last.weight.t(), _bias(last, lack) - shift
-    widths = [len(scale), len(scale), *(_width(layer) for layer in layers[:-1])]
+    widths = [len(scale), *(layer.out_features for layer, _ in stages), len(scale)]
 
     def score(x: Tensor) -> Tensor:
-        rows, residual, *results = _scratch.tiles(len(x), widths, scale.device)
+        rows, *results, residual = _scratch.tiles(len(x), widths, scale.device)
         h = rows.copy_(x)
         for step, result in zip(steps, results, strict=True):
             h = step(h, result)
@@ -60,31 +62,15 @@ def _folded(
     return score
 
 
-def _steps(
-    layers: Sequence[nn.Module], scale: Tensor, shift: Tensor
-) -> tuple[list[Step], Tensor | None]:
-    """All layers but the last as steps, and what their result lacks.
-
-    Adding a bias takes a pass over the tile. It is spared where the next layer is a ReLU, since
-    max(h + b, 0) = max(h, -b) + b, or linear: what rows lack is handed on to the next bias.
-    """
-    steps: list[Step] = []
-    lack: Tensor | None = shift
-    for layer, following in pairwise(layers):
+def _stages(layers: Sequence[nn.Module]) -> list[tuple[nn.Linear, list[nn.Module]]]:
+    """Each linear layer with the layers between it and the next one."""
+    stages: list[tuple[nn.Linear, list[nn.Module]]] = []
+    for layer in layers:
         if _is_affine(layer):
-            weight = layer.weight * scale if layer is layers[0] else layer.weight
-            bias = _bias(layer, lack)
-            if _is_affine(following) or _is_relu(following):
-                steps.append(_multiply(weight.t()))
-                lack = bias
-            else:
-                steps.append(_multiply_and_add(weight.t(), bias))
-                lack = None
-        elif lack is not None:
-            steps.append(_clamp(-lack))
+            stages.append((layer, []))
         else:
-            steps.append(_apply(layer))
-    return steps, lack
+            stages[-1][1].append(layer)
+    return stages
 
 
 def _bias(layer: nn.Linear, lack: Tensor | None) -> Tensor:
@@ -92,34 +78,34 @@ def _bias(layer: nn.Linear, lack: Tensor | None) -> Tensor:
     return layer.bias if lack is None else torch.addmv(layer.bias, layer.weight, lack)
 
 
-def _multiply(weight: Tensor) -> Step:
-    return lambda h, result: torch.mm(h, weight, out=result)
+def _hands_bias_on(following: Sequence[nn.Module]) -> bool:
+    """Whether a bias can be left for the next linear layer to add.
+
+    Adding it takes a pass over the tile. That is spared if a linear layer follows, or a ReLU,
+    since max(h + b, 0) = max(h, -b) + b.
+    """
+    return all(type(layer) is nn.ReLU and not _is_hooked(layer) for layer in following)
 
 
-def _multiply_and_add(weight: Tensor, bias: Tensor) -> Step:
-    return lambda h, result: torch.addmm(bias, h, weight, out=result)
+def _step(weight: Tensor, bias: Tensor, following: Sequence[nn.Module]) -> Step:
+    if not following:
+        return lambda h, result: torch.mm(h, weight, out=result)
+    if _hands_bias_on(following):
+        lowest = -bias
+        return lambda h, result: torch.mm(h, weight, out=result).clamp_min_(lowest)
 
+    def step(h: Tensor, result: Tensor) -> Tensor:
+        h = torch.addmm(bias, h, weight, out=result)
+        for layer in following:
+            h = layer(h)
+        return h
 
-def _clamp(lowest: Tensor) -> Step:
-    return lambda h, _: h.clamp_min_(lowest)
-
-
-def _apply(layer: nn.Module) -> Step:
-    return lambda h, _: layer(h)
-
-
-def _width(layer: nn.Module) -> int:
-    """Width of the memory that a layer's step uses."""
-    return layer.out_features if _is_affine(layer) else 0
+    return step
 
 
 def _is_affine(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is a linear one with a bias and does nothing else besides."""
     return type(layer) in (Linear, nn.Linear) and layer.bias is not None and not _is_hooked(layer)
-
-
-def _is_relu(layer: nn.Module) -> bool:
-    return type(layer) is nn.ReLU and not _is_hooked(layer)
 
 
 def _is_hooked(layer: nn.Module) -> bool:
@@ -139,17 +125,21 @@ class _Scratch(threading.local):
         self._tiles: list[Tensor] = []
 
     def tiles(self, n: int, widths: Sequence[int], device: torch.device) -> list[Tensor]:
-        """Tiles [n, width], whatever they hold; at the next call they are somebody else's."""
+        """Tiles [n, width], whatever they hold; at the next call they are somebody else's.
+
+        All but the first tile lie by turns in two places, so that less of the cache is taken:
+        writing to one destroys the one before the last.
+        """
         if device.type != "cpu":
             return [torch.empty(n, width, device=device) for width in widths]
         if (n, widths) != self._shape:
-            sizes = [n * width for width in widths]
-            if len(self._memory) < sum(sizes):
-                self._memory = torch.empty(sum(sizes))
-            pieces = self._memory[: sum(sizes)].split(sizes)
-            self._tiles = [
-                piece.view(n, width) for piece, width in zip(pieces, widths, strict=True)
-            ]
+            places = [n * widths[0], n * max(widths[1::2]), n * max(widths[2::2], default=0)]
+            if len(self._memory) < sum(places):
+                self._memory = torch.empty(sum(places))
+            first, *others = self._memory[: sum(places)].split(places)
+            self._tiles = [first.view(n, widths[0])]
+            for i, width in enumerate(widths[1:]):
+                self._tiles.append(others[i % 2][: n * width].view(n, width))
             self._shape = (n, widths)
         return self._tiles
 
