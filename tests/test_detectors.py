@@ -723,3 +723,12 @@ def test_a_row_s_score_is_its_own_on_a_gpu(Detector, data):
     scores = detector.decision_function(data[1])
     assert np.array_equal(detector.decision_function(data[1][:3]), scores[:3])
     assert np.array_equal(detector.predict(data[0]), detector.labels_)
+
+
+@pytest.mark.gpu
+@BOTH
+def test_a_pickled_detector_gives_the_same_bits_on_a_gpu(Detector, data):
+    detector = quick(Detector, device="cuda").fit(data[0])
+    again = pickle.loads(pickle.dumps(detector))
+    assert next(again.model.parameters()).is_cuda
+    assert np.array_equal(again.decision_function(data[1]), detector.decision_function(data[1]))

@@ -70,4 +70,8 @@ def scoring_module(standardize: Standardize, network: Network, head: ScoreHead) 
     for_inference = getattr(network, "for_inference", None)
     if callable(for_inference):
         network = for_inference()
+    for parameter in network.parameters():
+        # Training left views of one vector. Matrix kernels are chosen by how memory is aligned,
+        # so a module that is loaded again would else round otherwise.
+        parameter.data = parameter.data.clone()
     return ScoringModule(standardize, network, head).eval().requires_grad_(False)
