@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from pyod_ae_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from pyod_ae_plugin.detectors import VAE, AutoEncoder
+    from pyod_ae_plugin.detectors import VAE, AutoEncoder, AutoEncoderEnsemble
     from pyod_ae_plugin.persistence import load_detector
     from pyod_ae_plugin.plugins import create_detector, detector_names, hookimpl
 
 __all__ = [
     "VAE",
     "AutoEncoder",
+    "AutoEncoderEnsemble",
     "__version__",
     "create_detector",
     "detector_names",
@@ -25,6 +26,7 @@ __all__ = [
 _HOMES = {
     "VAE": "detectors",
     "AutoEncoder": "detectors",
+    "AutoEncoderEnsemble": "detectors",
     "load_detector": "persistence",
     "create_detector": "plugins",
     "detector_names": "plugins",

@@ -8,7 +8,7 @@ from pathlib import Path
 from pyod_ae_plugin.benchmarking.evaluation import Result
 from pyod_ae_plugin.benchmarking.summary import detector_means
 
-OURS = ("AutoEncoder", "VAE")
+OURS = ("AutoEncoder", "AutoEncoderEnsemble", "VAE")
 
 
 def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:

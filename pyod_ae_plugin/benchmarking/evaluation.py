@@ -53,6 +53,7 @@ def run(
     create: Callable[..., BaseDetector],
     seeds: int,
     novelty: bool,
+    first_seed: int = 0,
 ) -> Iterator[Result]:
     """Evaluate every detector on every data set with every seed.
 
@@ -64,18 +65,19 @@ def run(
     create : callable
         Creates a detector of a name and keywords.
     seeds : int
-        Seeds 0 to seeds - 1 are used.
+        Seeds ``first_seed`` to ``seeds - 1`` are used.
     novelty : bool
         If False, the outlier protocol: fit on all rows, judge the scores of the same rows. If
         True, the novelty protocol: fit on half of the inliers, judge the other half and all
         outliers.
+    first_seed : int, default=0
 
     Yields
     ------
     Result
     """
     for dataset in datasets:
-        for seed in range(seeds):
+        for seed in range(first_seed, seeds):
             for name in detectors:
                 yield _evaluate(name, create, dataset, seed, novelty)
 

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from pyod_ae_plugin.detectors.base import NeuralDetector
 from pyod_ae_plugin.detectors.building import NetworkFactory
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
+from pyod_ae_plugin.detectors.single import SingleNetworkDetector
 from pyod_ae_plugin.engine.objectives import Objective, ReconstructionLoss
 
 
-class AutoEncoder(NeuralDetector):
+class AutoEncoder(SingleNetworkDetector):
     """Outlier detection by the reconstruction error of an autoencoder.
 
     An encoder narrows a row to a small latent code and a decoder rebuilds the row from it.
@@ -31,8 +31,8 @@ class AutoEncoder(NeuralDetector):
     lr : float or None, default=None
         Learning rate; None is 2e-3 for a batch of 32 rows and grows with the square root of
         the batch size.
-    epoch_num : int, default=10
-        Passes over the training rows.
+    epoch_num : int or None, default=None
+        Passes over the training rows; None makes about 500 steps, in no fewer than 5 passes.
     batch_size : int or None, default=None
         Rows in a training step; None grows with the data from 32 to 1,024.
     optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
@@ -51,10 +51,10 @@ class AutoEncoder(NeuralDetector):
     optimizer_params : dict or None, default=None
         ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
         optimizer has them; None is ``{'weight_decay': 1e-5}``.
-    hidden_neuron_list : sequence of int, default=(64, 32)
-        Widths of the encoder's layers, the last of them the bottleneck; the decoder mirrors
-        them.
-    hidden_activation_name : str, default='relu'
+    hidden_neuron_list : sequence of int, default=(128, 64, 16)
+        Widths of the encoder's layers, the last of them the bottleneck, which is linear; the
+        decoder mirrors them.
+    hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
         'softplus', 'tanh'.
     batch_norm : bool, default=False
@@ -65,14 +65,23 @@ class AutoEncoder(NeuralDetector):
         Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
         keeps the network from learning to rebuild them.
     trim : float in [0, 1) or None, default=None
-        Share of the highest-loss rows of each batch left out of the gradient; None is 0.3, or
+        Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
         0 with ``novelty=True``.
+    mask : float in [0, 1), default=0.0
+        Share of the features of each row hidden from the encoder while training, at random; the
+        decoder has to rebuild them (denoising autoencoder).
+    noise : float, default=0.0
+        Standard deviation of normal noise added while training to what the encoder is given, in
+        standard deviations of the features.
     network : str or callable, default='mlp'
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode`` and ``decode``. It may name further parameters
         of the detector, which it is then given.
-    score_head : str, default='euclidean'
-        Name of a registered score head.
+    score_head : str, default='joint_mahalanobis'
+        Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
+        'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
+        that of residual and latent code together; 'nll', the negative log likelihood under a
+        decoder that learns a variance per feature.
     early_stopping : bool, default=False
         Hold rows out and stop when their loss no longer falls; the best epoch is kept.
     validation_fraction : float in (0, 1), default=0.1
@@ -104,6 +113,7 @@ class AutoEncoder(NeuralDetector):
     See Also
     --------
     VAE : The latent code as a distribution.
+    AutoEncoderEnsemble : Many unlike ones.
 
     References
     ----------
@@ -117,7 +127,7 @@ class AutoEncoder(NeuralDetector):
     ...     n_train=500, n_test=100, n_features=5, random_state=0)
     >>> detector = AutoEncoder(verbose=0, device="cpu").fit(X_train)
     >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
-    ((100,), (100, 32))
+    ((100,), (100, 16))
     >>> int(detector.labels_.sum())
     50
     """
@@ -132,7 +142,7 @@ class AutoEncoder(NeuralDetector):
         contamination: Any = 0.1,
         preprocessing: bool = True,
         lr: float | None = None,
-        epoch_num: int = 10,
+        epoch_num: int | None = None,
         batch_size: int | None = None,
         optimizer_name: str = "adam",
         device: str | torch.device | None = None,
@@ -141,14 +151,16 @@ class AutoEncoder(NeuralDetector):
         compile_mode: str = "default",
         verbose: int = 1,
         optimizer_params: Mapping[str, Any] | None = None,
-        hidden_neuron_list: Sequence[int] = (64, 32),
-        hidden_activation_name: str = "relu",
+        hidden_neuron_list: Sequence[int] = (128, 64, 16),
+        hidden_activation_name: str = "silu",
         batch_norm: bool = False,
         dropout_rate: float = 0.0,
         novelty: bool = False,
         trim: float | None = None,
+        mask: float = 0.0,
+        noise: float = 0.0,
         network: str | NetworkFactory = "mlp",
-        score_head: str = "euclidean",
+        score_head: str = "joint_mahalanobis",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
@@ -169,6 +181,8 @@ class AutoEncoder(NeuralDetector):
             optimizer_params=optimizer_params,
             novelty=novelty,
             trim=trim,
+            mask=mask,
+            noise=noise,
             network=network,
             score_head=score_head,
             early_stopping=early_stopping,
@@ -186,4 +200,4 @@ class AutoEncoder(NeuralDetector):
         check_widths("hidden_neuron_list", self.hidden_neuron_list)
 
     def _objective(self) -> Objective:
-        return ReconstructionLoss()
+        return ReconstructionLoss(self._corruption(), self._learns_variance())

@@ -7,7 +7,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from tqdm import tqdm
 
-from pyod_ae_plugin.detectors.building import (
-    NetworkFactory,
-    build_head,
-    build_network,
-    draws_privately,
-    find_network,
-)
+from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     DEFAULT_OPTIMIZER_PARAMS,
@@ -39,10 +33,10 @@ from pyod_ae_plugin.engine.fitting import fit_module, scoring_module
 from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.rows import map_rows
-from pyod_ae_plugin.engine.training import EarlyStopping, Epoch, TrainingOptions
+from pyod_ae_plugin.engine.training import Epoch, TrainingOptions
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.persistence import load_detector, save_detector
-from pyod_ae_plugin.scoring import ScoringModule, Standardize
+from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 if TYPE_CHECKING:
@@ -51,11 +45,27 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
+class Plan(NamedTuple):
+    """What a detector trains.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        Untrained.
+    objective : Objective
+    options : TrainingOptions
+    """
+
+    network: Network
+    objective: Objective
+    options: TrainingOptions
+
+
 class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):  # type: ignore[misc]
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
-    :meth:`_objective`; everything else is here.
+    :meth:`_plan` and :meth:`_build_network`; everything else is here.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
@@ -71,23 +81,18 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         contamination: Any,
         preprocessing: bool,
         lr: float | None,
-        epoch_num: int,
+        epoch_num: int | None,
         batch_size: int | None,
         optimizer_name: str,
         device: str | torch.device | None,
         random_state: Any,
-        use_compile: bool,
-        compile_mode: str,
         verbose: int,
         optimizer_params: Mapping[str, Any] | None,
         novelty: bool,
         trim: float | None,
-        network: str | NetworkFactory,
+        mask: float,
+        noise: float,
         score_head: str,
-        early_stopping: bool,
-        validation_fraction: float,
-        n_iter_no_change: int,
-        tol: float,
     ) -> None:
         super().__init__(contamination=contamination)
         self.preprocessing = preprocessing
@@ -97,18 +102,13 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         self.optimizer_name = optimizer_name
         self.device = device
         self.random_state = random_state
-        self.use_compile = use_compile
-        self.compile_mode = compile_mode
         self.verbose = verbose
         self.optimizer_params = optimizer_params
         self.novelty = novelty
         self.trim = trim
-        self.network = network
+        self.mask = mask
+        self.noise = noise
         self.score_head = score_head
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit the detector to training rows.
@@ -272,16 +272,12 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         n_features = attributes["n_features_in_"]
         with seeded_global_rng(0, torch.device("cpu")):
             network = self._build_network(n_features, torch.Generator())
-            head = build_head(self.score_head, n_features)
+            head = self._build_head(network, n_features)
         module = scoring_module(Standardize(n_features), network, head)
         # assign keeps the dtypes of the file, those of the scaling among them
         module.load_state_dict(module_state, assign=True)
         self.scoring_module_ = module.requires_grad_(False).to(target)
         self.__dict__.update(attributes)
-
-    @abc.abstractmethod
-    def _objective(self) -> Objective:
-        """What training minimises."""
 
     def _check_params(self) -> None:
         """Raise unless every parameter is usable, before anything else is done."""
@@ -294,52 +290,70 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         seed = seed_of(self.random_state)
         generator = torch.Generator(device).manual_seed(seed)
         with contextlib.ExitStack() as stack:
-            if not draws_privately(find_network(self.network)):
+            if not self._draws_privately():
                 stack.enter_context(seeded_global_rng(seed, device))
-            n_features = rows.shape[1]
+            plan = self._plan(rows.shape[1], seed, generator)
             return fit_module(
                 rows,
-                self._build_network(n_features, generator),
-                build_head(self.score_head, n_features).to(device),
-                self._objective(),
-                self._training_options(),
+                plan.network,
+                lambda trained: self._build_head(trained, rows.shape[1]),
+                plan.objective,
+                plan.options,
                 generator,
                 preprocessing=self.preprocessing,
                 follow=self._follow,
+                earlier=self._earlier(),
             )
 
-    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
-        params = self.get_params(deep=False)
-        return build_network(find_network(self.network), n_features, params, generator)
+    @abc.abstractmethod
+    def _plan(self, n_features: int, seed: int, generator: torch.Generator) -> Plan:
+        """What is trained, towards what, and how."""
 
-    def _training_options(self) -> TrainingOptions:
-        params = self.optimizer_params
-        stopping = EarlyStopping(self.validation_fraction, self.n_iter_no_change, self.tol)
+    @abc.abstractmethod
+    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
+        """A network as was fitted, to load weights into."""
+
+    def _draws_privately(self) -> bool:
+        """Whether building and training leave torch's global generators alone."""
+        return True
+
+    def _build_head(self, network: Network, n_features: int) -> ScoreHead:
+        return build_head(self.score_head, network, n_features)
+
+    def _earlier(self) -> ScoringModule | None:
+        """What was fitted before and is added to."""
+        return None
+
+    def _trim(self) -> float:
         trim_by_default = 0.0 if self.novelty else DEFAULT_TRIM
+        return trim_by_default if self.trim is None else self.trim
+
+    def _training_options(self, **others: Any) -> TrainingOptions:
+        params = self.optimizer_params
         return TrainingOptions(
             epochs=self.epoch_num,
-            trim=trim_by_default if self.trim is None else self.trim,
             batch_size=self.batch_size,
             lr=self.lr,
             optimizer=self.optimizer_name,
             optimizer_params=DEFAULT_OPTIMIZER_PARAMS if params is None else params,
-            early_stopping=stopping if self.early_stopping else None,
-            compile_mode=self.compile_mode if self.use_compile else None,
+            **others,
         )
 
     def _follow(self, epochs: Iterable[Epoch]) -> None:
         """Go through the epochs, keep their losses and show them as ``verbose`` asks."""
         history: dict[str, list[float]] = {"loss": []}
-        bar = tqdm(epochs, "Training: ", total=self.epoch_num, disable=self.verbose != 1)
-        for number, epoch in enumerate(bar, 1):
-            history["loss"].append(epoch.loss)
-            if epoch.validation_loss is not None:
-                history.setdefault("validation_loss", []).append(epoch.validation_loss)
-            if self.verbose == 2:
-                print(
-                    f"Epoch {number}/{self.epoch_num}, loss={epoch.loss:.4f}, "
-                    f"time={epoch.seconds:.2f}s"
-                )
+        with tqdm(desc="Training: ", disable=self.verbose != 1) as bar:
+            for number, epoch in enumerate(epochs, 1):
+                history["loss"].append(epoch.loss)
+                if epoch.validation_loss is not None:
+                    history.setdefault("validation_loss", []).append(epoch.validation_loss)
+                bar.total = epoch.total
+                bar.update()
+                if self.verbose == 2:
+                    print(
+                        f"Epoch {number}/{epoch.total}, loss={epoch.loss:.4f}, "
+                        f"time={epoch.seconds:.2f}s"
+                    )
         self.history_ = history
 
     def _score(self, X: Array) -> Array:

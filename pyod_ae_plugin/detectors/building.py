@@ -63,15 +63,49 @@ def build_network(
     return network
 
 
-def build_head(name: str, n_features: int) -> ScoreHead:
-    """Return a new score head of a registered kind."""
-    head = find("pyod_ae_score_heads", name, "score head")(n_features)
+def build_head(
+    name: str, network: Network, n_features: int, members: tuple[int, ...] = ()
+) -> ScoreHead:
+    """Return a new score head of a registered kind for a network.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If no such head is registered, it is none, or the network lacks what it needs.
+    """
+    factory = find_head(name)
+    available = {"n_latent": n_latent(network, n_features), "members": members}
+    named = inspect.signature(factory).parameters
+    head = factory(n_features, **{k: v for k, v in available.items() if k in named})
     if not isinstance(head, ScoreHead):
         raise TypeError(
             f"The score head {name!r} is a {type(head).__name__}; it must be a subclass of "
             "pyod_ae_plugin.scoring.ScoreHead."
         )
+    missing = [method for method in head.needs if not callable(getattr(network, method, None))]
+    if missing:
+        raise TypeError(
+            f"The score head {name!r} needs a network with {' and '.join(missing)}; "
+            f"{type(network).__name__} has none. Take another score head, or a VAE."
+        )
+    if members and "members" not in named:
+        raise TypeError(f"The score head {name!r} does not score the members of an ensemble.")
     return head
+
+
+def find_head(name: str) -> Callable[..., ScoreHead]:
+    """Return the class or function that makes score heads of a registered kind."""
+    return find("pyod_ae_score_heads", name, "score head")
+
+
+def n_latent(network: Network, n_features: int) -> int:
+    """Width of the latent code."""
+    parameter = next(network.parameters())
+    training = network.training
+    with torch.no_grad():
+        code: Tensor = network.eval().encode(parameter.new_zeros(2, n_features))
+    network.train(training)
+    return code.shape[-1]
 
 
 def check_posterior(network: Network, n_features: int) -> None:

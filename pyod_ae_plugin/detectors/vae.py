@@ -9,22 +9,23 @@ from typing import Any, ClassVar
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from pyod_ae_plugin.detectors.base import NeuralDetector
 from pyod_ae_plugin.detectors.building import NetworkFactory, check_posterior
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
+from pyod_ae_plugin.detectors.single import SingleNetworkDetector
 from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 
 
-class VAE(NeuralDetector):
+class VAE(SingleNetworkDetector):
     """Outlier detection by the reconstruction error of a variational autoencoder.
 
     The encoder maps a row to a normal distribution over latent codes, with mean mu and log
     variance logvar; the decoder rebuilds the row from a code drawn from it. Training maximises
     the evidence lower bound (ELBO) [1]_, so that the latent space is continuous and normally
-    distributed. Scoring decodes the posterior mean and so gives the same score at each call.
-    The keywords of :class:`pyod.models.vae.VAE` are all accepted.
+    distributed. The decoder also learns a variance per feature. Scoring decodes the posterior
+    mean and so gives the same score at each call. The keywords of :class:`pyod.models.vae.VAE`
+    are all accepted.
 
     Parameters
     ----------
@@ -36,8 +37,8 @@ class VAE(NeuralDetector):
     lr : float or None, default=None
         Learning rate; None is 2e-3 for a batch of 32 rows and grows with the square root of
         the batch size.
-    epoch_num : int, default=30
-        Passes over the training rows.
+    epoch_num : int or None, default=None
+        Passes over the training rows; None makes about 500 steps, in no fewer than 5 passes.
     batch_size : int or None, default=None
         Rows in a training step; None grows with the data from 32 to 1,024.
     optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
@@ -62,13 +63,13 @@ class VAE(NeuralDetector):
         Target of the KL divergence in nats, reached by annealing from 0 in the course of
         training: the KL term is then ``beta * abs(KL - C)`` [3]_. None sets no target. (PyOD
         clamps the KL term to [0, capacity], which at its default of 0 leaves no KL term.)
-    encoder_neuron_list : sequence of int, default=(128, 64, 32)
+    encoder_neuron_list : sequence of int, default=(128, 64)
         Widths of the hidden layers of the encoder.
-    decoder_neuron_list : sequence of int, default=(32, 64, 128)
+    decoder_neuron_list : sequence of int, default=(64, 128)
         Widths of the hidden layers of the decoder.
-    latent_dim : int, default=2
+    latent_dim : int, default=16
         Width of the latent code.
-    hidden_activation_name : str, default='relu'
+    hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
         'softplus', 'tanh'.
     output_activation_name : str, default='identity'
@@ -83,14 +84,24 @@ class VAE(NeuralDetector):
         Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
         keeps the network from learning to rebuild them.
     trim : float in [0, 1) or None, default=None
-        Share of the highest-loss rows of each batch left out of the gradient; None is 0.3, or
+        Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
         0 with ``novelty=True``.
+    mask : float in [0, 1), default=0.0
+        Share of the features of each row hidden from the encoder while training, at random; the
+        decoder has to rebuild them (denoising autoencoder).
+    noise : float, default=0.0
+        Standard deviation of normal noise added while training to what the encoder is given, in
+        standard deviations of the features.
     network : str or callable, default='variational_mlp'
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode``, ``decode`` and ``posterior``. It may name further
         parameters of the detector, which it is then given.
-    score_head : str, default='euclidean'
-        Name of a registered score head.
+    score_head : str, default='joint_mahalanobis'
+        Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
+        'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
+        that of residual and latent code together; 'nll', the negative log likelihood under a
+        decoder that learns a variance per feature; 'reconstruction_probability';
+        'elbo'.
     early_stopping : bool, default=False
         Hold rows out and stop when their loss no longer falls; the best epoch is kept.
     validation_fraction : float in (0, 1), default=0.1
@@ -139,7 +150,7 @@ class VAE(NeuralDetector):
     ...     n_train=500, n_test=100, n_features=5, random_state=0)
     >>> detector = VAE(verbose=0, device="cpu").fit(X_train)
     >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
-    ((100,), (100, 2))
+    ((100,), (100, 16))
     >>> int(detector.labels_.sum())
     50
     """
@@ -159,7 +170,7 @@ class VAE(NeuralDetector):
         contamination: Any = 0.1,
         preprocessing: bool = True,
         lr: float | None = None,
-        epoch_num: int = 30,
+        epoch_num: int | None = None,
         batch_size: int | None = None,
         optimizer_name: str = "adam",
         device: str | torch.device | None = None,
@@ -170,18 +181,20 @@ class VAE(NeuralDetector):
         optimizer_params: Mapping[str, Any] | None = None,
         beta: float = 1.0,
         capacity: float | None = None,
-        encoder_neuron_list: Sequence[int] = (128, 64, 32),
-        decoder_neuron_list: Sequence[int] = (32, 64, 128),
-        latent_dim: int = 2,
-        hidden_activation_name: str = "relu",
+        encoder_neuron_list: Sequence[int] = (128, 64),
+        decoder_neuron_list: Sequence[int] = (64, 128),
+        latent_dim: int = 16,
+        hidden_activation_name: str = "silu",
         output_activation_name: str = "identity",
         batch_norm: bool = False,
         dropout_rate: float = 0.0,
         logvar_clip: tuple[float, float] | None = (-30.0, 20.0),
         novelty: bool = False,
         trim: float | None = None,
+        mask: float = 0.0,
+        noise: float = 0.0,
         network: str | NetworkFactory = "variational_mlp",
-        score_head: str = "euclidean",
+        score_head: str = "joint_mahalanobis",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
@@ -202,6 +215,8 @@ class VAE(NeuralDetector):
             optimizer_params=optimizer_params,
             novelty=novelty,
             trim=trim,
+            mask=mask,
+            noise=noise,
             network=network,
             score_head=score_head,
             early_stopping=early_stopping,
@@ -232,8 +247,11 @@ class VAE(NeuralDetector):
         check_posterior(network, n_features)
         return network
 
+    def _learns_variance(self) -> bool:
+        return True
+
     def _objective(self) -> Objective:
-        return NegativeElbo(self.beta, self.capacity)
+        return NegativeElbo(self.beta, self.capacity, self._corruption())
 
 
 def _check_clip(logvar_clip: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
 from pyod_ae_plugin.networks.layers import Linear
-from pyod_ae_plugin.scoring import ScoringModule
+from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 TileFunction = Callable[[Tensor], Tensor]
@@ -22,42 +22,58 @@ Step = Callable[[Tensor, Tensor], Tensor]
 def score_function(module: ScoringModule) -> TileFunction:
     """Return what scores tiles fastest: a function of fewer operations, or the module itself.
 
-    Where the network is one of this package, begins and ends with a linear layer, and features
-    are standardised in float32, standardisation becomes part of these two layers: the first takes
-    raw rows, and the last is added to its bias less the row, which leaves the residual.
-    The scores are the module's up to rounding in float32. The function is for the thread that
-    asked for it, and for inference mode.
+    Where the network is one of this package, encoder and decoder begin and end with a linear
+    layer, and features are standardised in float32, standardisation becomes part of two of these:
+    the first takes raw rows, and the last is added to its bias less the row, which leaves the
+    residual. The scores are the module's up to rounding in float32. The function is for the
+    thread that asked for it, and for inference mode.
     """
-    network = module.network
+    network, head = module.network, module.head
     known = isinstance(network, (AutoEncoderNetwork, VariationalNetwork))
     layers = network.layers() if known else None
-    if layers is None or len(layers) < 2 or module.standardize.scale.dtype is not torch.float32:
+    in_float32 = module.standardize.scale.dtype is torch.float32
+    if layers is None or not in_float32 or type(head).score is not ScoreHead.score:
         return module
-    if not (_is_affine(layers[0]) and _is_affine(layers[-1])):
+    encoding, decoding = layers
+    if not all(map(_is_affine, (encoding[0], decoding[0], decoding[-1]))):
         return module
-    return _folded(module, layers)
+    return _folded(module.standardize, encoding, decoding, head)
 
 
-def _folded(module: ScoringModule, layers: Sequence[nn.Module]) -> TileFunction:
-    scale, shift, head = module.standardize.scale, module.standardize.shift, module.head
-    *stages, (last, _) = _stages(layers)
+def _folded(
+    standardize: Standardize,
+    encoding: Sequence[nn.Module],
+    decoding: Sequence[nn.Module],
+    head: ScoreHead,
+) -> TileFunction:
+    scale, shift = standardize.scale, standardize.shift
+    encoders = _stages(encoding)
+    *decoders, (last, _) = _stages(decoding)
     steps: list[Step] = []
     lack: Tensor | None = shift
-    for layer, following in stages:
+    lacks = []
+    for layer, following in (*encoders, *decoders):
         weight = layer.weight if steps else layer.weight * scale
         bias = _bias(layer, lack)
         steps.append(_step(weight.t(), bias, following))
         lack = bias if _hands_bias_on(following) else None
+        lacks.append(lack)
+    code_lacks = lacks[len(encoders) - 1]
     weight, bias = last.weight.t(), _bias(last, lack) - shift
-    widths = [len(scale), *(layer.out_features for layer, _ in stages), len(scale)]
+    widths = [layer.out_features for layer, _ in (*encoders, *decoders)]
+    n_features, n_latent = len(scale), widths[len(encoders) - 1] if head.uses_code else 0
 
     def score(x: Tensor) -> Tensor:
-        rows, *results, residual = _scratch.tiles(len(x), widths, scale.device)
+        tiles = _scratch.tiles(len(x), (n_features, n_latent), (*widths, n_features), scale.device)
+        rows, code, *results, residual = tiles
         h = rows.copy_(x)
-        for step, result in zip(steps, results, strict=True):
+        for i, (step, result) in enumerate(zip(steps, results, strict=True), 1):
             h = step(h, result)
+            if i == len(encoders) and head.uses_code:
+                code = h.clone() if code_lacks is None else torch.add(h, code_lacks, out=code)
         torch.addcmul(bias, rows, scale, value=-1, out=residual).addmm_(h, weight)
-        return torch.nan_to_num(head(residual), nan=HIGHEST_SCORE)
+        scores = head(residual, code) if head.uses_code else head(residual)
+        return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
 
     return score
 
@@ -121,26 +137,29 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
-        self._shape: tuple[int, Sequence[int]] = (0, ())
+        self._shape: tuple[object, ...] = ()
         self._tiles: list[Tensor] = []
 
-    def tiles(self, n: int, widths: Sequence[int], device: torch.device) -> list[Tensor]:
+    def tiles(
+        self, n: int, apart: Sequence[int], by_turns: Sequence[int], device: torch.device
+    ) -> list[Tensor]:
         """Tiles [n, width], whatever they hold; at the next call they are somebody else's.
 
-        All but the first tile lie by turns in two places, so that less of the cache is taken:
-        writing to one destroys the one before the last.
+        Those ``by_turns`` lie in two places, so that less of the cache is taken: writing to one
+        destroys the one before the last.
         """
+        widths = (*apart, *by_turns)
         if device.type != "cpu":
             return [torch.empty(n, width, device=device) for width in widths]
-        if (n, widths) != self._shape:
-            places = [n * widths[0], n * max(widths[1::2]), n * max(widths[2::2], default=0)]
+        if (n, apart, by_turns) != self._shape:
+            turns = [n * max(by_turns[::2]), n * max(by_turns[1::2], default=0)]
+            places = [*(n * width for width in apart), *turns]
             if len(self._memory) < sum(places):
                 self._memory = torch.empty(sum(places))
-            first, *others = self._memory[: sum(places)].split(places)
-            self._tiles = [first.view(n, widths[0])]
-            for i, width in enumerate(widths[1:]):
-                self._tiles.append(others[i % 2][: n * width].view(n, width))
-            self._shape = (n, widths)
+            *first, one, other = self._memory[: sum(places)].split(places)
+            memory = [*first, *(other if i % 2 else one for i in range(len(by_turns)))]
+            self._tiles = [m[: n * w].view(n, w) for m, w in zip(memory, widths, strict=True)]
+            self._shape = (n, apart, by_turns)
         return self._tiles
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.networks.layers import random_int16
+from pyod_ae_plugin.scoring.likelihood import log_density
 
 
 class Objective(Protocol):
     """Loss of each row under a network.
 
-    ``progress`` runs from 0 to 1 over the training; ``generator`` feeds whatever is drawn.
+    ``progress`` runs from 0 to 1 over the training; ``generator`` feeds whatever is drawn. In an
+    ensemble rows are [n_members, n, n_features] and losses [n_members, n].
     """
 
     def __call__(
@@ -22,8 +26,52 @@ class Objective(Protocol):
         """Losses [n] of standardised rows [n, n_features]."""
 
 
+class Corruption:
+    """Hides features and adds noise.
+
+    Parameters
+    ----------
+    mask : sequence of float
+        Share of the cells set to zero, the mean of standardised features, for each member of an
+        ensemble; one figure if there are no members.
+    noise : sequence of float
+        Standard deviation of the normal noise, in those of the features, likewise.
+
+    Examples
+    --------
+    >>> corrupt = Corruption([0.5], [0.0])
+    >>> corrupt(torch.ones(1, 4), torch.Generator().manual_seed(0)).unique()
+    tensor([0., 1.])
+    """
+
+    def __init__(self, mask: Sequence[float], noise: Sequence[float]) -> None:
+        self._mask = torch.tensor([round(m * 2**16) - 2**15 for m in mask], dtype=torch.int32)
+        self._noise = torch.tensor(noise)
+        self._masks = any(m > 0 for m in mask)
+        self._adds_noise = any(s > 0 for s in noise)
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        of_member = (-1, 1, 1) if x.ndim == 3 else (-1, 1)
+        if self._adds_noise:
+            noise = torch.empty_like(x).normal_(generator=generator)
+            x = torch.addcmul(x, noise, self._noise.to(x.device).view(of_member))
+        if self._masks:
+            kept = random_int16(x, generator) >= self._mask.to(x.device).view(of_member)
+            x = x * kept
+        return x
+
+
 class ReconstructionLoss:
-    """Mean squared reconstruction error of each row.
+    """Mean squared reconstruction error of each row, or its negative log likelihood.
+
+    Parameters
+    ----------
+    corrupt : Corruption or None, default=None
+        What is done to rows before they are encoded; the network then has to rebuild what they
+        were (denoising autoencoder, Vincent et al. 2008).
+    learn_variance : bool, default=False
+        Minimise the negative log density, per feature and in nats, under the normal distribution
+        of the network's ``decode_distribution``.
 
     Examples
     --------
@@ -34,19 +82,26 @@ class ReconstructionLoss:
     tensor([5.])
     """
 
+    def __init__(self, corrupt: Corruption | None = None, learn_variance: bool = False) -> None:
+        self.corrupt = corrupt
+        self.learn_variance = learn_variance
+
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
-        residual: Tensor = network.decode(network.encode(x)) - x
-        return residual.square().mean(1)
+        code = network.encode(x if self.corrupt is None else self.corrupt(x, generator))
+        if self.learn_variance:
+            return -log_density(x, *network.decode_distribution(code)) / x.shape[-1]
+        residual: Tensor = network.decode(code) - x
+        return residual.square().mean(-1)
 
 
 class NegativeElbo:
-    """Negative evidence lower bound of a VAE with a unit-variance normal decoder, in nats.
+    """Negative evidence lower bound of a VAE with a normal decoder, in nats.
 
-    ``||x - decode(z)||^2 / 2 + beta * KL``, less the constant ``n_features / 2 * log(2 pi)``,
-    with ``z`` drawn once from the posterior by reparameterisation [1]_. With a ``capacity`` C
-    the second term is ``beta * |KL - C * progress|``, the annealed target of [2]_.
+    ``-log p(x | z) + beta * KL`` with ``z`` drawn once from the posterior by reparameterisation
+    [1]_. With a ``capacity`` C the second term is ``beta * |KL - C * progress|``, the annealed
+    target of [2]_. A network without ``decode_distribution`` has variance 1.
 
     Parameters
     ----------
@@ -54,6 +109,8 @@ class NegativeElbo:
         Weight of the KL term [3]_.
     capacity : float or None, default=None
         KL in nats that the target reaches at the end of training; None leaves the KL as it is.
+    corrupt : Corruption or None, default=None
+        What is done to rows before they are encoded.
 
     References
     ----------
@@ -64,22 +121,32 @@ class NegativeElbo:
            Constrained Variational Framework. ICLR.
     """
 
-    def __init__(self, beta: float = 1.0, capacity: float | None = None) -> None:
+    def __init__(
+        self,
+        beta: float = 1.0,
+        capacity: float | None = None,
+        corrupt: Corruption | None = None,
+    ) -> None:
         self.beta = beta
         self.capacity = capacity
+        self.corrupt = corrupt
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
-        mu, logvar = network.posterior(x)
+        given = x if self.corrupt is None else self.corrupt(x, generator)
+        mu, logvar = network.posterior(given)
         noise = torch.empty_like(mu).normal_(generator=generator)
         z = torch.addcmul(mu, noise, torch.exp(0.5 * logvar))
-        residual: Tensor = network.decode(z) - x
-        reconstruction_error = 0.5 * residual.square().sum(1)
-        kl = kl_divergence(mu, logvar).sum(1)
+        if hasattr(network, "decode_distribution"):
+            mean, spread = network.decode_distribution(z)
+        else:
+            mean = network.decode(z)
+            spread = torch.zeros_like(mean)
+        kl = kl_divergence(mu, logvar).sum(-1)
         if self.capacity is not None:
             kl = (kl - self.capacity * progress).abs()
-        return reconstruction_error + self.beta * kl
+        return self.beta * kl - log_density(x, mean, spread)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:

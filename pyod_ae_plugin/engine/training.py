@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,11 +40,12 @@ class TrainingOptions:
 
     Attributes
     ----------
-    epochs : int
-        Passes over the rows.
-    trim : float
+    epochs : int or None
+        Passes over the rows; None is :func:`default_epochs`.
+    trim : sequence of float
         Share of the highest-loss rows of a batch left out of the gradient, in [0, 1), so that
-        outliers among the training rows do not teach the network to rebuild outliers.
+        outliers among the training rows do not teach the network to rebuild outliers; one for
+        each member of an ensemble.
     batch_size : int or None
         Rows in a step; None is :func:`default_batch_size`.
     lr : float or None
@@ -56,16 +57,22 @@ class TrainingOptions:
     early_stopping : EarlyStopping or None
     compile_mode : str or None
         Mode of :func:`torch.compile`; None does not compile.
+    n_members : int or None
+        Members of an ensemble: each is given batches of its own. None for a plain network.
+    rows_per_member : int or None
+        Most rows that a member is trained on, drawn for each; None is all.
     """
 
-    epochs: int
-    trim: float = 0.0
+    epochs: int | None
+    trim: Sequence[float] = (0.0,)
     batch_size: int | None = None
     lr: float | None = None
     optimizer: str = "adam"
     optimizer_params: Mapping[str, float] = field(default_factory=dict)
     early_stopping: EarlyStopping | None = None
     compile_mode: str | None = None
+    n_members: int | None = None
+    rows_per_member: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,14 @@ class Epoch:
         The same of the held-out rows, after the epoch; None without early stopping.
     seconds : float
         Time the epoch took.
+    total : int
+        Epochs that training may take.
     """
 
     loss: float
     validation_loss: float | None
     seconds: float
+    total: int
 
 
 def default_batch_size(n: int) -> int:
@@ -96,6 +106,17 @@ def default_batch_size(n: int) -> int:
     [32, 128, 512, 1024]
     """
     return int(min(max(2 ** round(math.log2(max(n, 1) / 32)), 32), 1024))
+
+
+def default_epochs(n_batches: int) -> int:
+    """Passes over the rows that make 500 steps of so many a pass, but no fewer than 5.
+
+    Examples
+    --------
+    >>> [default_epochs(n_batches) for n_batches in (1, 20, 1000)]
+    [500, 25, 5]
+    """
+    return max(math.ceil(500 / n_batches), 5)
 
 
 def default_lr(batch_size: int) -> float:
@@ -141,10 +162,12 @@ def train(
     FloatingPointError
         If the loss of an epoch, or a weight after it, is not finite.
     """
-    training, held_out = _split(len(rows), options.early_stopping, generator)
-    batch_size = options.batch_size or default_batch_size(len(training))
-    n_batches = math.ceil(len(training) / batch_size)
-    rows_in_batch = min(batch_size, max(len(training), 32))
+    training, held_out = _split(len(rows), options, generator)
+    n_training = training.shape[-1]
+    batch_size = options.batch_size or default_batch_size(n_training)
+    n_batches = math.ceil(n_training / batch_size)
+    epochs = options.epochs or default_epochs(n_batches)
+    rows_in_batch = min(batch_size, max(n_training, 32))
     lr = default_lr(rows_in_batch) if options.lr is None else options.lr
     vector = flatten_parameters(network)
     assert vector.grad is not None
@@ -154,61 +177,87 @@ def train(
     if options.compile_mode is not None:
         row_losses = torch.compile(objective, mode=options.compile_mode)
 
-    for epoch in range(options.epochs):
+    for epoch in range(epochs):
         began = time.perf_counter()
         network.train()
         total = torch.zeros((), device=rows.device)
-        shuffled = training[_permutation(len(training), generator)]
-        for i, batch in enumerate(shuffled.tensor_split(n_batches)):
-            progress = (epoch * n_batches + i + 1) / (options.epochs * n_batches)
-            x = prepare(rows.index_select(0, batch))
+        shuffled = _shuffled(training, generator)
+        for i, batch in enumerate(shuffled.tensor_split(n_batches, dim=-1)):
+            progress = (epoch * n_batches + i + 1) / (epochs * n_batches)
+            x = prepare(_taken(rows, batch))
             losses = row_losses(network, x, progress, generator)
-            loss = _trimmed_mean(losses, options.trim)
+            loss = _trimmed_mean(losses, options.trim).sum()
             vector.grad.zero_()
             loss.backward()
             optimizer.step()
             total += loss.detach()
-        mean_loss = total.item() / n_batches
+        mean_loss = total.item() / (n_batches * (options.n_members or 1))
         if not (math.isfinite(mean_loss) and bool(torch.isfinite(vector).all())):
             what = "weights are" if math.isfinite(mean_loss) else "loss is"
             raise FloatingPointError(
                 f"Training diverged: the {what} no longer finite in epoch {epoch + 1} of "
-                f"{options.epochs}, at a learning rate of {lr:g}. Lower it (lr={lr / 10:g}), and "
+                f"{epochs}, at a learning rate of {lr:g}. Lower it (lr={lr / 10:g}), and "
                 "keep preprocessing=True so that the features are standardised."
             )
         validation_loss = None
         if held_out is not None:
             losses = _held_out_losses(network, objective, rows, held_out, prepare, batch_size)
-            validation_loss = _trimmed_mean(losses, options.trim).item()
-        yield Epoch(mean_loss, validation_loss, time.perf_counter() - began)
+            validation_loss = _trimmed_mean(losses, options.trim).mean().item()
+        yield Epoch(mean_loss, validation_loss, time.perf_counter() - began, epochs)
         if validation_loss is not None and not best.keep_going(validation_loss):
             break
     best.restore()
 
 
-def _trimmed_mean(losses: Tensor, trim: float) -> Tensor:
-    """Mean of the losses without the highest ``trim`` share of them."""
-    n_kept = len(losses) - int(trim * len(losses))
-    if n_kept < len(losses):
-        losses = losses.topk(n_kept, largest=False, sorted=False).values
-    return losses.mean()
+def _trimmed_mean(losses: Tensor, trim: Sequence[float]) -> Tensor:
+    """Mean [*members] of the losses [*members, n] without the highest ``trim`` share of them."""
+    n = losses.shape[-1]
+    n_kept = [n - int(share * n) for share in trim]
+    most = max(n_kept)
+    if min(n_kept) == n:
+        return losses.mean(-1)
+    alike = min(n_kept) == most
+    kept: Tensor = losses.topk(most, largest=False, sorted=not alike).values
+    if alike:
+        return kept.mean(-1)
+    n_of_member = torch.tensor(n_kept, device=losses.device).unsqueeze(1)
+    counts = torch.arange(most, device=losses.device) < n_of_member
+    return (kept * counts).sum(-1) / n_of_member.squeeze(1)
+
+
+def _taken(rows: Tensor, indices: Tensor) -> Tensor:
+    """Rows [*indices.shape, n_features]."""
+    return rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
 
 
 def _permutation(n: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device, dtype=torch.int32)
 
 
+def _shuffled(indices: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices [n], or [n_members, n], each row of them in an order of its own."""
+    if indices.ndim == 1:
+        return indices[_permutation(len(indices), generator)]
+    return torch.stack([_shuffled(of_member, generator) for of_member in indices])
+
+
 def _split(
-    n: int, stopping: EarlyStopping | None, generator: torch.Generator
+    n: int, options: TrainingOptions, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Indices of the rows to train on and of those held out."""
-    if stopping is None:
-        return torch.arange(n, device=generator.device, dtype=torch.int32), None
-    if n < 2:
-        raise ValueError(f"Early stopping holds rows out and needs at least 2 rows, got {n}.")
-    shuffled = _permutation(n, generator)
-    n_held_out = min(max(round(n * stopping.validation_fraction), 1), n - 1)
-    return shuffled[n_held_out:], shuffled[:n_held_out]
+    """Indices of the rows to train on, [n] or [n_members, n], and of those held out."""
+    training = torch.arange(n, device=generator.device, dtype=torch.int32)
+    held_out = None
+    if options.early_stopping is not None:
+        if n < 2:
+            raise ValueError(f"Early stopping holds rows out and needs at least 2 rows, got {n}.")
+        shuffled = _permutation(n, generator)
+        n_held_out = min(max(round(n * options.early_stopping.validation_fraction), 1), n - 1)
+        training, held_out = shuffled[n_held_out:], shuffled[:n_held_out]
+    if options.n_members is not None:
+        m = min(options.rows_per_member or len(training), len(training))
+        drawn = [_shuffled(training, generator)[:m] for _ in range(options.n_members)]
+        training = torch.stack(drawn)
+    return training, held_out
 
 
 def _held_out_losses(
@@ -227,7 +276,8 @@ def _held_out_losses(
             [
                 objective(network, prepare(rows.index_select(0, batch)), 1.0, generator)
                 for batch in indices.split(batch_size)
-            ]
+            ],
+            dim=-1,
         )
 
 

@@ -3,6 +3,7 @@
 from typing import Any, TypeAlias
 
 from pyod_ae_plugin.networks.autoencoder import AutoEncoderNetwork, mlp
+from pyod_ae_plugin.networks.stacked import joined, stacked_mlp
 from pyod_ae_plugin.networks.variational import VariationalNetwork, variational_mlp
 
 Network: TypeAlias = Any
@@ -10,4 +11,12 @@ Network: TypeAlias = Any
 and ``decode`` (back again); for a VAE also ``posterior`` (rows to mu and logvar). Third parties'
 networks need no base class, so there is none to name here."""
 
-__all__ = ["AutoEncoderNetwork", "Network", "VariationalNetwork", "mlp", "variational_mlp"]
+__all__ = [
+    "AutoEncoderNetwork",
+    "Network",
+    "VariationalNetwork",
+    "joined",
+    "mlp",
+    "stacked_mlp",
+    "variational_mlp",
+]

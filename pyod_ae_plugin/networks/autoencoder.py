@@ -8,7 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pyod_ae_plugin.networks.layers import Linear, as_layers, dense_stack, inference_stack
+from pyod_ae_plugin.networks.layers import (
+    Linear,
+    as_layers,
+    dense_stack,
+    inference_stack,
+    output_distribution,
+    output_layer,
+)
 
 
 class AutoEncoderNetwork(nn.Module):
@@ -48,14 +55,21 @@ class AutoEncoderNetwork(nn.Module):
         reconstruction: Tensor = self.decoder(z)
         return reconstruction
 
+    def decode_distribution(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the rows, each [n, n_features], that codes decode to."""
+        return output_distribution(self.decoder, z)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
-    def layers(self) -> list[nn.Module] | None:
-        """The layers that a row passes, in order; None where a subclass may do otherwise."""
+    def layers(self) -> tuple[list[nn.Module], list[nn.Module]] | None:
+        """The layers that encode and those that decode a row, in order.
+
+        None where a subclass may do otherwise.
+        """
         if type(self) is not AutoEncoderNetwork:
             return None
-        return [*as_layers(self.encoder), *as_layers(self.decoder)]
+        return as_layers(self.encoder), as_layers(self.decoder)
 
     def for_inference(self) -> AutoEncoderNetwork:
         """The network as it is evaluated: batch norm folded, dropout gone."""
@@ -71,6 +85,7 @@ def mlp(
     batch_norm: bool,
     dropout_rate: float,
     generator: torch.Generator,
+    learn_variance: bool = False,
 ) -> AutoEncoderNetwork:
     """Fully connected autoencoder, mirrored about its last hidden layer, the bottleneck.
 
@@ -79,7 +94,8 @@ def mlp(
     n_features : int
         Width of a row.
     hidden_neuron_list : sequence of int
-        Widths of the encoder's layers; ``[64, 32]`` gives n_features-64-32-64-n_features.
+        Widths of the encoder's layers; ``[64, 32]`` gives n_features-64-32-64-n_features. The
+        last, the bottleneck, is linear.
     hidden_activation_name : str
         A name in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
     batch_norm : bool
@@ -88,6 +104,8 @@ def mlp(
         Share of each hidden layer's outputs zeroed while training, in [0, 1).
     generator : torch.Generator
         Source of the initial weights and of the dropout masks.
+    learn_variance : bool, default=False
+        Whether the decoder also gives the variance of each feature.
 
     Returns
     -------
@@ -99,7 +117,7 @@ def mlp(
     >>> network.encode(torch.zeros(3, 5)).shape
     torch.Size([3, 2])
     """
-    widths = [n_features, *hidden_neuron_list]
+    *hidden, n_latent = hidden_neuron_list
     stack = partial(
         dense_stack,
         activation=hidden_activation_name,
@@ -107,6 +125,9 @@ def mlp(
         dropout_rate=dropout_rate,
         generator=generator,
     )
-    encoder = stack(widths)
-    decoder = [*stack(widths[:0:-1]), Linear(widths[1], n_features, generator)]
+    widths = [n_features, *hidden]
+    encoder = [*stack(widths), Linear(widths[-1], n_latent, generator)]
+    widths = [n_latent, *reversed(hidden)]
+    output = output_layer(widths[-1], n_features, "identity", learn_variance, generator)
+    decoder = [*stack(widths), output]
     return AutoEncoderNetwork(nn.Sequential(*encoder), nn.Sequential(*decoder))

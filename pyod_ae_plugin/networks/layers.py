@@ -56,6 +56,87 @@ class Linear(nn.Linear):
             self.bias.uniform_(-bound, bound, generator=generator)
 
 
+class StackedLinear(nn.Module):
+    """Linear layers of several members side by side, as one batched matrix product.
+
+    All layers are as wide as the widest. What a member does not have of it starts at zero, gets
+    no gradient from activations that map zero to zero, and so stays zero.
+
+    Parameters
+    ----------
+    in_widths, out_widths : sequence of int
+        Widths of each member's layer.
+    generator : torch.Generator
+        Source of the initial weights, which each member draws as :class:`Linear` does.
+
+    **Shape**
+
+    - Input: ``(n_members, n, in_features)``, or ``(n, in_features)``, which all members are given
+    - Output: ``(n_members, n, out_features)``
+
+    Examples
+    --------
+    >>> layer = StackedLinear([3, 3], [2, 1], torch.Generator().manual_seed(0))
+    >>> layer(torch.ones(5, 3)).shape
+    torch.Size([2, 5, 2])
+    >>> layer(torch.ones(5, 3))[1, :, 1]
+    tensor([0., 0., 0., 0., 0.], grad_fn=<SelectBackward0>)
+    """
+
+    def __init__(
+        self, in_widths: Sequence[int], out_widths: Sequence[int], generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        n_members = len(in_widths)
+        self.weight = nn.Parameter(torch.zeros(n_members, max(in_widths), max(out_widths)))
+        self.bias = nn.Parameter(torch.zeros(n_members, 1, max(out_widths)))
+        for i, (n_in, n_out) in enumerate(zip(in_widths, out_widths, strict=True)):
+            layer = Linear(n_in, n_out, generator)
+            with torch.no_grad():
+                self.weight[i, :n_in, :n_out] = layer.weight.T
+                self.bias[i, :, :n_out] = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            x = x.expand(len(self.weight), -1, -1)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class GaussianOutput(nn.Module):
+    """The last layer of a decoder that also learns how sure it is.
+
+    Called as any layer it gives the mean of each feature; :meth:`distribution` gives the mean and
+    the log variance.
+
+    Parameters
+    ----------
+    mean, logvar : torch.nn.Module
+        Map ``(n, width)`` to ``(n, n_features)``.
+
+    **Shape**
+
+    - Input: ``(n, width)``
+    - Output: ``(n, n_features)``
+    """
+
+    # Variances in squared standard deviations of a feature. Without a lower bound, a feature that
+    # can be rebuilt exactly would take over the loss.
+    CLIP = (-6.0, 6.0)
+
+    def __init__(self, mean: nn.Module, logvar: nn.Module) -> None:
+        super().__init__()
+        self.mean = mean
+        self.logvar = logvar
+
+    def forward(self, h: Tensor) -> Tensor:
+        mean: Tensor = self.mean(h)
+        return mean
+
+    def distribution(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, each [n, n_features]."""
+        return self.mean(h), self.logvar(h).clamp(*self.CLIP)
+
+
 class Dropout(nn.Module):
     """Inverted dropout whose mask comes from a private generator.
 
@@ -84,11 +165,15 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
-        words.random_(-(2**63), None, generator=self.generator)
-        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        kept = (bits >= self.dropped - 2**15).to(x.dtype)
+        kept = (random_int16(x, self.generator) >= self.dropped - 2**15).to(x.dtype)
         return x * kept.mul_(2**16 / (2**16 - self.dropped))
+
+
+def random_int16(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform 16-bit integers in a tensor's shape, at an eighth of the cost of uniform floats."""
+    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
+    words.random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[: like.numel()].view(like.shape)
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -106,6 +191,20 @@ class BatchNorm(nn.BatchNorm1d):
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(input)
+
+
+def output_layer(
+    width: int,
+    n_features: int,
+    activation: str,
+    learn_variance: bool,
+    generator: torch.Generator,
+) -> nn.Module:
+    """The last layer of a decoder."""
+    mean: nn.Module = Linear(width, n_features, generator)
+    if activation != "identity":
+        mean = nn.Sequential(mean, ACTIVATIONS[activation]())
+    return GaussianOutput(mean, Linear(width, n_features, generator)) if learn_variance else mean
 
 
 def dense_stack(
@@ -129,8 +228,21 @@ def dense_stack(
 
 
 def as_layers(stack: nn.Module) -> list[nn.Module]:
-    """The layers of a sequence, or the one module that is none."""
-    return list(stack) if isinstance(stack, nn.Sequential) else [stack]
+    """The layers that a row passes in a sequence, or the one module that is none."""
+    if isinstance(stack, nn.Sequential):
+        return [layer for part in stack for layer in as_layers(part)]
+    return as_layers(stack.mean) if isinstance(stack, GaussianOutput) else [stack]
+
+
+def output_distribution(decoder: nn.Module, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance that a decoder gives; the variance is 1 where it learned none."""
+    *hidden, output = decoder if isinstance(decoder, nn.Sequential) else [decoder]
+    for layer in hidden:
+        code = layer(code)
+    if isinstance(output, GaussianOutput):
+        return output.distribution(code)
+    mean = output(code)
+    return mean, torch.zeros_like(mean)
 
 
 def inference_stack(stack: nn.Module) -> nn.Module:

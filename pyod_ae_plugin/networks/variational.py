@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pyod_ae_plugin.networks.layers import (
-    ACTIVATIONS,
     Linear,
     as_layers,
     dense_stack,
     inference_stack,
+    output_distribution,
+    output_layer,
 )
 
 
@@ -83,17 +84,21 @@ class VariationalNetwork(nn.Module):
         reconstruction: Tensor = self.decoder(z)
         return reconstruction
 
+    def decode_distribution(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the rows, each [n, n_features], that codes decode to."""
+        return output_distribution(self.decoder, z)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
-    def layers(self) -> list[nn.Module] | None:
-        """The layers that a row passes by the posterior mean, in order.
+    def layers(self) -> tuple[list[nn.Module], list[nn.Module]] | None:
+        """The layers that encode a row to its posterior mean and those that decode it, in order.
 
         None where a subclass may do otherwise.
         """
         if type(self) is not VariationalNetwork:
             return None
-        return [*as_layers(self.encoder), self.mu, *as_layers(self.decoder)]
+        return [*as_layers(self.encoder), *as_layers(self.mu)], as_layers(self.decoder)
 
     def for_inference(self) -> VariationalNetwork:
         """The network as it is evaluated: batch norm folded, dropout gone."""
@@ -119,6 +124,7 @@ def variational_mlp(
     dropout_rate: float,
     logvar_clip: tuple[float, float] | None,
     generator: torch.Generator,
+    learn_variance: bool = False,
 ) -> VariationalNetwork:
     """Fully connected variational autoencoder.
 
@@ -140,6 +146,8 @@ def variational_mlp(
         Bounds of the posterior's log variance.
     generator : torch.Generator
         Source of the initial weights and of the dropout masks.
+    learn_variance : bool, default=False
+        Whether the decoder also gives the variance of each feature.
 
     Returns
     -------
@@ -161,11 +169,13 @@ def variational_mlp(
     )
     encoder_widths = [n_features, *encoder_neuron_list]
     decoder_widths = [latent_dim, *decoder_neuron_list]
-    output = [Linear(decoder_widths[-1], n_features, generator)]
+    output = output_layer(
+        decoder_widths[-1], n_features, output_activation_name, learn_variance, generator
+    )
     return VariationalNetwork(
         nn.Sequential(*stack(encoder_widths)),
         Linear(encoder_widths[-1], latent_dim, generator),
         Linear(encoder_widths[-1], latent_dim, generator),
-        nn.Sequential(*stack(decoder_widths), *output, ACTIVATIONS[output_activation_name]()),
+        nn.Sequential(*stack(decoder_widths), output),
         logvar_clip,
     )

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @hookimpl
 def pyod_ae_detectors() -> dict[str, Callable[..., BaseDetector]]:
     """Return our detectors, and as ``pyod.<Class>`` PyOD's own for tabular data."""
-    from pyod_ae_plugin.detectors import VAE, AutoEncoder
+    from pyod_ae_plugin.detectors import VAE, AutoEncoder, AutoEncoderEnsemble
 
-    return {"AutoEncoder": AutoEncoder, "VAE": VAE, **_pyod_detectors()}
+    ours = (AutoEncoder, AutoEncoderEnsemble, VAE)
+    return {**{detector.__name__: detector for detector in ours}, **_pyod_detectors()}
 
 
 @hookimpl
@@ -32,11 +33,18 @@ def pyod_ae_networks() -> dict[str, Callable[..., Any]]:
 
 
 @hookimpl
-def pyod_ae_score_heads() -> dict[str, Callable[[int], ScoreHead]]:
+def pyod_ae_score_heads() -> dict[str, Callable[..., ScoreHead]]:
     """Return the score heads."""
-    from pyod_ae_plugin.scoring import Euclidean
+    from pyod_ae_plugin import scoring
 
-    return {"euclidean": Euclidean}
+    return {
+        "euclidean": scoring.Euclidean,
+        "mahalanobis": scoring.Mahalanobis,
+        "joint_mahalanobis": scoring.JointMahalanobis,
+        "nll": scoring.NegativeLogLikelihood,
+        "reconstruction_probability": scoring.ReconstructionProbability,
+        "elbo": scoring.Elbo,
+    }
 
 
 @cache

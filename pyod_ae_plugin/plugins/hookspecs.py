@@ -51,11 +51,12 @@ def pyod_ae_networks() -> Mapping[str, Callable[..., nn.Module]]:  # type: ignor
 
 
 @hookspec
-def pyod_ae_score_heads() -> Mapping[str, Callable[[int], Any]]:  # type: ignore[empty-body]
+def pyod_ae_score_heads() -> Mapping[str, Callable[..., Any]]:  # type: ignore[empty-body]
     """Score heads by name, for a detector's ``score_head=``.
 
-    A factory, usually the class itself, is called with ``n_features`` and returns a
-    :class:`pyod_ae_plugin.scoring.ScoreHead`.
+    A factory, usually the class itself, is called with ``n_features``, and with ``n_latent`` (the
+    width of the latent code) and ``members`` (the leading dimension of an ensemble, as a tuple)
+    if its signature names them. It returns a :class:`pyod_ae_plugin.scoring.ScoreHead`.
 
     Returns
     -------

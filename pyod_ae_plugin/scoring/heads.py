@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+
+from pyod_ae_plugin.networks import Network
+
+Tiles = Callable[[], Iterable[Tensor]]
+"""Gives standardised training rows, tile by tile, as often as it is called."""
 
 
 class ScoreHead(nn.Module):
@@ -13,7 +18,8 @@ class ScoreHead(nn.Module):
 
     A subclass implements :meth:`forward`, and :meth:`fit` where it learns from the residuals of
     the training rows. What it learns goes into parameters or buffers, which exist, with their
-    final shapes, from ``__init__`` on, so that a saved head can be loaded.
+    final shapes, from ``__init__`` on, so that a saved head can be loaded. A head that needs more
+    than residuals overrides :meth:`fit_to` and :meth:`score`.
 
     Parameters
     ----------
@@ -25,14 +31,22 @@ class ScoreHead(nn.Module):
     shows_nonfinite : bool, default=False
         Whether a NaN or infinity anywhere in a residual always makes the score NaN or infinite.
         If so, bad input is found by looking at the scores, which spares a pass over the rows.
+    uses_code : bool, default=False
+        Whether :meth:`forward` takes the latent code as a second argument.
+    needs : tuple of str, default=()
+        Methods that the network must have besides ``encode`` and ``decode``.
 
     **Shape**
 
-    - Input: ``(n, n_features)``, the reconstruction less the standardised row
-    - Output: ``(n,)``
+    - Input: ``(*, n, n_features)``, the reconstruction less the standardised row, and with
+      ``uses_code`` also ``(*, n, n_latent)``; the leading dimension, if any, is that of the
+      members of an ensemble
+    - Output: ``(*, n)``
     """
 
     shows_nonfinite: bool = False
+    uses_code: bool = False
+    needs: tuple[str, ...] = ()
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
@@ -41,8 +55,29 @@ class ScoreHead(nn.Module):
     def fit(self, residuals: Iterable[Tensor]) -> None:
         """Learn from the training rows' residuals, given as tiles of shape (m, n_features)."""
 
-    def forward(self, residual: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} does not implement forward")
+    def fit_to(
+        self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
+    ) -> None:
+        """Learn from a trained network and standardised training rows.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+        tiles : callable
+            Returns an iterable over tiles of shape (m, n_features), at each call.
+        trim : float
+            Share of the rows that training took for outliers.
+        generator : torch.Generator
+            Source of what is drawn.
+        """
+        self.fit(network.decode(network.encode(z)) - z for z in tiles())
+
+    def score(self, network: Network, z: Tensor) -> Tensor:
+        """Scores [*, n] of standardised rows [n, n_features]."""
+        code = network.encode(z)
+        residual = network.decode(code) - z
+        scores: Tensor = self(residual, code) if self.uses_code else self(residual)
+        return scores
 
 
 class Euclidean(ScoreHead):
@@ -50,8 +85,8 @@ class Euclidean(ScoreHead):
 
     **Shape**
 
-    - Input: ``(n, n_features)``
-    - Output: ``(n,)``
+    - Input: ``(*, n, n_features)``
+    - Output: ``(*, n)``
 
     Examples
     --------
@@ -61,6 +96,9 @@ class Euclidean(ScoreHead):
 
     shows_nonfinite = True
 
+    def __init__(self, n_features: int, members: tuple[int, ...] = ()) -> None:
+        super().__init__(n_features)  # a length is a length, of however many members
+
     def forward(self, residual: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(residual, dim=1)
+        length: Tensor = torch.linalg.vector_norm(residual, dim=-1)
         return length

@@ -13,7 +13,7 @@ HIGHEST_SCORE = torch.finfo(torch.float32).max
 
 
 class ScoringModule(nn.Module):
-    """Standardise a row, encode and decode it, and score the residual.
+    """Standardise a row, encode and decode it, and score what comes of it.
 
     Parameters
     ----------
@@ -22,12 +22,12 @@ class ScoringModule(nn.Module):
     network : torch.nn.Module
         Has ``encode`` (rows to latent codes) and ``decode`` (latent codes to rows).
     head : ScoreHead
-        Maps residuals to scores.
+        Scores standardised rows by the network, most heads by the residual.
 
     Attributes
     ----------
     widest_layer : int
-        Most outputs that a weight matrix of the network has.
+        Most outputs that a layer of the network has, those of all members together.
     has_single_column : bool
         Whether a weight matrix of the network has one input or one output.
     rounds_alike : bool
@@ -55,26 +55,30 @@ class ScoringModule(nn.Module):
         self.standardize = standardize
         self.network: Network = network
         self.head = head
-        weights = [parameter for parameter in network.parameters() if parameter.ndim == 2]
-        self.widest_layer = max((len(weight) for weight in weights), default=1)
-        self.has_single_column = any(1 in weight.shape for weight in weights)
+        weights = [p for p in network.parameters() if p.ndim >= 2]
+        self.widest_layer = max((_n_outputs(weight) for weight in weights), default=1)
+        self.has_single_column = any(1 in weight.shape[-2:] for weight in weights)
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
         self.rounds_alike = all(isinstance(m, (nn.Linear, nn.ReLU)) for m in leaves)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.nan_to_num(self.head(self.residual(x)), nan=HIGHEST_SCORE)
-
-    def residual(self, x: Tensor) -> Tensor:
-        """Reconstruction less standardised row, [n, n_features]."""
-        z = self.standardize(x)
-        residual: Tensor = self.network.decode(self.network.encode(z)) - z
-        return residual
+        scores = self.head.score(self.network, self.standardize(x))
+        return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latent codes [n, n_latent] of raw rows [n, n_features]."""
+        """Latent codes [n, n_latent] of raw rows [n, n_features], those of members in a row."""
         code: Tensor = self.network.encode(self.standardize(x))
-        return code
+        return code if code.ndim == 2 else code.movedim(0, 1).flatten(1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Reconstructions [n, n_features] of raw rows, in the data's own units, float64."""
-        return self.standardize.inverse(self.network.decode(self.encode(x)))
+        """Reconstructions [n, n_features] of raw rows, in the data's own units, float64.
+
+        Those of an ensemble's members are averaged.
+        """
+        rebuilt = self.network.decode(self.network.encode(self.standardize(x)))
+        return self.standardize.inverse(rebuilt if rebuilt.ndim == 2 else rebuilt.mean(0))
+
+
+def _n_outputs(weight: Tensor) -> int:
+    """Outputs of a layer by its weights, [out, in], or [members, in, out] in an ensemble."""
+    return weight.shape[0] if weight.ndim == 2 else weight.shape[0] * weight.shape[2]

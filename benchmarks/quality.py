@@ -1,0 +1,211 @@
+"""How well our detectors detect beside PyOD's, all with their defaults.
+
+    python benchmarks/quality.py DIR [--ablation] [--only WORD] [--jobs 2]
+
+DIR holds ADBench's ``.npz`` files. By the outlier and the novelty protocol of ``pyod-ae bench``,
+with three seeds, on the sets of DIR of at most 500 features, at most 6,000 rows of each; with
+``--shipped`` on the sets inside scikit-learn. Prints mean ROC AUC, its standard deviation over
+the seeds, mean average precision and mean rank, and the ROC AUC of each set. Writes every run
+(``.csv``), versions and machine (``.json``) and a box plot (``.png``) to ``benchmarks/results``.
+With ``--ablation`` our detectors are compared with themselves, one part changed at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import warnings
+from collections import defaultdict
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from pyod.models.base import BaseDetector
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from pyod_ae_plugin import create_detector
+from pyod_ae_plugin.benchmarking.chart import draw_chart
+from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
+from pyod_ae_plugin.benchmarking.evaluation import Result, run
+from pyod_ae_plugin.benchmarking.summary import detector_means, write_results
+
+RESULTS = Path(__file__).parent / "results"
+MOST_FEATURES, MOST_ROWS = 500, 6_000
+PROTOCOLS = ("outlier", "novelty")
+PEERS = ("AutoEncoder", "VAE", "DeepSVDD", "LUNAR", "IForest", "KNN", "LOF", "ECOD", "MCD", "PCA")
+DETECTORS = ("AutoEncoder", "VAE", "AutoEncoderEnsemble", *(f"pyod.{p}" for p in (*PEERS, "OCSVM")))
+
+# One part of each detector changed at a time: what its default is worth.
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "AutoEncoder": [
+        {},
+        {"trim": 0.0},
+        {"trim": 0.2},
+        {"trim": 0.5},
+        {"score_head": "euclidean"},
+        {"score_head": "mahalanobis"},
+        {"score_head": "nll"},
+        {"mask": 0.3},
+        {"noise": 0.3},
+        {"hidden_activation_name": "relu"},
+        {"hidden_neuron_list": (64, 32)},
+        {"hidden_neuron_list": (128, 128, 128, 16)},
+        {"epoch_num": 10},
+        {"lr": 1e-3},
+        {"batch_norm": True, "dropout_rate": 0.2},
+    ],
+    "VAE": [
+        {},
+        {"trim": 0.0},
+        {"score_head": "euclidean"},
+        {"score_head": "mahalanobis"},
+        {"score_head": "nll"},
+        {"score_head": "reconstruction_probability"},
+        {"score_head": "elbo"},
+        {"beta": 0.1},
+        {"beta": 0.0},
+        {"latent_dim": 2},
+        {"latent_dim": 8},
+        {"hidden_activation_name": "relu"},
+        {"epoch_num": 30},
+    ],
+    "AutoEncoderEnsemble": [
+        {},
+        {"trim": 0.0},
+        {"mask": 0.0, "noise": 0.0},
+        {"score_head": "euclidean"},
+        {"score_head": "mahalanobis"},
+        {"n_estimators": 4},
+        {"n_estimators": 32},
+        {"max_samples": 256},
+        {"max_samples": None},
+        {"combination": "maximization"},
+        {"combination": "median"},
+    ],
+}
+
+
+def ablations() -> dict[str, partial[BaseDetector]]:
+    """Our detectors with one part changed, by what was changed."""
+    return {
+        " ".join([name, *(f"{k}={v}" for k, v in change.items())]): partial(
+            create_detector, name, **change
+        )
+        for name, changes in CHANGES.items()
+        for change in changes
+    }
+
+
+def evaluate(
+    name: str, create: partial[BaseDetector], dataset: Dataset, seed: int, novelty: bool
+) -> Result:
+    """One detector on one data set with one seed, in a process of its own."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    return next(run([dataset], [name], lambda _, **kw: create(**kw), seed + 1, novelty, seed))
+
+
+def table(results: list[Result]) -> Table:
+    """Means over the data sets, best mean rank first."""
+    shown = Table(title="Mean over the data sets", title_justify="left")
+    for heading in ("detector", "ROC AUC", "± seeds", "AP", "mean rank", "fit s", "failed"):
+        shown.add_column(heading, justify="left" if heading == "detector" else "right")
+    for mean in detector_means(results):
+        auc, precision, _, seconds, _ = mean.values
+        deviation = np.mean(list(deviations(results, mean.detector).values()))
+        cells = (f"{auc:.4f}", f"{deviation:.4f}", f"{precision:.4f}", f"{mean.mean_rank:.2f}")
+        shown.add_row(mean.detector, *cells, f"{seconds:.2f}", str(mean.failures or ""))
+    return shown
+
+
+def deviations(results: list[Result], detector: str) -> dict[str, float]:
+    """Standard deviation over the seeds of a detector's ROC AUC on each data set."""
+    aucs = defaultdict(list)
+    for result in results:
+        if result.detector == detector and not result.error:
+            aucs[result.dataset].append(result.roc_auc)
+    return {dataset: float(np.std(values)) for dataset, values in aucs.items()}
+
+
+def set_table(results: list[Result]) -> Table:
+    """ROC AUC of each detector on each data set, mean over the seeds."""
+    detectors = [mean.detector for mean in detector_means(results)]
+    shown = Table(title="ROC AUC of each data set", title_justify="left")
+    for heading in ("data set", *detectors):
+        shown.add_column(heading, justify="left" if heading == "data set" else "right")
+    for dataset in dict.fromkeys(r.dataset for r in results):
+        aucs = [
+            np.mean([r.roc_auc for r in results if (r.detector, r.dataset) == (d, dataset)])
+            for d in detectors
+        ]
+        shown.add_row(dataset, *(f"{auc:.3f}" for auc in aucs))
+    return shown
+
+
+def earlier_runs(path: Path) -> list[Result]:
+    """What a run before wrote, so that detectors can be measured in several runs."""
+    if not path.exists():
+        return []
+    kinds = {"seed": int, "n_train": int, "n_features": int}
+    kinds |= dict.fromkeys(("detector", "dataset", "error"), str)
+    with path.open(newline="") as file:
+        return [
+            Result(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(Result)})
+            for row in csv.DictReader(file)
+        ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="ADBench's .npz files")
+    parser.add_argument("--shipped", action="store_true", help="the sets inside scikit-learn")
+    parser.add_argument("--ablation", action="store_true", help="change one part at a time")
+    parser.add_argument("--only", default="", help="detectors whose names hold this word")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
+    arguments = parser.parse_args()
+    if (arguments.folder is None) != arguments.shipped:
+        parser.error("give a folder or --shipped")
+    source = shipped_datasets() if arguments.shipped else folder_datasets(arguments.folder)
+    datasets = [d.at_most(MOST_ROWS, 0) for d in source if d.X.shape[1] <= MOST_FEATURES]
+    detectors = ablations() if arguments.ablation else {}
+    if not arguments.ablation:
+        detectors = {name: partial(create_detector, name) for name in DETECTORS}
+    chosen = {name: create for name, create in detectors.items() if arguments.only in name}
+    what = "ablation" if arguments.ablation else "quality"
+    console = Console(width=220)
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    for protocol in PROTOCOLS:
+        kind = f"{what}-{'shipped' if arguments.shipped else 'adbench'}-{protocol}"
+        path = arguments.results / f"{kind}.csv"
+        tasks = [
+            joblib.delayed(evaluate)(name, create, dataset, seed, protocol == "novelty")
+            for name, create in chosen.items()
+            for dataset in datasets
+            for seed in range(arguments.seeds)
+        ]
+        parallel = joblib.Parallel(arguments.jobs, return_as="generator")
+        new = list(tqdm(parallel(tasks), desc=kind, total=len(tasks)))
+        results = [r for r in earlier_runs(path) if r.detector not in chosen] + new
+        results.sort(key=lambda r: list(detectors).index(r.detector))
+        write_results(results, path, protocol)
+        write_results(results, path.with_suffix(".json"), protocol)
+        draw_chart(results, path.with_suffix(".png"), f"{protocol.capitalize()} protocol")
+        console.print(f"\n{protocol.capitalize()} protocol, {len(datasets)} data sets")
+        console.print(table(results))
+        if not arguments.ablation:
+            console.print(set_table(results))
+        for result in new:
+            if result.error:
+                console.print(f"{result.detector} on {result.dataset}: {result.error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The ensemble of autoencoders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, ClassVar
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
+
+from pyod_ae_plugin.detectors.base import NeuralDetector, Plan
+from pyod_ae_plugin.detectors.building import build_head
+from pyod_ae_plugin.detectors.members import draw_members
+from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
+from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
+from pyod_ae_plugin.networks import Network, stacked_mlp
+from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.scoring import CombinedHead, ScoreHead, ScoringModule
+from pyod_ae_plugin.scoring.ensemble import COMBINATIONS
+
+# A member is less wide than the widest by weights that are zero, and only with these stay zero.
+_ACTIVATIONS = {name for name in ACTIVATIONS if name not in ("sigmoid", "softmax", "softplus")}
+
+
+class AutoEncoderEnsemble(NeuralDetector):
+    """Outlier detection by many unlike autoencoders, trained at the same time as one stack.
+
+    Each member has its own initial weights, training rows, batches, layer widths, bottleneck and
+    corruption, so that the members err differently [1]_ [2]_ [3]_. Their log scores are put on one
+    scale, by those of the training rows, and combined.
+
+    Parameters
+    ----------
+    n_estimators : int, default=16
+        Members.
+    contamination : float in (0, 0.5] or thresholder, default=0.1
+        Share of outliers in the training rows, which sets the threshold; or an object of
+        :mod:`pyod.models.thresholds`, which sets it from the scores.
+    max_samples : int or None, default=1024
+        Rows that each member is trained on, drawn without replacement for each; None is all. A
+        fit then takes hardly longer for more rows.
+    combination : {'average', 'maximization', 'median', 'aom', 'moa'}, default='average'
+        How the members' scores are combined; see :mod:`pyod.models.combination`.
+    warm_start : bool, default=False
+        Whether a second call of fit keeps the members there are and adds new ones, up to
+        ``n_estimators``.
+    preprocessing : bool, default=True
+        Standardise each feature to zero mean and unit variance.
+    lr : float or None, default=None
+        Learning rate; None is 2e-3 for a batch of 32 rows and grows with the square root of
+        the batch size.
+    epoch_num : int or None, default=None
+        Passes of each member over its rows; None makes about 500 steps, in no fewer than 5 passes.
+    batch_size : int or None, default=None
+        Rows of each member in a training step; None grows with its rows from 32 to 1,024.
+    optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
+        Optimizer.
+    device : str, torch.device or None, default=None
+        Where to train and score; None is CUDA if there is a GPU, else the CPU.
+    random_state : int, RandomState instance or None, default=42
+        Seed of all that is drawn. An int gives the same detector each time. No global generator
+        is touched.
+    verbose : {0, 1, 2}, default=1
+        Silent, a progress bar, or a line for each epoch.
+    optimizer_params : dict or None, default=None
+        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
+        optimizer has them; None is ``{'weight_decay': 1e-5}``.
+    hidden_neuron_list : sequence of int, default=(128, 64, 16)
+        Largest widths of the encoders' layers, the last of them the bottleneck. The first member
+        has these; another has half to all of each hidden layer, and a bottleneck from 2 up.
+    hidden_activation_name : str, default='silu'
+        One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'silu', 'tanh'.
+    novelty : bool, default=False
+        Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
+        keeps the networks from learning to rebuild them.
+    trim : float in [0, 1) or None, default=None
+        Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
+        0 with ``novelty=True``.
+    mask : float in [0, 1), default=0.5
+        Largest share of features hidden from a member's encoder while training; the members'
+        shares are spread evenly from 0.
+    noise : float, default=0.5
+        Largest standard deviation of the noise that a member's encoder is given, likewise.
+    score_head : str, default='joint_mahalanobis'
+        'euclidean', 'mahalanobis' or 'joint_mahalanobis', for each member.
+
+    Attributes
+    ----------
+    decision_scores_ : ndarray of shape (n_samples,)
+        Scores of the training rows; the larger, the more abnormal. 0 is an ordinary row.
+    threshold_ : float
+        Rows with larger scores are outliers. With a thresholder, its own figure, on its scale.
+    labels_ : ndarray of shape (n_samples,)
+        0 for the inliers and 1 for the outliers among the training rows.
+    model : torch.nn.Module
+        The trained networks as one.
+    scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
+        All that was learned, as one module from raw rows to scores.
+    history_ : dict of str to list of float
+        ``'loss'`` of each epoch, the mean of the members'.
+    n_features_in_ : int
+        Features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where the training data had names.
+
+    See Also
+    --------
+    AutoEncoder : A single one, which is faster.
+
+    References
+    ----------
+    .. [1] Chen, J., Sathe, S., Aggarwal, C., & Turaga, D. (2017). Outlier Detection with
+           Autoencoder Ensembles. SDM.
+    .. [2] Ding, X., Zhao, L., & Akoglu, L. (2022). Hyperparameter Sensitivity in Deep Outlier
+           Detection: Analysis and a Scalable Hyper-Ensemble Solution. NeurIPS.
+    .. [3] Aggarwal, C. C., & Sathe, S. (2015). Theoretical Foundations and Algorithms for
+           Outlier Ensembles. SIGKDD Explorations 17(1).
+
+    Examples
+    --------
+    >>> from pyod.utils.data import generate_data
+    >>> from pyod_ae_plugin import AutoEncoderEnsemble
+    >>> X_train, X_test, y_train, y_test = generate_data(
+    ...     n_train=500, n_test=100, n_features=5, random_state=0)
+    >>> detector = AutoEncoderEnsemble(n_estimators=4, verbose=0, device="cpu").fit(X_train)
+    >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
+    ((100,), (100, 64))
+    >>> int(detector.labels_.sum())
+    50
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **COMMON_CONSTRAINTS,
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "max_samples": [Interval(Integral, 1, None, closed="left"), None],
+        "combination": [StrOptions(set(COMBINATIONS))],
+        "warm_start": ["boolean"],
+        "hidden_neuron_list": ["array-like"],
+        "hidden_activation_name": [StrOptions(_ACTIVATIONS)],
+    }
+
+    def __init__(
+        self,
+        n_estimators: int = 16,
+        contamination: Any = 0.1,
+        max_samples: int | None = 1024,
+        combination: str = "average",
+        warm_start: bool = False,
+        preprocessing: bool = True,
+        lr: float | None = None,
+        epoch_num: int | None = None,
+        batch_size: int | None = None,
+        optimizer_name: str = "adam",
+        device: str | torch.device | None = None,
+        random_state: Any = 42,
+        verbose: int = 1,
+        optimizer_params: Mapping[str, Any] | None = None,
+        hidden_neuron_list: Sequence[int] = (128, 64, 16),
+        hidden_activation_name: str = "silu",
+        novelty: bool = False,
+        trim: float | None = None,
+        mask: float = 0.5,
+        noise: float = 0.5,
+        score_head: str = "joint_mahalanobis",
+    ) -> None:
+        super().__init__(
+            contamination=contamination,
+            preprocessing=preprocessing,
+            lr=lr,
+            epoch_num=epoch_num,
+            batch_size=batch_size,
+            optimizer_name=optimizer_name,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+            optimizer_params=optimizer_params,
+            novelty=novelty,
+            trim=trim,
+            mask=mask,
+            noise=noise,
+            score_head=score_head,
+        )
+        self.n_estimators = n_estimators
+        self.max_samples = max_samples
+        self.combination = combination
+        self.warm_start = warm_start
+        self.hidden_neuron_list = hidden_neuron_list
+        self.hidden_activation_name = hidden_activation_name
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_widths("hidden_neuron_list", self.hidden_neuron_list)
+
+    def _fit_module(self, rows: Tensor) -> ScoringModule:
+        earlier = self._earlier()
+        if earlier is None:
+            return super()._fit_module(rows)
+        n_before, n_features = _n_members(earlier), earlier.standardize.n_features
+        if rows.shape[1] != n_features:
+            raise ValueError(
+                f"warm_start=True adds to members of {n_features} features, but X has "
+                f"{rows.shape[1]}. Pass rows of the same features, or set warm_start=False."
+            )
+        if n_before > self.n_estimators:
+            raise ValueError(
+                f"n_estimators={self.n_estimators} is less than the {n_before} members that "
+                "warm_start=True keeps. Raise it, or set warm_start=False."
+            )
+        if n_before == self.n_estimators:
+            warnings.warn(
+                f"There are {n_before} members already; raise n_estimators to add some.",
+                stacklevel=3,
+            )
+            return earlier
+        return super()._fit_module(rows)
+
+    def _earlier(self) -> ScoringModule | None:
+        return getattr(self, "scoring_module_", None) if self.warm_start else None
+
+    def _plan(self, n_features: int, seed: int, generator: torch.Generator) -> Plan:
+        earlier = self._earlier()
+        n_before = 0 if earlier is None else _n_members(earlier)
+        n_members = self.n_estimators - n_before
+        generator.manual_seed(seed + n_before)  # members that are added differ from the first
+        members = draw_members(
+            n_members, self.hidden_neuron_list, self.mask, self.noise, seed + n_before
+        )
+        widths = [member.widths for member in members]
+        corruption = Corruption([m.mask for m in members], [m.noise for m in members])
+        with torch.device(generator.device):
+            network = stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
+        options = self._training_options(
+            trim=[self._trim()] * n_members,
+            n_members=n_members,
+            rows_per_member=self.max_samples,
+        )
+        return Plan(network, ReconstructionLoss(corruption), options)
+
+    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
+        widths = [self.hidden_neuron_list] * self.n_estimators
+        return stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
+
+    def _build_head(self, network: Network, n_features: int) -> ScoreHead:
+        members = (self.n_estimators,)
+        head = build_head(self.score_head, network, n_features, members)
+        return CombinedHead(head, self.n_estimators, self.combination)
+
+
+def _n_members(module: ScoringModule) -> int:
+    return len(next(module.network.parameters()))

@@ -1,0 +1,77 @@
+"""What detectors of a single network share."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+
+from pyod_ae_plugin.detectors.base import NeuralDetector, Plan
+from pyod_ae_plugin.detectors.building import (
+    NetworkFactory,
+    build_network,
+    draws_privately,
+    find_head,
+    find_network,
+)
+from pyod_ae_plugin.engine.objectives import Corruption, Objective
+from pyod_ae_plugin.engine.training import EarlyStopping, TrainingOptions
+from pyod_ae_plugin.networks import Network
+
+
+class SingleNetworkDetector(NeuralDetector):
+    """Base class of the detectors whose network is one of a registered kind.
+
+    A subclass provides :meth:`_objective`.
+    """
+
+    def __init__(
+        self,
+        use_compile: bool,
+        compile_mode: str,
+        network: str | NetworkFactory,
+        early_stopping: bool,
+        validation_fraction: float,
+        n_iter_no_change: int,
+        tol: float,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.use_compile = use_compile
+        self.compile_mode = compile_mode
+        self.network = network
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+
+    @abc.abstractmethod
+    def _objective(self) -> Objective:
+        """What training minimises."""
+
+    def _plan(self, n_features: int, seed: int, generator: torch.Generator) -> Plan:
+        network = self._build_network(n_features, generator)
+        return Plan(network, self._objective(), self._options())
+
+    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
+        params = {**self.get_params(deep=False), "learn_variance": self._learns_variance()}
+        return build_network(find_network(self.network), n_features, params, generator)
+
+    def _draws_privately(self) -> bool:
+        return draws_privately(find_network(self.network))
+
+    def _learns_variance(self) -> bool:
+        """Whether the decoder gives a variance: by default where the score head asks for it."""
+        return "decode_distribution" in getattr(find_head(self.score_head), "needs", ())
+
+    def _corruption(self) -> Corruption | None:
+        return Corruption([self.mask], [self.noise]) if self.mask or self.noise else None
+
+    def _options(self) -> TrainingOptions:
+        stopping = EarlyStopping(self.validation_fraction, self.n_iter_no_change, self.tol)
+        return self._training_options(
+            trim=[self._trim()],
+            early_stopping=stopping if self.early_stopping else None,
+            compile_mode=self.compile_mode if self.use_compile else None,
+        )

@@ -1,0 +1,90 @@
+"""One score of the scores of an ensemble's members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
+
+_N_BUCKETS = 5
+
+
+class CombinedHead(ScoreHead):
+    """Scores by each member, puts them on one scale and combines them.
+
+    A member's scale is that of its log scores on training rows: their median becomes 0 and their
+    standard deviation 1.
+
+    Parameters
+    ----------
+    head : ScoreHead
+        Scores [n_members, n] of the members, none of them negative.
+    n_members : int
+    combination : {'average', 'maximization', 'median', 'aom', 'moa'}
+        As in :mod:`pyod.models.combination`.
+
+    **Shape**
+
+    - Rows: ``(n, n_features)``
+    - Output: ``(n,)``
+    """
+
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, head: ScoreHead, n_members: int, combination: str) -> None:
+        super().__init__(head.n_features)
+        self.head = head
+        self.combine = COMBINATIONS[combination]
+        self.shows_nonfinite = head.shows_nonfinite
+        self.register_buffer("location", torch.zeros(n_members, 1))
+        self.register_buffer("scale", torch.ones(n_members, 1))
+
+    def fit_to(
+        self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
+    ) -> None:
+        self.head.fit_to(network, tiles, trim, generator)
+        scores = torch.cat([self._log_scores(network, z) for z in tiles()], dim=1).double()
+        self.location = scores.median(dim=1, keepdim=True).values.float()
+        spread = scores.std(dim=1, correction=0, keepdim=True)
+        self.scale = torch.where(spread > 1e-6, spread, 1.0).float()
+
+    def score(self, network: Network, z: Tensor) -> Tensor:
+        return self.combine((self._log_scores(network, z) - self.location) / self.scale)
+
+    def _log_scores(self, network: Network, z: Tensor) -> Tensor:
+        smallest = torch.finfo(torch.float32).tiny  # a row rebuilt exactly has a score too
+        return self.head.score(network, z).clamp_min(smallest).log()
+
+
+def _median(scores: Tensor) -> Tensor:
+    # torch.median takes the lower of the two in the middle
+    ordered = scores.sort(dim=0).values
+    return 0.5 * (ordered[(len(scores) - 1) // 2] + ordered[len(scores) // 2])
+
+
+def _aom(scores: Tensor) -> Tensor:
+    """Average of the maxima of buckets of members (Aggarwal & Sathe 2015)."""
+    return torch.stack([bucket.amax(0) for bucket in _buckets(scores)]).mean(0)
+
+
+def _moa(scores: Tensor) -> Tensor:
+    """Maximum of the averages of buckets of members (Aggarwal & Sathe 2015)."""
+    return torch.stack([bucket.mean(0) for bucket in _buckets(scores)]).amax(0)
+
+
+def _buckets(scores: Tensor) -> tuple[Tensor, ...]:
+    return scores.tensor_split(min(_N_BUCKETS, len(scores)))
+
+
+COMBINATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "average": lambda scores: scores.mean(0),
+    "maximization": lambda scores: scores.amax(0),
+    "median": _median,
+    "aom": _aom,
+    "moa": _moa,
+}

@@ -1,0 +1,116 @@
+"""Score heads of probabilistic networks: how unlikely the decoder finds a row."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
+
+N_DRAWS = 16
+
+
+class NegativeLogLikelihood(ScoreHead):
+    """Negative log density of a row under the decoder's normal distribution, in nats.
+
+    The code is the encoder's, for a VAE the posterior mean. Needs a network with
+    ``decode_distribution``, which returns the mean and log variance of each feature.
+
+    **Shape**
+
+    - Rows: ``(n, n_features)``
+    - Output: ``(n,)``
+    """
+
+    shows_nonfinite = True
+    needs = ("decode_distribution",)
+
+    def score(self, network: Network, z: Tensor) -> Tensor:
+        return -log_density(z, *network.decode_distribution(network.encode(z)))
+
+
+class ReconstructionProbability(ScoreHead):
+    """Negative reconstruction probability: the mean log density over draws from the posterior.
+
+    ``-mean_l log p(z | code_l)`` with ``code_l ~ q(code | z)`` [1]_. The standard normal draws are
+    made once, at fit, and shared by all rows, so that a row has one score. Needs a network with
+    ``posterior`` and ``decode_distribution``.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of a row.
+    n_latent : int
+        Width of a latent code.
+
+    **Shape**
+
+    - Rows: ``(n, n_features)``
+    - Output: ``(n,)``
+
+    References
+    ----------
+    .. [1] An, J., & Cho, S. (2015). Variational Autoencoder based Anomaly Detection using
+           Reconstruction Probability. SNU Data Mining Center.
+    """
+
+    shows_nonfinite = True
+    needs = ("posterior", "decode_distribution")
+
+    draws: Tensor
+
+    def __init__(self, n_features: int, n_latent: int) -> None:
+        super().__init__(n_features)
+        self.register_buffer("draws", torch.zeros(N_DRAWS, n_latent))
+
+    def fit_to(
+        self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
+    ) -> None:
+        self.draws.normal_(generator=generator)
+
+    def score(self, network: Network, z: Tensor) -> Tensor:
+        return -self._expected_log_density(network, z, *network.posterior(z))
+
+    def _expected_log_density(
+        self, network: Network, z: Tensor, mu: Tensor, logvar: Tensor
+    ) -> Tensor:
+        sigma = torch.exp(0.5 * logvar)
+        total = torch.zeros(len(z), device=z.device)
+        for draw in self.draws:
+            code = torch.addcmul(mu, sigma, draw)
+            total = total + log_density(z, *network.decode_distribution(code))
+        return total / len(self.draws)
+
+
+class Elbo(ReconstructionProbability):
+    """Negative evidence lower bound of a row, in nats (Kingma & Welling 2014).
+
+    The negative reconstruction probability plus the KL divergence of the posterior from the
+    standard normal prior.
+
+    **Shape**
+
+    - Rows: ``(n, n_features)``
+    - Output: ``(n,)``
+    """
+
+    def score(self, network: Network, z: Tensor) -> Tensor:
+        mu, logvar = network.posterior(z)
+        kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(-1)
+        return kl - self._expected_log_density(network, z, mu, logvar)
+
+
+def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """Log density [*, n] of rows [*, n, d] under independent normals, in nats.
+
+    Examples
+    --------
+    >>> log_density(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))
+    tensor([-0.9189])
+    """
+    squares = torch.addcmul(logvar, (x - mean).square(), torch.exp(-logvar))
+    density: Tensor = -0.5 * (squares + math.log(2 * math.pi)).sum(-1)
+    return density
