@@ -119,7 +119,9 @@ def test_the_package_s_own_parts_come_through_the_hooks():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match=r"Unknown detector 'AutoEncode'.*AutoEncoder, VAE"):
+    with pytest.raises(
+        ValueError, match=r"Unknown detector 'AutoEncode'.*AutoEncoder, AutoEncoderEnsemble, VAE"
+    ):
         create_detector("AutoEncode")
 
 

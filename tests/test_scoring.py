@@ -124,7 +124,7 @@ def test_the_fast_function_gives_the_scores_of_the_module(variational, output, a
 def test_the_fast_function_sees_changed_weights_and_obeys_hooks():
     module = make_module(False)
     x = torch.randn(64, 6, dtype=torch.float64)
-    layers = module.network.layers()
+    layers = module.network.layers()[0]
     before = module(x)
     layers[2].weight.data.mul_(3)
     layers[1].register_forward_hook(lambda layer, args, output: output * 2)

@@ -3,7 +3,7 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pyod_ae_plugin import VAE, AutoEncoder
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 
 LABELS = "PyOD labels inliers 0 and outliers 1; scikit-learn expects 1 and -1"
 EXPECTED_FAILURES = {
@@ -17,7 +17,11 @@ EXPECTED_FAILURES = {
 
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks(
-    [AutoEncoder(epoch_num=2, verbose=0), VAE(epoch_num=2, verbose=0)],
+    [
+        AutoEncoder(epoch_num=2, verbose=0),
+        VAE(epoch_num=2, verbose=0),
+        AutoEncoderEnsemble(n_estimators=2, epoch_num=2, verbose=0),
+    ],
     expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
 )
 def test_estimator_check(estimator, check):

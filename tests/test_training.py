@@ -1,7 +1,5 @@
 """Objectives, optimizers and the training loop, against independent computations."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -53,8 +51,7 @@ def test_elbo_is_log_likelihood_less_kl(beta):
     z = posterior.mean + posterior.stddev * torch.empty(20, 3).normal_(generator=seeded(3))
     log_likelihood = Normal(network.decode(z), 1.0).log_prob(x).sum(1)
     kl = kl_divergence(posterior, Normal(0.0, 1.0)).sum(1)
-    constant = 5 / 2 * math.log(2 * math.pi)
-    torch.testing.assert_close(got, -(log_likelihood + constant) + beta * kl)
+    torch.testing.assert_close(got, -log_likelihood + beta * kl)
 
 
 def test_capacity_is_an_annealed_target_of_the_kl():
@@ -155,7 +152,7 @@ def test_trimmed_rows_have_no_part_in_the_gradient():
     rows[:20] *= 1e4
     spoilt, kept = (mlp(4, [3], "tanh", False, 0.0, seeded()) for _ in range(2))
     # the same gradients, although the order of summation differs
-    run(spoilt, rows, batch_size=100, trim=0.2, lr=1e-3)
+    run(spoilt, rows, batch_size=100, trim=[0.2], lr=1e-3)
     run(kept, rows[20:], batch_size=80, lr=1e-3)
     for a, b in zip(spoilt.parameters(), kept.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

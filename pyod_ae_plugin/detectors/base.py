@@ -90,8 +90,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         optimizer_params: Mapping[str, Any] | None,
         novelty: bool,
         trim: float | None,
-        mask: float,
-        noise: float,
+        mask: float | None,
+        noise: float | None,
         score_head: str,
     ) -> None:
         super().__init__(contamination=contamination)

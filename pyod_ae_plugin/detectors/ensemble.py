@@ -14,7 +14,12 @@ from torch import Tensor
 from pyod_ae_plugin.detectors.base import NeuralDetector, Plan
 from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.members import draw_members
-from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
+from pyod_ae_plugin.detectors.parameters import (
+    COMMON_CONSTRAINTS,
+    DEFAULT_MASK,
+    DEFAULT_NOISE,
+    check_widths,
+)
 from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
 from pyod_ae_plugin.networks import Network, stacked_mlp
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
@@ -39,7 +44,7 @@ class AutoEncoderEnsemble(NeuralDetector):
     contamination : float in (0, 0.5] or thresholder, default=0.1
         Share of outliers in the training rows, which sets the threshold; or an object of
         :mod:`pyod.models.thresholds`, which sets it from the scores.
-    max_samples : int or None, default=1024
+    max_samples : int or None, default=2048
         Rows that each member is trained on, drawn without replacement for each; None is all. A
         fit then takes hardly longer for more rows.
     combination : {'average', 'maximization', 'median', 'aom', 'moa'}, default='average'
@@ -79,11 +84,12 @@ class AutoEncoderEnsemble(NeuralDetector):
     trim : float in [0, 1) or None, default=None
         Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
         0 with ``novelty=True``.
-    mask : float in [0, 1), default=0.5
+    mask : float in [0, 1) or None, default=None
         Largest share of features hidden from a member's encoder while training; the members'
-        shares are spread evenly from 0.
-    noise : float, default=0.5
-        Largest standard deviation of the noise that a member's encoder is given, likewise.
+        shares are spread evenly from 0. None is 0.3, or 0 with ``novelty=True``.
+    noise : float or None, default=None
+        Largest standard deviation of the noise that a member's encoder is given, likewise. None
+        is 0.2, or 0 with ``novelty=True``.
     score_head : str, default='joint_mahalanobis'
         'euclidean', 'mahalanobis' or 'joint_mahalanobis', for each member.
 
@@ -140,13 +146,15 @@ class AutoEncoderEnsemble(NeuralDetector):
         "warm_start": ["boolean"],
         "hidden_neuron_list": ["array-like"],
         "hidden_activation_name": [StrOptions(_ACTIVATIONS)],
+        "mask": [*COMMON_CONSTRAINTS["mask"], None],
+        "noise": [*COMMON_CONSTRAINTS["noise"], None],
     }
 
     def __init__(
         self,
         n_estimators: int = 16,
         contamination: Any = 0.1,
-        max_samples: int | None = 1024,
+        max_samples: int | None = 2048,
         combination: str = "average",
         warm_start: bool = False,
         preprocessing: bool = True,
@@ -162,8 +170,8 @@ class AutoEncoderEnsemble(NeuralDetector):
         hidden_activation_name: str = "silu",
         novelty: bool = False,
         trim: float | None = None,
-        mask: float = 0.5,
-        noise: float = 0.5,
+        mask: float | None = None,
+        noise: float | None = None,
         score_head: str = "joint_mahalanobis",
     ) -> None:
         super().__init__(
@@ -225,8 +233,13 @@ class AutoEncoderEnsemble(NeuralDetector):
         n_before = 0 if earlier is None else _n_members(earlier)
         n_members = self.n_estimators - n_before
         generator.manual_seed(seed + n_before)  # members that are added differ from the first
+        mask, noise = (0.0, 0.0) if self.novelty else (DEFAULT_MASK, DEFAULT_NOISE)
         members = draw_members(
-            n_members, self.hidden_neuron_list, self.mask, self.noise, seed + n_before
+            n_members,
+            self.hidden_neuron_list,
+            mask if self.mask is None else self.mask,
+            noise if self.noise is None else self.noise,
+            seed + n_before,
         )
         widths = [member.widths for member in members]
         corruption = Corruption([m.mask for m in members], [m.noise for m in members])

@@ -19,8 +19,9 @@ from sklearn.utils._param_validation import (
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 
-# Measured on contaminated data, see benchmarks/quality.py.
+# Measured on contaminated data (benchmarks/quality.py); the last two are an ensemble's.
 DEFAULT_TRIM = 0.4
+DEFAULT_MASK, DEFAULT_NOISE = 0.3, 0.2
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
 
 COMPILE_MODES = {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"}

@@ -66,7 +66,9 @@ class SingleNetworkDetector(NeuralDetector):
         return "decode_distribution" in getattr(find_head(self.score_head), "needs", ())
 
     def _corruption(self) -> Corruption | None:
-        return Corruption([self.mask], [self.noise]) if self.mask or self.noise else None
+        return (
+            Corruption([self.mask or 0.0], [self.noise or 0.0]) if self.mask or self.noise else None
+        )
 
     def _options(self) -> TrainingOptions:
         stopping = EarlyStopping(self.validation_fraction, self.n_iter_no_change, self.tol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ _ALIGNMENT = 64
 # Wide rows come in low tiles. For their long inner products kernels choose by the height of the
 # tile how to cut them up, so tiles up to this height are all of one height.
 _LOW_TILE = 1024
-# From this many cells on torch shares a tensor among threads, cell by cell, and where the shares
-# meet it computes exponentials and the like by another routine.
+# Torch shares a tensor among threads from this many cells each on. The last few cells of a share
+# that is not a multiple of the alignment meet another routine for exponentials and the like.
 _SHARED_CELLS = 32_768
 
 _TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
@@ -92,18 +93,28 @@ def _tile_height(n: int, module: ScoringModule, device: torch.device) -> int:
     A tile's values and activations fit in the cache, or in a small part of GPU memory, and no
     operation of the module rounds differently in different places of the tile.
     """
-    n_features = module.standardize.n_features
-    most = _rows_in_memory(n_features, module.widest_layer, device)
-    alignment = _ALIGNMENT
-    if device.type == "cpu" and not module.rounds_alike:
-        most = min(most, _SHARED_CELLS // max(n_features, module.widest_layer))
-    if device.type == "cpu" and module.has_single_column:
-        alignment *= torch.get_num_threads()
-    most = max(most // alignment, 1) * alignment
-    if device.type != "cpu" or most <= _LOW_TILE:
-        return most
-    n_tiles = -(-n // most)
-    return -(-n // (n_tiles * alignment)) * alignment
+    most = _rows_in_memory(module.standardize.n_features, module.widths[-1], device)
+    if device.type != "cpu":
+        return max(most // _ALIGNMENT, 1) * _ALIGNMENT
+    n_threads = torch.get_num_threads()
+    alignment = _ALIGNMENT * (n_threads if module.has_single_column else 1)
+    heights = _heights(most, alignment, () if module.rounds_alike else module.widths, n_threads)
+    if heights[-1] <= _LOW_TILE:
+        return heights[-1]
+    n_tiles = -(-n // heights[-1])
+    return next(height for height in heights if height * n_tiles >= n)
+
+
+@lru_cache
+def _heights(most: int, alignment: int, widths: tuple[int, ...], n_threads: int) -> list[int]:
+    """Heights up to ``most`` at which threads share layers of these widths evenly, ascending."""
+
+    def shared_evenly(n_cells: int) -> bool:
+        n_sharing = min(n_threads, -(-n_cells // _SHARED_CELLS))
+        return n_cells % (n_sharing * _ALIGNMENT) == 0
+
+    heights = range(alignment, max(most, alignment) + 1, alignment)
+    return [h for h in heights if all(shared_evenly(h * width) for width in widths)] or [alignment]
 
 
 def _tile_before(stop: int, height: int, rows: Tensor, device: torch.device) -> Tensor:

@@ -128,6 +128,6 @@ def mlp(
     widths = [n_features, *hidden]
     encoder = [*stack(widths), Linear(widths[-1], n_latent, generator)]
     widths = [n_latent, *reversed(hidden)]
-    output = output_layer(widths[-1], n_features, "identity", learn_variance, generator)
-    decoder = [*stack(widths), output]
+    decoder = stack(widths)
+    decoder.append(output_layer(widths[-1], n_features, "identity", learn_variance, generator))
     return AutoEncoderNetwork(nn.Sequential(*encoder), nn.Sequential(*decoder))

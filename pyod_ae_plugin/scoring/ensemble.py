@@ -39,7 +39,7 @@ class CombinedHead(ScoreHead):
     def __init__(self, head: ScoreHead, n_members: int, combination: str) -> None:
         super().__init__(head.n_features)
         self.head = head
-        self.combine = COMBINATIONS[combination]
+        self.combination = combination
         self.shows_nonfinite = head.shows_nonfinite
         self.register_buffer("location", torch.zeros(n_members, 1))
         self.register_buffer("scale", torch.ones(n_members, 1))
@@ -54,7 +54,8 @@ class CombinedHead(ScoreHead):
         self.scale = torch.where(spread > 1e-6, spread, 1.0).float()
 
     def score(self, network: Network, z: Tensor) -> Tensor:
-        return self.combine((self._log_scores(network, z) - self.location) / self.scale)
+        combine = COMBINATIONS[self.combination]
+        return combine((self._log_scores(network, z) - self.location) / self.scale)
 
     def _log_scores(self, network: Network, z: Tensor) -> Tensor:
         smallest = torch.finfo(torch.float32).tiny  # a row rebuilt exactly has a score too

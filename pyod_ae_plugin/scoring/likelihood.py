@@ -99,7 +99,7 @@ class Elbo(ReconstructionProbability):
 
     def score(self, network: Network, z: Tensor) -> Tensor:
         mu, logvar = network.posterior(z)
-        kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(-1)
+        kl: Tensor = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(-1)
         return kl - self._expected_log_density(network, z, mu, logvar)
 
 

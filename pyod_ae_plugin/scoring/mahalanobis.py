@@ -243,6 +243,11 @@ def _usual_rows(
         if with_codes:
             codes.append(code)
     residual = torch.cat(residuals, dim=-2)
+    if not bool(torch.isfinite(residual).all()):
+        raise FloatingPointError(
+            "Training diverged: the network rebuilds training rows as infinite. Lower the learning "
+            "rate lr, and keep preprocessing=True so that the features are standardised."
+        )
     n = residual.shape[-2]
     kept = residual.square().sum(-1).topk(max(n - int(trim * n), 1), largest=False).indices
     quantities = [residual, torch.cat(codes, dim=-2)] if with_codes else [residual]
