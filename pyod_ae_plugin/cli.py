@@ -29,7 +29,8 @@ app = typer.Typer(
 )
 
 BENCH_DETECTORS = (
-    "AutoEncoder,VAE,pyod.AutoEncoder,pyod.VAE,pyod.IForest,pyod.ECOD,pyod.KNN,pyod.LOF,pyod.HBOS"
+    "AutoEncoder,VAE,AutoEncoderEnsemble,"
+    "pyod.AutoEncoder,pyod.VAE,pyod.IForest,pyod.ECOD,pyod.KNN,pyod.LOF,pyod.HBOS"
 )
 # ADBench, too, draws at most this many rows from its larger sets.
 BENCH_ROWS = 10_000

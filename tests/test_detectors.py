@@ -694,6 +694,13 @@ def test_pickles_are_small(X):
     assert len(pickle.dumps(detector)) < scores_and_labels + 10_000 < big.nbytes / 2
 
 
+def test_pickling_leaves_the_detector_as_it_is(X):
+    detector = quick(AutoEncoder).fit(X)
+    module = detector.scoring_module_
+    pickle.dumps(detector)
+    assert detector.scoring_module_ is module
+
+
 def test_joblib_workers_fit_and_score(X):
     detector = quick(AutoEncoder)
     alone = clone(detector).fit(X).decision_scores_

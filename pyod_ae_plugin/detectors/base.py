@@ -367,7 +367,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return mapped
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
+        state = dict(super().__getstate__())  # a copy: Python hands out the dict of the object
         if "scoring_module_" in state:
             # Where it is unpickled there may be no such device.
             state["scoring_module_"] = copy.deepcopy(state["scoring_module_"]).cpu()
