@@ -51,7 +51,7 @@ class AutoEncoder(SingleNetworkDetector):
     optimizer_params : dict or None, default=None
         ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
         optimizer has them; None is ``{'weight_decay': 1e-5}``.
-    hidden_neuron_list : sequence of int, default=(128, 64, 16)
+    hidden_neuron_list : sequence of int, default=(128, 64, 32)
         Widths of the encoder's layers, the last of them the bottleneck, which is linear; the
         decoder mirrors them.
     hidden_activation_name : str, default='silu'
@@ -67,12 +67,12 @@ class AutoEncoder(SingleNetworkDetector):
     trim : float in [0, 1) or None, default=None
         Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
         0 with ``novelty=True``.
-    mask : float in [0, 1), default=0.0
+    mask : float in [0, 1) or None, default=None
         Share of the features of each row hidden from the encoder while training, at random; the
-        decoder has to rebuild them (denoising autoencoder).
-    noise : float, default=0.0
+        decoder has to rebuild them (denoising autoencoder [2]_). None is 0.
+    noise : float or None, default=None
         Standard deviation of normal noise added while training to what the encoder is given, in
-        standard deviations of the features.
+        standard deviations of the features. None is 0.3, or 0 with ``novelty=True``.
     network : str or callable, default='mlp'
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode`` and ``decode``. It may name further parameters
@@ -118,6 +118,8 @@ class AutoEncoder(SingleNetworkDetector):
     References
     ----------
     .. [1] Aggarwal, C. C. (2015). Outlier Analysis, chapter 3. Springer.
+    .. [2] Vincent, P., et al. (2008). Extracting and Composing Robust Features with Denoising
+           Autoencoders. ICML.
 
     Examples
     --------
@@ -127,7 +129,7 @@ class AutoEncoder(SingleNetworkDetector):
     ...     n_train=500, n_test=100, n_features=5, random_state=0)
     >>> detector = AutoEncoder(verbose=0, device="cpu").fit(X_train)
     >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
-    ((100,), (100, 16))
+    ((100,), (100, 32))
     >>> int(detector.labels_.sum())
     50
     """
@@ -136,6 +138,8 @@ class AutoEncoder(SingleNetworkDetector):
         **COMMON_CONSTRAINTS,
         "hidden_neuron_list": ["array-like"],
     }
+
+    _default_corruption = (0.0, 0.3)
 
     def __init__(
         self,
@@ -151,14 +155,14 @@ class AutoEncoder(SingleNetworkDetector):
         compile_mode: str = "default",
         verbose: int = 1,
         optimizer_params: Mapping[str, Any] | None = None,
-        hidden_neuron_list: Sequence[int] = (128, 64, 16),
+        hidden_neuron_list: Sequence[int] = (128, 64, 32),
         hidden_activation_name: str = "silu",
         batch_norm: bool = False,
         dropout_rate: float = 0.0,
         novelty: bool = False,
         trim: float | None = None,
-        mask: float = 0.0,
-        noise: float = 0.0,
+        mask: float | None = None,
+        noise: float | None = None,
         network: str | NetworkFactory = "mlp",
         score_head: str = "joint_mahalanobis",
         early_stopping: bool = False,

@@ -70,6 +70,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
 
+    _default_corruption: ClassVar[tuple[float, float]] = (0.0, 0.0)  # mask and noise
+
     _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
 
     scoring_module_: ScoringModule
@@ -327,6 +329,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     def _trim(self) -> float:
         trim_by_default = 0.0 if self.novelty else DEFAULT_TRIM
         return trim_by_default if self.trim is None else self.trim
+
+    def _corruption_shares(self) -> tuple[float, float]:
+        """Mask and noise, which are off by default where the training rows are all normal."""
+        mask, noise = (0.0, 0.0) if self.novelty else self._default_corruption
+        return mask if self.mask is None else self.mask, noise if self.noise is None else self.noise
 
     def _training_options(self, **others: Any) -> TrainingOptions:
         params = self.optimizer_params

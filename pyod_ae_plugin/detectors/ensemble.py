@@ -14,12 +14,7 @@ from torch import Tensor
 from pyod_ae_plugin.detectors.base import NeuralDetector, Plan
 from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.members import draw_members
-from pyod_ae_plugin.detectors.parameters import (
-    COMMON_CONSTRAINTS,
-    DEFAULT_MASK,
-    DEFAULT_NOISE,
-    check_widths,
-)
+from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
 from pyod_ae_plugin.networks import Network, stacked_mlp
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
@@ -146,9 +141,9 @@ class AutoEncoderEnsemble(NeuralDetector):
         "warm_start": ["boolean"],
         "hidden_neuron_list": ["array-like"],
         "hidden_activation_name": [StrOptions(_ACTIVATIONS)],
-        "mask": [*COMMON_CONSTRAINTS["mask"], None],
-        "noise": [*COMMON_CONSTRAINTS["noise"], None],
     }
+
+    _default_corruption = (0.3, 0.2)
 
     def __init__(
         self,
@@ -233,13 +228,8 @@ class AutoEncoderEnsemble(NeuralDetector):
         n_before = 0 if earlier is None else _n_members(earlier)
         n_members = self.n_estimators - n_before
         generator.manual_seed(seed + n_before)  # members that are added differ from the first
-        mask, noise = (0.0, 0.0) if self.novelty else (DEFAULT_MASK, DEFAULT_NOISE)
         members = draw_members(
-            n_members,
-            self.hidden_neuron_list,
-            mask if self.mask is None else self.mask,
-            noise if self.noise is None else self.noise,
-            seed + n_before,
+            n_members, self.hidden_neuron_list, *self._corruption_shares(), seed + n_before
         )
         widths = [member.widths for member in members]
         corruption = Corruption([m.mask for m in members], [m.noise for m in members])

@@ -19,9 +19,8 @@ from sklearn.utils._param_validation import (
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 
-# Measured on contaminated data (benchmarks/quality.py); the last two are an ensemble's.
+# Measured on contaminated data: benchmarks/quality.py.
 DEFAULT_TRIM = 0.4
-DEFAULT_MASK, DEFAULT_NOISE = 0.3, 0.2
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
 
 COMPILE_MODES = {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"}
@@ -44,8 +43,8 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "dropout_rate": [Interval(Real, 0, 1, closed="left")],
     "novelty": ["boolean"],
     "trim": [Interval(Real, 0, 1, closed="left"), None],
-    "mask": [Interval(Real, 0, 1, closed="left")],
-    "noise": [Interval(Real, 0, None, closed="left")],
+    "mask": [Interval(Real, 0, 1, closed="left"), None],
+    "noise": [Interval(Real, 0, None, closed="left"), None],
     "network": [str, callable],
     "score_head": [str],
     "early_stopping": ["boolean"],

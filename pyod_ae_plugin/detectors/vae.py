@@ -86,12 +86,12 @@ class VAE(SingleNetworkDetector):
     trim : float in [0, 1) or None, default=None
         Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
         0 with ``novelty=True``.
-    mask : float in [0, 1), default=0.0
+    mask : float in [0, 1) or None, default=None
         Share of the features of each row hidden from the encoder while training, at random; the
-        decoder has to rebuild them (denoising autoencoder).
-    noise : float, default=0.0
+        decoder has to rebuild them. None is 0.
+    noise : float or None, default=None
         Standard deviation of normal noise added while training to what the encoder is given, in
-        standard deviations of the features.
+        standard deviations of the features. None is 0.
     network : str or callable, default='variational_mlp'
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode``, ``decode`` and ``posterior``. It may name further
@@ -191,8 +191,8 @@ class VAE(SingleNetworkDetector):
         logvar_clip: tuple[float, float] | None = (-30.0, 20.0),
         novelty: bool = False,
         trim: float | None = None,
-        mask: float = 0.0,
-        noise: float = 0.0,
+        mask: float | None = None,
+        noise: float | None = None,
         network: str | NetworkFactory = "variational_mlp",
         score_head: str = "joint_mahalanobis",
         early_stopping: bool = False,
