@@ -11,6 +11,7 @@ import numpy as np
 from pyod.models.base import BaseDetector
 from pyod.utils.utility import precision_n_scores
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from pyod_ae_plugin.benchmarking.datasets import Array, Dataset
 
@@ -57,6 +58,9 @@ def run(
 ) -> Iterator[Result]:
     """Evaluate every detector on every data set with every seed.
 
+    Features are standardised on the training rows, for all detectors alike, since those that
+    measure distances depend on it.
+
     Parameters
     ----------
     datasets : iterable of Dataset
@@ -86,6 +90,8 @@ def _evaluate(
     name: str, create: Callable[..., BaseDetector], dataset: Dataset, seed: int, novelty: bool
 ) -> Result:
     X_train, X_test, y_test = _split(dataset, seed) if novelty else (dataset.X,) * 2 + (dataset.y,)
+    scaler = StandardScaler().fit(X_train)
+    X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
     described = (name, dataset.name, seed, len(X_train), X_train.shape[1])
     try:
         detector = _prepared(create, name, dataset, seed, novelty)
