@@ -198,7 +198,7 @@ def main() -> None:
         results = [r for r in earlier_runs(path) if r.detector not in chosen] + new
         results.sort(key=lambda r: list(detectors).index(r.detector))
         write_results(results, path, protocol)
-        write_results(results, path.with_suffix(".json"), protocol)
+        write_results([], path.with_suffix(".json"), protocol)  # versions and machine
         draw_chart(results, path.with_suffix(".png"), f"{protocol.capitalize()} protocol")
         console.print(f"\n{protocol.capitalize()} protocol, {len(datasets)} data sets")
         console.print(table(results))

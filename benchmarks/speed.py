@@ -168,8 +168,8 @@ def defaults(rounds: int) -> None:
     for name in kinds:
         rate = N_ROWS / score[name] / 1e6
         print(f"  {name:22} {fit[name]:6.2f} s {small[name]:6.2f} s {rate:7.3f} million rows/s")
-    ratio = fit["the same, 32 members"] / fit["the same, 1 member"]
-    print(f"  fit of 32 members / fit of 1 {ratio:.1f}")
+    many, one = (fit[name] - score[name] for name in ("the same, 32 members", "the same, 1 member"))
+    print(f"  training 32 members / training 1: {many / one:.1f} (fit less scoring)")
 
 
 def memory() -> None:

@@ -164,6 +164,10 @@ def test_warm_start_keeps_members_and_adds_new_ones(X):
         detector.set_params(n_estimators=2).fit(X)
     with pytest.raises(ValueError, match="adds to members of 6 features"):
         detector.set_params(n_estimators=8).fit(X[:, :4])
+    for changed in ({"hidden_neuron_list": (8, 2)}, {"hidden_activation_name": "tanh"}):
+        other = clone(detector).set_params(n_estimators=2).fit(X)
+        with pytest.raises(ValueError, match="adds members like those there are"):
+            other.set_params(n_estimators=3, **changed).fit(X)
     assert detector.decision_function(X).shape == (300,)
 
 

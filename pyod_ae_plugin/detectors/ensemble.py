@@ -39,7 +39,7 @@ class AutoEncoderEnsemble(NeuralDetector):
     contamination : float in (0, 0.5] or thresholder, default=0.1
         Share of outliers in the training rows, which sets the threshold; or an object of
         :mod:`pyod.models.thresholds`, which sets it from the scores.
-    max_samples : int or None, default=2048
+    max_samples : int or None, default=1024
         Rows that each member is trained on, drawn without replacement for each; None is all. A
         fit then takes hardly longer for more rows.
     combination : {'average', 'maximization', 'median', 'aom', 'moa'}, default='average'
@@ -68,7 +68,7 @@ class AutoEncoderEnsemble(NeuralDetector):
     optimizer_params : dict or None, default=None
         ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
         optimizer has them; None is ``{'weight_decay': 1e-5}``.
-    hidden_neuron_list : sequence of int, default=(128, 64, 16)
+    hidden_neuron_list : sequence of int, default=(96, 48, 16)
         Largest widths of the encoders' layers, the last of them the bottleneck. The first member
         has these; another has half to all of each hidden layer, and a bottleneck from 2 up.
     hidden_activation_name : str, default='silu'
@@ -149,7 +149,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         self,
         n_estimators: int = 16,
         contamination: Any = 0.1,
-        max_samples: int | None = 2048,
+        max_samples: int | None = 1024,
         combination: str = "average",
         warm_start: bool = False,
         preprocessing: bool = True,
@@ -161,7 +161,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         random_state: Any = 42,
         verbose: int = 1,
         optimizer_params: Mapping[str, Any] | None = None,
-        hidden_neuron_list: Sequence[int] = (128, 64, 16),
+        hidden_neuron_list: Sequence[int] = (96, 48, 16),
         hidden_activation_name: str = "silu",
         novelty: bool = False,
         trim: float | None = None,
@@ -235,6 +235,11 @@ class AutoEncoderEnsemble(NeuralDetector):
         corruption = Corruption([m.mask for m in members], [m.noise for m in members])
         with torch.device(generator.device):
             network = stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
+        if earlier is not None and _structure(network) != _structure(earlier.network):
+            raise ValueError(
+                "warm_start=True adds members like those there are. Set hidden_neuron_list and "
+                "hidden_activation_name back, or set warm_start=False."
+            )
         options = self._training_options(
             trim=[self._trim()] * n_members,
             n_members=n_members,
@@ -254,3 +259,9 @@ class AutoEncoderEnsemble(NeuralDetector):
 
 def _n_members(module: ScoringModule) -> int:
     return len(next(module.network.parameters()))
+
+
+def _structure(network: Network) -> list[object]:
+    """Kinds of layers and widths, which members of one stack have in common."""
+    kinds = [type(module) for module in network.modules()]
+    return [*kinds, *(parameter.shape[1:] for parameter in network.parameters())]

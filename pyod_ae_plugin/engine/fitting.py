@@ -14,7 +14,7 @@ from pyod_ae_plugin.engine.training import Epoch, TrainingOptions, train
 from pyod_ae_plugin.networks import Network, joined
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 
-_CELLS_FOR_HEAD = 2**22
+_CELLS_FOR_HEAD = 2**20
 _LEAST_ROWS_FOR_HEAD = 2**11
 
 
