@@ -136,6 +136,17 @@ def test_trimming_is_for_outlier_detection(data):
     assert not np.array_equal(default.decision_scores_, novelty.decision_scores_)
 
 
+def test_noise_is_for_outlier_detection(X):
+    default, same = quick(AutoEncoder).fit(X), quick(AutoEncoder, noise=0.3).fit(X)
+    assert np.array_equal(default.decision_scores_, same.decision_scores_)
+    assert not np.array_equal(
+        default.decision_scores_, quick(AutoEncoder, noise=0).fit(X).decision_scores_
+    )
+    novelty = quick(AutoEncoder, novelty=True).fit(X)
+    without = quick(AutoEncoder, novelty=True, noise=0).fit(X)
+    assert np.array_equal(novelty.decision_scores_, without.decision_scores_)
+
+
 def test_pyod_thresholders_set_the_threshold(data):
     thresholds = pytest.importorskip(
         "pythresh.thresholds.iqr", reason="needs pythresh, of the extra ensembles"

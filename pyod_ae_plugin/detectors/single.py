@@ -66,9 +66,8 @@ class SingleNetworkDetector(NeuralDetector):
         return "decode_distribution" in getattr(find_head(self.score_head), "needs", ())
 
     def _corruption(self) -> Corruption | None:
-        return (
-            Corruption([self.mask or 0.0], [self.noise or 0.0]) if self.mask or self.noise else None
-        )
+        mask, noise = self._corruption_shares()
+        return Corruption([mask], [noise]) if mask or noise else None
 
     def _options(self) -> TrainingOptions:
         stopping = EarlyStopping(self.validation_fraction, self.n_iter_no_change, self.tol)
