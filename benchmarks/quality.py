@@ -33,7 +33,7 @@ from tqdm import tqdm
 from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.chart import draw_chart
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
-from pyod_ae_plugin.benchmarking.evaluation import Result, run
+from pyod_ae_plugin.benchmarking.evaluation import Result, evaluate
 from pyod_ae_plugin.benchmarking.summary import detector_means, write_results
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,13 +103,13 @@ def ablations() -> dict[str, partial[BaseDetector]]:
     }
 
 
-def evaluate(
+def in_one_thread(
     name: str, create: partial[BaseDetector], dataset: Dataset, seed: int, novelty: bool
 ) -> Result:
     """One detector on one data set with one seed, in a process of its own."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    return next(run([dataset], [name], lambda _, **kw: create(**kw), seed + 1, novelty, seed))
+    return evaluate(name, lambda _, **settings: create(**settings), dataset, seed, novelty)
 
 
 def table(results: list[Result]) -> Table:
@@ -188,7 +188,7 @@ def main() -> None:
         kind = f"{what}-{'shipped' if arguments.shipped else 'adbench'}-{protocol}"
         path = arguments.results / f"{kind}.csv"
         tasks = [
-            joblib.delayed(evaluate)(name, create, dataset, seed, protocol == "novelty")
+            joblib.delayed(in_one_thread)(name, create, dataset, seed, protocol == "novelty")
             for name, create in chosen.items()
             for dataset in datasets
             for seed in range(arguments.seeds)

@@ -54,12 +54,8 @@ def run(
     create: Callable[..., BaseDetector],
     seeds: int,
     novelty: bool,
-    first_seed: int = 0,
 ) -> Iterator[Result]:
     """Evaluate every detector on every data set with every seed.
-
-    Features are standardised on the training rows, for all detectors alike, since those that
-    measure distances depend on it.
 
     Parameters
     ----------
@@ -69,26 +65,30 @@ def run(
     create : callable
         Creates a detector of a name and keywords.
     seeds : int
-        Seeds ``first_seed`` to ``seeds - 1`` are used.
+        Seeds 0 to ``seeds - 1`` are used.
     novelty : bool
         If False, the outlier protocol: fit on all rows, judge the scores of the same rows. If
         True, the novelty protocol: fit on half of the inliers, judge the other half and all
         outliers.
-    first_seed : int, default=0
 
     Yields
     ------
     Result
     """
     for dataset in datasets:
-        for seed in range(first_seed, seeds):
+        for seed in range(seeds):
             for name in detectors:
-                yield _evaluate(name, create, dataset, seed, novelty)
+                yield evaluate(name, create, dataset, seed, novelty)
 
 
-def _evaluate(
+def evaluate(
     name: str, create: Callable[..., BaseDetector], dataset: Dataset, seed: int, novelty: bool
 ) -> Result:
+    """Evaluate one detector on one data set with one seed; see :func:`run`.
+
+    Features are standardised on the training rows, for all detectors alike, since those that
+    measure distances depend on it.
+    """
     X_train, X_test, y_test = _split(dataset, seed) if novelty else (dataset.X,) * 2 + (dataset.y,)
     scaler = StandardScaler().fit(X_train)
     X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)

@@ -72,6 +72,10 @@ def fit_module(
         network = joined(copy.deepcopy(earlier.network).to(device), network)
     head = build_head(network).to(device)
     module = scoring_module(standardize, network, head).to(device)
+    for parameter in module.network.parameters():
+        # Training left views of one vector. Matrix kernels are chosen by how memory is aligned,
+        # so a module that is loaded again would else round otherwise.
+        parameter.data = parameter.data.clone()
     sample = _sample_for_head(rows, options.n_members or 1)
     with torch.no_grad():
 
@@ -95,8 +99,4 @@ def scoring_module(standardize: Standardize, network: Network, head: ScoreHead) 
     for_inference = getattr(network, "for_inference", None)
     if callable(for_inference):
         network = for_inference()
-    for parameter in network.parameters():
-        # Training left views of one vector. Matrix kernels are chosen by how memory is aligned,
-        # so a module that is loaded again would else round otherwise.
-        parameter.data = parameter.data.clone()
     return ScoringModule(standardize, network, head).eval().requires_grad_(False)

@@ -55,8 +55,9 @@ def _folded(
     for layer, following in (*encoders, *decoders):
         weight = layer.weight if steps else layer.weight * scale
         bias = _bias(layer, lack)
-        steps.append(_step(weight.t(), bias, following))
-        lack = bias if _hands_bias_on(following) else None
+        handed_on = _hands_bias_on(following)
+        steps.append(_step(weight.t(), bias, following, handed_on))
+        lack = bias if handed_on else None
         lacks.append(lack)
     code_lacks = lacks[len(encoders) - 1]
     weight, bias = last.weight.t(), _bias(last, lack) - shift
@@ -103,10 +104,10 @@ def _hands_bias_on(following: Sequence[nn.Module]) -> bool:
     return all(type(layer) is nn.ReLU and not _is_hooked(layer) for layer in following)
 
 
-def _step(weight: Tensor, bias: Tensor, following: Sequence[nn.Module]) -> Step:
+def _step(weight: Tensor, bias: Tensor, following: Sequence[nn.Module], handed_on: bool) -> Step:
     if not following:
         return lambda h, result: torch.mm(h, weight, out=result)
-    if _hands_bias_on(following):
+    if handed_on:
         lowest = -bias
         return lambda h, result: torch.mm(h, weight, out=result).clamp_min_(lowest)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.networks.layers import random_int16
-from pyod_ae_plugin.scoring.likelihood import log_density
+from pyod_ae_plugin.scoring.likelihood import kl_divergence, log_density
 
 
 class Objective(Protocol):
@@ -52,11 +52,13 @@ class Corruption:
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         of_member = (-1, 1, 1) if x.ndim == 3 else (-1, 1)
+        # moved at the first batch, and no longer after it
+        self._mask, self._noise = self._mask.to(x.device), self._noise.to(x.device)
         if self._adds_noise:
             noise = torch.empty_like(x).normal_(generator=generator)
-            x = torch.addcmul(x, noise, self._noise.to(x.device).view(of_member))
+            x = torch.addcmul(x, noise, self._noise.view(of_member))
         if self._masks:
-            kept = random_int16(x, generator) >= self._mask.to(x.device).view(of_member)
+            kept = random_int16(x, generator) >= self._mask.view(of_member)
             x = x * kept
         return x
 
@@ -147,14 +149,3 @@ class NegativeElbo:
         if self.capacity is not None:
             kl = (kl - self.capacity * progress).abs()
         return self.beta * kl - log_density(x, mean, spread)
-
-
-def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, exp(logvar)) || N(0, 1)) of each element, in nats (Kingma & Welling 2014, app. B).
-
-    Examples
-    --------
-    >>> kl_divergence(torch.tensor([0.0, 2.0]), torch.zeros(2))
-    tensor([0., 2.])
-    """
-    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)

@@ -99,7 +99,7 @@ class Elbo(ReconstructionProbability):
 
     def score(self, network: Network, z: Tensor) -> Tensor:
         mu, logvar = network.posterior(z)
-        kl: Tensor = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(-1)
+        kl = kl_divergence(mu, logvar).sum(-1)
         return kl - self._expected_log_density(network, z, mu, logvar)
 
 
@@ -114,3 +114,14 @@ def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     squares = torch.addcmul(logvar, (x - mean).square(), torch.exp(-logvar))
     density: Tensor = -0.5 * (squares + math.log(2 * math.pi)).sum(-1)
     return density
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(0, 1)) of each element, in nats (Kingma & Welling 2014, app. B).
+
+    Examples
+    --------
+    >>> kl_divergence(torch.tensor([0.0, 2.0]), torch.zeros(2))
+    tensor([0., 2.])
+    """
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
