@@ -49,9 +49,9 @@ def test_initial_weights_hang_on_the_generator_alone():
     assert not torch.equal(first.encoder[0].weight, other.encoder[0].weight)
 
 
-def test_linear_weights_have_the_variance_of_he_initialisation():
+def test_linear_weights_have_the_variance_of_lecun_s_initialisation():
     layer = Linear(200, 400, seeded())
-    assert layer.weight.var().item() == pytest.approx(2 / 200, rel=0.02)
+    assert layer.weight.var().item() == pytest.approx(1 / 200, rel=0.02)
     assert layer.bias.abs().max() <= 200**-0.5
 
 

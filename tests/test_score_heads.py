@@ -4,21 +4,23 @@ import numpy as np
 import pytest
 import torch
 from sklearn.covariance import OAS
+from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from pyod_ae_plugin import VAE, AutoEncoder
-from pyod_ae_plugin.networks import AutoEncoderNetwork, stacked_mlp, variational_mlp
+from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp, variational_mlp
 from pyod_ae_plugin.scoring import (
     CombinedHead,
     Elbo,
     Euclidean,
     JointMahalanobis,
     Mahalanobis,
+    NearestNeighbor,
     NegativeLogLikelihood,
     ReconstructionProbability,
 )
-from pyod_ae_plugin.scoring.mahalanobis import FullCovariance, LowRankCovariance
+from pyod_ae_plugin.scoring.covariance import FullCovariance, LowRankCovariance
 
 
 def seeded(seed=0):
@@ -35,6 +37,14 @@ def correlated(n, width, seed=0):
 def rebuilds_nothing():
     """Rebuilds every row as zeros, so that the residual is the row, negated."""
     return AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
+
+
+def rebuilds_zeros(n_features):
+    """The same with a code of one zero."""
+    network = mlp(n_features, [1], "identity", False, 0.0, seeded())
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    return network
 
 
 def oas(x):
@@ -136,6 +146,93 @@ def test_joint_distance_adds_residual_and_code():
     assert np.allclose(got, np.sqrt(parts[0] + parts[1]), rtol=1e-3)
 
 
+@pytest.mark.parametrize("Covariance", [FullCovariance, LowRankCovariance])
+def test_whitened_vectors_are_as_far_apart_as_the_metric_says(Covariance):
+    x = correlated(400, 80)
+    metric = Covariance(80)
+    metric.fit([x])
+    between = metric.center + (x[:50] - x[50:100]).float()  # the metric measures from the centre
+    whitened = metric.whiten(x.float())
+    got = (whitened[:50] - whitened[50:100]).square().sum(1)
+    torch.testing.assert_close(got, metric(between), rtol=1e-3, atol=1e-3)
+
+
+def neighbor_distances(head, residual, code):
+    """The larger of the distances to the nearest references of either half, by scikit-learn."""
+    x = torch.cat([head.of_residual.whiten(residual), head.of_code.whiten(code)], dim=1)
+    return np.max(
+        [
+            NearestNeighbors(n_neighbors=1).fit(half).kneighbors(x)[0][:, 0]
+            for half in head.references.chunk(2)
+        ],
+        axis=0,
+    )
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 400, 5000])
+def test_nearest_neighbor_is_scikit_learn_s(n):
+    network = variational_mlp(5, [8], [8], 3, "tanh", "identity", False, 0.0, None, seeded())
+    rows = torch.randn(n, 5, generator=seeded())
+    fresh = torch.randn(100, 5, generator=seeded(1)) * 3
+    head = NearestNeighbor(5, 3)
+    with torch.no_grad():
+        head.fit_to(network, lambda: rows.split(100), 0.0, seeded())
+        code = network.encode(fresh)
+        expected = neighbor_distances(head, network.decode(code) - fresh, code)
+        got = head.score(network, fresh)
+    assert np.allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_training_row_is_not_its_own_neighbor():
+    network = mlp(3, [8, 2], "tanh", False, 0.0, seeded())
+    rows = torch.randn(500, 3, generator=seeded())  # all of them are references
+    head = NearestNeighbor(3, 2)
+    with torch.no_grad():
+        head.fit_to(network, lambda: [rows], 0.0, seeded())
+        assert head.score(network, rows).min() > 0
+        # two copies are near each other, unless they are in the same half
+        head.fit_to(network, lambda: [rows.repeat(2, 1)], 0.0, seeded())
+        near = (head.score(network, rows) < 0.01).float().mean().item()
+    assert near == pytest.approx(0.5, abs=0.1)
+
+
+def test_rows_that_training_left_out_are_nobody_s_neighbors():
+    rows = torch.randn(1000, 4, generator=seeded())
+    rows[:200, 0] += 50
+    network, head = rebuilds_zeros(4), NearestNeighbor(4, 1)
+    with torch.no_grad():
+        head.fit_to(network, lambda: [rows], 0.2, seeded())
+        scores = head.score(network, rows)
+    assert scores[:200].min() > 3 * scores[200:].max()
+
+
+def test_nearest_neighbor_finds_what_lies_in_the_middle_of_a_ring():
+    angle = 6.2832 * torch.rand(2000, generator=seeded())
+    ring = torch.stack([angle.cos(), angle.sin()], dim=1)
+    ring = ring + 0.02 * torch.randn(2000, 2, generator=seeded())
+    middle = torch.zeros(1, 2)
+    network = rebuilds_zeros(2)
+    near, from_centre = NearestNeighbor(2, 1), JointMahalanobis(2, 1)
+    with torch.no_grad():
+        for head in (near, from_centre):
+            head.fit_to(network, lambda: [ring], 0.0, seeded())
+        assert near.score(network, middle) > near.score(network, ring).max()
+        assert from_centre.score(network, middle) < from_centre.score(network, ring).min()
+
+
+def test_copies_of_training_rows_do_not_stretch_the_scale():
+    network = stacked_mlp(5, [[8, 2], [8, 3]], "tanh", seeded())
+    rows = torch.randn(900, 5, generator=seeded())
+    rows = torch.cat([rows, rows[:1].expand(100, -1)])  # scored 0
+    head = CombinedHead(NearestNeighbor(5, 3, (2,)), 2, "average")
+    with torch.no_grad():
+        head.fit_to(network, lambda: [rows], 0.0, seeded())
+        scores = head.score(network, rows)
+    assert torch.isfinite(scores).all()
+    assert scores[-100:].max() < scores[1:900].min()
+    assert scores[1:900].std() > 0.1
+
+
 def gaussian_vae():
     return variational_mlp(
         4, [8], [8], 2, "tanh", "identity", False, 0.0, None, seeded(), learn_variance=True
@@ -175,8 +272,11 @@ def test_draws_are_many_and_standard_normal():
     assert abs(head.draws.std() - 1) < 0.05
 
 
+HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor", "nll"]
+
+
 @pytest.mark.parametrize("Detector", [AutoEncoder, VAE])
-@pytest.mark.parametrize("name", ["euclidean", "mahalanobis", "joint_mahalanobis", "nll"])
+@pytest.mark.parametrize("name", HEADS)
 def test_a_detector_with_any_head_finds_outliers_and_repeats_itself(Detector, name, data):
     X_train, X_test, _, y_test = data
     detector = Detector(score_head=name, verbose=0, device="cpu").fit(X_train)

@@ -98,7 +98,7 @@ def test_optimizers_step_as_torchs_do(name):
     reference_class, params, renamed = REFERENCES[name]
     ours, theirs = (mlp(6, [5, 3], "tanh", False, 0.0, seeded()) for _ in range(2))
     vector = flatten_parameters(ours)
-    optimizer = OPTIMIZERS[name][0](vector, 0.01, **params)
+    optimizer = OPTIMIZERS[name][0](vector, **params)
     reference = reference_class(theirs.parameters(), lr=0.01, weight_decay=0.01, **renamed)
     for step in range(5):
         x = torch.randn(16, 6, generator=seeded(step))
@@ -106,7 +106,7 @@ def test_optimizers_step_as_torchs_do(name):
         reference.zero_grad()
         for network in (ours, theirs):
             (network(x) - x).square().mean().backward()
-        optimizer.step()
+        optimizer.step(0.01)
         reference.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b)

@@ -12,6 +12,9 @@ from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.detectors.single import SingleNetworkDetector
 from pyod_ae_plugin.engine.objectives import Objective, ReconstructionLoss
 
+# The narrowest bottleneck there is cannot learn to rebuild the outliers among the training rows.
+_WIDTHS, _WIDTHS_FOR_NOVELTY = (128, 64, 1), (128, 64, 32)
+
 
 class AutoEncoder(SingleNetworkDetector):
     """Outlier detection by the reconstruction error of an autoencoder.
@@ -29,8 +32,9 @@ class AutoEncoder(SingleNetworkDetector):
     preprocessing : bool, default=True
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
-        Learning rate; None is 2e-3 for a batch of 32 rows and grows with the square root of
-        the batch size.
+        Highest learning rate; it rises to this in the first 30% of the steps, and falls to 0 in
+        the others. None is 2e-3 for a batch of 32 rows and grows with the square root of the batch
+        size.
     epoch_num : int or None, default=None
         Passes over the training rows; None makes about 500 steps, in no fewer than 5 passes.
     batch_size : int or None, default=None
@@ -51,9 +55,10 @@ class AutoEncoder(SingleNetworkDetector):
     optimizer_params : dict or None, default=None
         ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
         optimizer has them; None is ``{'weight_decay': 1e-5}``.
-    hidden_neuron_list : sequence of int, default=(128, 64, 32)
+    hidden_neuron_list : sequence of int or None, default=None
         Widths of the encoder's layers, the last of them the bottleneck, which is linear; the
-        decoder mirrors them.
+        decoder mirrors them. None is (128, 64, 1), too narrow for the outliers among the training
+        rows, or (128, 64, 32) with ``novelty=True``.
     hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
         'softplus', 'tanh'.
@@ -72,16 +77,17 @@ class AutoEncoder(SingleNetworkDetector):
         decoder has to rebuild them (denoising autoencoder [2]_). None is 0.
     noise : float or None, default=None
         Standard deviation of normal noise added while training to what the encoder is given, in
-        standard deviations of the features. None is 0.3, or 0 with ``novelty=True``.
+        standard deviations of the features. None is 0.
     network : str or callable, default='mlp'
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode`` and ``decode``. It may name further parameters
         of the detector, which it is then given.
-    score_head : str, default='joint_mahalanobis'
+    score_head : str, default='nearest_neighbor'
         Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
-        that of residual and latent code together; 'nll', the negative log likelihood under a
-        decoder that learns a variance per feature.
+        that of residual and latent code together; 'nearest_neighbor', the distance of these from
+        the nearest of a sample of training rows; 'nll', the negative log likelihood under a decoder
+        that learns a variance per feature.
     early_stopping : bool, default=False
         Hold rows out and stop when their loss no longer falls; the best epoch is kept.
     validation_fraction : float in (0, 1), default=0.1
@@ -129,17 +135,15 @@ class AutoEncoder(SingleNetworkDetector):
     ...     n_train=500, n_test=100, n_features=5, random_state=0)
     >>> detector = AutoEncoder(verbose=0, device="cpu").fit(X_train)
     >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
-    ((100,), (100, 32))
+    ((100,), (100, 1))
     >>> int(detector.labels_.sum())
     50
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **COMMON_CONSTRAINTS,
-        "hidden_neuron_list": ["array-like"],
+        "hidden_neuron_list": ["array-like", None],
     }
-
-    _default_corruption = (0.0, 0.3)
 
     def __init__(
         self,
@@ -155,7 +159,7 @@ class AutoEncoder(SingleNetworkDetector):
         compile_mode: str = "default",
         verbose: int = 1,
         optimizer_params: Mapping[str, Any] | None = None,
-        hidden_neuron_list: Sequence[int] = (128, 64, 32),
+        hidden_neuron_list: Sequence[int] | None = None,
         hidden_activation_name: str = "silu",
         batch_norm: bool = False,
         dropout_rate: float = 0.0,
@@ -164,7 +168,7 @@ class AutoEncoder(SingleNetworkDetector):
         mask: float | None = None,
         noise: float | None = None,
         network: str | NetworkFactory = "mlp",
-        score_head: str = "joint_mahalanobis",
+        score_head: str = "nearest_neighbor",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
@@ -201,7 +205,14 @@ class AutoEncoder(SingleNetworkDetector):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_widths("hidden_neuron_list", self.hidden_neuron_list)
+        if self.hidden_neuron_list is not None:
+            check_widths("hidden_neuron_list", self.hidden_neuron_list)
+
+    def _network_params(self) -> dict[str, Any]:
+        widths = self.hidden_neuron_list
+        if widths is None:
+            widths = _WIDTHS_FOR_NOVELTY if self.novelty else _WIDTHS
+        return {**super()._network_params(), "hidden_neuron_list": widths}
 
     def _objective(self) -> Objective:
         return ReconstructionLoss(self._corruption(), self._learns_variance())

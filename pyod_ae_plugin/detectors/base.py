@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -70,7 +70,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
 
-    _default_corruption: ClassVar[tuple[float, float]] = (0.0, 0.0)  # mask and noise
+    # mask and noise, without and with novelty
+    _default_corruption: ClassVar[Sequence[tuple[float, float]]] = ((0.0, 0.0), (0.0, 0.0))
 
     _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
 
@@ -331,8 +332,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return trim_by_default if self.trim is None else self.trim
 
     def _corruption_shares(self) -> tuple[float, float]:
-        """Mask and noise, which are off by default where the training rows are all normal."""
-        mask, noise = (0.0, 0.0) if self.novelty else self._default_corruption
+        mask, noise = self._default_corruption[bool(self.novelty)]
         return mask if self.mask is None else self.mask, noise if self.noise is None else self.noise
 
     def _training_options(self, **others: Any) -> TrainingOptions:

@@ -24,6 +24,9 @@ from pyod_ae_plugin.scoring.ensemble import COMBINATIONS
 # A member is less wide than the widest by weights that are zero, and only with these stay zero.
 _ACTIVATIONS = {name for name in ACTIVATIONS if name not in ("sigmoid", "softmax", "softplus")}
 
+# The bottleneck is narrow where the members must not learn to rebuild outliers.
+_WIDTHS, _WIDTHS_FOR_NOVELTY = (96, 48, 8), (96, 48, 32)
+
 
 class AutoEncoderEnsemble(NeuralDetector):
     """Outlier detection by many unlike autoencoders, trained at the same time as one stack.
@@ -50,8 +53,9 @@ class AutoEncoderEnsemble(NeuralDetector):
     preprocessing : bool, default=True
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
-        Learning rate; None is 2e-3 for a batch of 32 rows and grows with the square root of
-        the batch size.
+        Highest learning rate; it rises to this in the first 30% of the steps, and falls to 0 in
+        the others. None is 2e-3 for a batch of 32 rows and grows with the square root of the batch
+        size.
     epoch_num : int or None, default=None
         Passes of each member over its rows; None makes about 500 steps, in no fewer than 5 passes.
     batch_size : int or None, default=None
@@ -68,9 +72,10 @@ class AutoEncoderEnsemble(NeuralDetector):
     optimizer_params : dict or None, default=None
         ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
         optimizer has them; None is ``{'weight_decay': 1e-5}``.
-    hidden_neuron_list : sequence of int, default=(96, 48, 16)
+    hidden_neuron_list : sequence of int or None, default=None
         Largest widths of the encoders' layers, the last of them the bottleneck. The first member
-        has these; another has half to all of each hidden layer, and a bottleneck from 2 up.
+        has these; another has half to all of each hidden layer, and a bottleneck from 1 up. None
+        is (96, 48, 8), or (96, 48, 32) with ``novelty=True``.
     hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'silu', 'tanh'.
     novelty : bool, default=False
@@ -84,9 +89,9 @@ class AutoEncoderEnsemble(NeuralDetector):
         shares are spread evenly from 0. None is 0.3, or 0 with ``novelty=True``.
     noise : float or None, default=None
         Largest standard deviation of the noise that a member's encoder is given, likewise. None
-        is 0.2, or 0 with ``novelty=True``.
-    score_head : str, default='joint_mahalanobis'
-        'euclidean', 'mahalanobis' or 'joint_mahalanobis', for each member.
+        is 0.2, or 0.3 with ``novelty=True``.
+    score_head : str, default='nearest_neighbor'
+        'euclidean', 'mahalanobis', 'joint_mahalanobis' or 'nearest_neighbor', for each member.
 
     Attributes
     ----------
@@ -128,7 +133,7 @@ class AutoEncoderEnsemble(NeuralDetector):
     ...     n_train=500, n_test=100, n_features=5, random_state=0)
     >>> detector = AutoEncoderEnsemble(n_estimators=4, verbose=0, device="cpu").fit(X_train)
     >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
-    ((100,), (100, 64))
+    ((100,), (100, 32))
     >>> int(detector.labels_.sum())
     50
     """
@@ -139,11 +144,11 @@ class AutoEncoderEnsemble(NeuralDetector):
         "max_samples": [Interval(Integral, 1, None, closed="left"), None],
         "combination": [StrOptions(set(COMBINATIONS))],
         "warm_start": ["boolean"],
-        "hidden_neuron_list": ["array-like"],
+        "hidden_neuron_list": ["array-like", None],
         "hidden_activation_name": [StrOptions(_ACTIVATIONS)],
     }
 
-    _default_corruption = (0.3, 0.2)
+    _default_corruption = ((0.3, 0.2), (0.0, 0.3))
 
     def __init__(
         self,
@@ -161,13 +166,13 @@ class AutoEncoderEnsemble(NeuralDetector):
         random_state: Any = 42,
         verbose: int = 1,
         optimizer_params: Mapping[str, Any] | None = None,
-        hidden_neuron_list: Sequence[int] = (96, 48, 16),
+        hidden_neuron_list: Sequence[int] | None = None,
         hidden_activation_name: str = "silu",
         novelty: bool = False,
         trim: float | None = None,
         mask: float | None = None,
         noise: float | None = None,
-        score_head: str = "joint_mahalanobis",
+        score_head: str = "nearest_neighbor",
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -195,7 +200,12 @@ class AutoEncoderEnsemble(NeuralDetector):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_widths("hidden_neuron_list", self.hidden_neuron_list)
+        check_widths("hidden_neuron_list", self._widths())
+
+    def _widths(self) -> Sequence[int]:
+        if self.hidden_neuron_list is not None:
+            return self.hidden_neuron_list
+        return _WIDTHS_FOR_NOVELTY if self.novelty else _WIDTHS
 
     def _fit_module(self, rows: Tensor) -> ScoringModule:
         earlier = self._earlier()
@@ -229,7 +239,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         n_members = self.n_estimators - n_before
         generator.manual_seed(seed + n_before)  # members that are added differ from the first
         members = draw_members(
-            n_members, self.hidden_neuron_list, *self._corruption_shares(), seed + n_before
+            n_members, self._widths(), *self._corruption_shares(), seed + n_before
         )
         widths = [member.widths for member in members]
         corruption = Corruption([m.mask for m in members], [m.noise for m in members])
@@ -248,7 +258,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         return Plan(network, ReconstructionLoss(corruption), options)
 
     def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
-        widths = [self.hidden_neuron_list] * self.n_estimators
+        widths = [self._widths()] * self.n_estimators
         return stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
 
     def _build_head(self, network: Network, n_features: int) -> ScoreHead:

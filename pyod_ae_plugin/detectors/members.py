@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-_LEAST_BOTTLENECK = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ def draw_members(
     """Draw members that are spread over what they may be.
 
     The first has the widths given. The hidden widths of the others are half of these to all, their
-    bottlenecks 2 to the one given, evenly in the logarithm; mask and noise run from 0 to those
+    bottlenecks 1 to the one given, evenly in the logarithm; mask and noise run from 0 to those
     given. Each is spread evenly over the members, in an order of its own.
 
     Examples
@@ -49,13 +46,12 @@ def draw_members(
     """
     generator = torch.Generator().manual_seed(seed)
     *hidden, bottleneck = widths
-    least = min(_LEAST_BOTTLENECK, bottleneck)
     narrow, masks, noises = (_spread(n_members, generator).tolist() for _ in range(3))
     shares = (1 - 0.5 * _spread(n_members, generator)).tolist()
     members = []
     for i in range(n_members):
         share, exponent = (1.0, 0.0) if i == 0 else (shares[i], narrow[i])
-        code = round(math.exp((1 - exponent) * math.log(bottleneck) + exponent * math.log(least)))
+        code = round(bottleneck ** (1 - exponent))
         own = [*(max(round(share * width), 1) for width in hidden), code]
         members.append(Member(own, mask * masks[i], noise * noises[i]))
     return members

@@ -55,8 +55,13 @@ class SingleNetworkDetector(NeuralDetector):
         return Plan(network, self._objective(), self._options())
 
     def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
-        params = {**self.get_params(deep=False), "learn_variance": self._learns_variance()}
-        return build_network(find_network(self.network), n_features, params, generator)
+        return build_network(
+            find_network(self.network), n_features, self._network_params(), generator
+        )
+
+    def _network_params(self) -> dict[str, Any]:
+        """What a network factory may ask for."""
+        return {**self.get_params(deep=False), "learn_variance": self._learns_variance()}
 
     def _draws_privately(self) -> bool:
         return draws_privately(find_network(self.network))

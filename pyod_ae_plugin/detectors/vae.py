@@ -35,8 +35,9 @@ class VAE(SingleNetworkDetector):
     preprocessing : bool, default=True
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
-        Learning rate; None is 2e-3 for a batch of 32 rows and grows with the square root of
-        the batch size.
+        Highest learning rate; it rises to this in the first 30% of the steps, and falls to 0 in
+        the others. None is 2e-3 for a batch of 32 rows and grows with the square root of the batch
+        size.
     epoch_num : int or None, default=None
         Passes over the training rows; None makes about 500 steps, in no fewer than 5 passes.
     batch_size : int or None, default=None
@@ -96,12 +97,12 @@ class VAE(SingleNetworkDetector):
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode``, ``decode`` and ``posterior``. It may name further
         parameters of the detector, which it is then given.
-    score_head : str, default='joint_mahalanobis'
+    score_head : str, default='nearest_neighbor'
         Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
-        that of residual and latent code together; 'nll', the negative log likelihood under a
-        decoder that learns a variance per feature; 'reconstruction_probability';
-        'elbo'.
+        that of residual and latent code together; 'nearest_neighbor', the distance of these from
+        the nearest of a sample of training rows; 'nll', the negative log likelihood under a decoder
+        that learns a variance per feature; 'reconstruction_probability'; 'elbo'.
     early_stopping : bool, default=False
         Hold rows out and stop when their loss no longer falls; the best epoch is kept.
     validation_fraction : float in (0, 1), default=0.1
@@ -194,7 +195,7 @@ class VAE(SingleNetworkDetector):
         mask: float | None = None,
         noise: float | None = None,
         network: str | NetworkFactory = "variational_mlp",
-        score_head: str = "joint_mahalanobis",
+        score_head: str = "nearest_neighbor",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,

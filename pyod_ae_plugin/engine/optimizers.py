@@ -20,8 +20,8 @@ from torch.optim.sgd import sgd
 class Optimizer(Protocol):
     """Changes the vector it was made with, by its gradient, in place."""
 
-    def step(self) -> None:
-        """Make one step."""
+    def step(self, lr: float) -> None:
+        """Make one step at a learning rate."""
 
 
 class Adam:
@@ -30,7 +30,6 @@ class Adam:
     def __init__(
         self,
         vector: Tensor,
-        lr: float,
         weight_decay: float = 0.0,
         adam_eps: float = 1e-8,
         decoupled: bool = False,
@@ -40,12 +39,11 @@ class Adam:
         self._mean = torch.zeros_like(vector)
         self._square = torch.zeros_like(vector)
         self._steps = torch.zeros((), device=vector.device)
-        self._lr = lr
         self._weight_decay = weight_decay
         self._eps = adam_eps
 
-    def step(self) -> None:
-        """Make one step."""
+    def step(self, lr: float) -> None:
+        """Make one step at a learning rate."""
         assert self._vector.grad is not None
         self._update(
             [self._vector],
@@ -58,16 +56,16 @@ class Adam:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self._lr,
+            lr=lr,
             weight_decay=self._weight_decay,
             eps=self._eps,
             maximize=False,
         )
 
 
-def adam_w(vector: Tensor, lr: float, weight_decay: float = 0.0, adam_eps: float = 1e-8) -> Adam:
+def adam_w(vector: Tensor, weight_decay: float = 0.0, adam_eps: float = 1e-8) -> Adam:
     """Return :class:`Adam` with decoupled weight decay."""
-    return Adam(vector, lr, weight_decay, adam_eps, decoupled=True)
+    return Adam(vector, weight_decay, adam_eps, decoupled=True)
 
 
 class Sgd:
@@ -76,20 +74,18 @@ class Sgd:
     def __init__(
         self,
         vector: Tensor,
-        lr: float,
         weight_decay: float = 0.0,
         sgd_momentum: float = 0.0,
         sgd_nesterov: bool = False,
     ) -> None:
         self._vector = vector
         self._velocity: list[Tensor | None] = [None]
-        self._lr = lr
         self._weight_decay = weight_decay
         self._momentum = sgd_momentum
         self._nesterov = sgd_nesterov
 
-    def step(self) -> None:
-        """Make one step."""
+    def step(self, lr: float) -> None:
+        """Make one step at a learning rate."""
         assert self._vector.grad is not None
         sgd(
             [self._vector],
@@ -98,7 +94,7 @@ class Sgd:
             fused=_can_fuse(self._vector),
             weight_decay=self._weight_decay,
             momentum=self._momentum,
-            lr=self._lr,
+            lr=lr,
             dampening=0.0,
             nesterov=self._nesterov,
             maximize=False,
@@ -113,10 +109,10 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], frozenset[str]]] = {
 }
 
 
-def make_optimizer(name: str, vector: Tensor, lr: float, options: Mapping[str, float]) -> Optimizer:
+def make_optimizer(name: str, vector: Tensor, options: Mapping[str, float]) -> Optimizer:
     """Return an optimizer with those of the options that it has; as PyOD does, skip the others."""
     make, names = OPTIMIZERS[name]
-    return make(vector, lr, **{key: value for key, value in options.items() if key in names})
+    return make(vector, **{key: value for key, value in options.items() if key in names})
 
 
 def flatten_parameters(network: nn.Module) -> Tensor:

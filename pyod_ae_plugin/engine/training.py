@@ -14,6 +14,9 @@ from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
 from pyod_ae_plugin.networks import Network
 
+_RISING = 0.3
+_FIRST_LR = 1 / 25
+
 
 @dataclass(frozen=True)
 class EarlyStopping:
@@ -49,7 +52,7 @@ class TrainingOptions:
     batch_size : int or None
         Rows in a step; None is :func:`default_batch_size`.
     lr : float or None
-        Learning rate; None is :func:`default_lr`.
+        Highest learning rate, see :func:`one_cycle`; None is :func:`default_lr`.
     optimizer : str
         A name in :data:`~pyod_ae_plugin.engine.optimizers.OPTIMIZERS`.
     optimizer_params : mapping of str to float
@@ -133,6 +136,23 @@ def default_lr(batch_size: int) -> float:
     return 2e-3 * math.sqrt(batch_size / 32)
 
 
+def one_cycle(progress: float) -> float:
+    """Share of the highest learning rate at a point of training, in (0, 1].
+
+    It rises from 1/25 to 1 in the first 30% of the steps and falls to 0 in the others, each along
+    half a cosine (Smith & Topin 2018, Super-Convergence).
+
+    Examples
+    --------
+    >>> [round(one_cycle(progress), 2) for progress in (0.0, 0.15, 0.3, 0.65, 1.0)]
+    [0.04, 0.52, 1.0, 0.5, 0.0]
+    """
+    rising = progress < _RISING
+    since_start = progress / _RISING if rising else (1 - progress) / (1 - _RISING)
+    lowest = _FIRST_LR if rising else 0.0
+    return lowest + (1 - lowest) * (1 - math.cos(math.pi * since_start)) / 2
+
+
 def train(
     network: Network,
     objective: Objective,
@@ -171,7 +191,7 @@ def train(
     lr = default_lr(rows_in_batch) if options.lr is None else options.lr
     vector = flatten_parameters(network)
     assert vector.grad is not None
-    optimizer = make_optimizer(options.optimizer, vector, lr, options.optimizer_params)
+    optimizer = make_optimizer(options.optimizer, vector, options.optimizer_params)
     best = _Best(options.early_stopping, network)
     row_losses: Objective = objective
     if options.compile_mode is not None:
@@ -183,13 +203,13 @@ def train(
         total = torch.zeros((), device=rows.device)
         shuffled = _shuffled(training, generator)
         for i, batch in enumerate(shuffled.tensor_split(n_batches, dim=-1)):
-            progress = (epoch * n_batches + i + 1) / (epochs * n_batches)
+            step, n_steps = epoch * n_batches + i, epochs * n_batches
             x = prepare(_taken(rows, batch))
-            losses = row_losses(network, x, progress, generator)
+            losses = row_losses(network, x, (step + 1) / n_steps, generator)
             loss = _trimmed_mean(losses, options.trim).sum()
             vector.grad.zero_()
             loss.backward()
-            optimizer.step()
+            optimizer.step(lr * one_cycle((step + 0.5) / n_steps))
             total += loss.detach()
         mean_loss = total.item() / (n_batches * (options.n_members or 1))
         if not (math.isfinite(mean_loss) and bool(torch.isfinite(vector).all())):

@@ -26,10 +26,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Linear(nn.Linear):
-    """:class:`torch.nn.Linear` initialised from a private generator (He et al. 2015).
+    """:class:`torch.nn.Linear` initialised from a private generator.
 
-    Weights are drawn from U(-sqrt(6 / fan_in), sqrt(6 / fan_in)), biases from
-    U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)), as PyOD's layers are.
+    Weights are drawn from U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), of variance 1 / fan_in (LeCun et
+    al. 1998, Efficient BackProp), biases from U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)). PyOD's
+    weights have twice the variance (He et al. 2015). With smaller ones a network first rebuilds
+    little, so that trimming begins with the rows farthest from the mean.
 
     **Shape**
 
@@ -52,7 +54,7 @@ class Linear(nn.Linear):
         self.bias = nn.Parameter(torch.empty(out_features))
         bound = 1 / math.sqrt(in_features)
         with torch.no_grad():
-            self.weight.uniform_(-math.sqrt(6) * bound, math.sqrt(6) * bound, generator=generator)
+            self.weight.uniform_(-math.sqrt(3) * bound, math.sqrt(3) * bound, generator=generator)
             self.bias.uniform_(-bound, bound, generator=generator)
 
 

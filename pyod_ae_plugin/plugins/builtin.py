@@ -41,6 +41,7 @@ def pyod_ae_score_heads() -> dict[str, Callable[..., ScoreHead]]:
         "euclidean": scoring.Euclidean,
         "mahalanobis": scoring.Mahalanobis,
         "joint_mahalanobis": scoring.JointMahalanobis,
+        "nearest_neighbor": scoring.NearestNeighbor,
         "nll": scoring.NegativeLogLikelihood,
         "reconstruction_probability": scoring.ReconstructionProbability,
         "elbo": scoring.Elbo,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,13 +12,14 @@ from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
 
 _N_BUCKETS = 5
+_LOWEST = -math.log(1000)
 
 
 class CombinedHead(ScoreHead):
     """Scores by each member, puts them on one scale and combines them.
 
     A member's scale is that of its log scores on training rows: their median becomes 0 and their
-    standard deviation 1.
+    standard deviation 1. Scores below a thousandth of the median count as that.
 
     Parameters
     ----------
@@ -41,6 +43,7 @@ class CombinedHead(ScoreHead):
         self.head = head
         self.combination = combination
         self.shows_nonfinite = head.shows_nonfinite
+        self.widest = head.widest
         self.register_buffer("location", torch.zeros(n_members, 1))
         self.register_buffer("scale", torch.ones(n_members, 1))
 
@@ -50,12 +53,16 @@ class CombinedHead(ScoreHead):
         self.head.fit_to(network, tiles, trim, generator)
         scores = torch.cat([self._log_scores(network, z) for z in tiles()], dim=1).double()
         self.location = scores.median(dim=1, keepdim=True).values.float()
-        spread = scores.std(dim=1, correction=0, keepdim=True)
+        spread = self._from_location(scores).std(dim=1, correction=0, keepdim=True)
         self.scale = torch.where(spread > 1e-6, spread, 1.0).float()
 
     def score(self, network: Network, z: Tensor) -> Tensor:
         combine = COMBINATIONS[self.combination]
-        return combine((self._log_scores(network, z) - self.location) / self.scale)
+        return combine(self._from_location(self._log_scores(network, z)) / self.scale)
+
+    def _from_location(self, log_scores: Tensor) -> Tensor:
+        # Copies of training rows may score 0, whose logarithm would be the whole scale.
+        return (log_scores - self.location).clamp_min(_LOWEST)
 
     def _log_scores(self, network: Network, z: Tensor) -> Tensor:
         smallest = torch.finfo(torch.float32).tiny  # a row rebuilt exactly has a score too

@@ -33,6 +33,9 @@ class ScoreHead(nn.Module):
         If so, bad input is found by looking at the scores, which spares a pass over the rows.
     uses_code : bool, default=False
         Whether :meth:`forward` takes the latent code as a second argument.
+    widest : int, default=0
+        The most numbers that a row becomes in :meth:`forward` at a time, where that is more than
+        in the network; tiles of rows are made so low that all of it fits the cache.
     needs : tuple of str, default=()
         Methods that the network must have besides ``encode`` and ``decode``.
 
@@ -46,6 +49,7 @@ class ScoreHead(nn.Module):
 
     shows_nonfinite: bool = False
     uses_code: bool = False
+    widest: int = 0
     needs: tuple[str, ...] = ()
 
     def __init__(self, n_features: int) -> None:

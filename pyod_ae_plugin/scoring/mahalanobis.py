@@ -1,22 +1,13 @@
-"""Score heads that measure residuals, and codes, in the metric of the training rows."""
+"""Score heads that measure residuals, and codes, from the centre of the training rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.scoring.covariance import covariance
 from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
-
-# The covariance of wider vectors is low-rank plus diagonal: its size grows with the square.
-_WIDEST_FULL = 512
-_RANK = 64
-_ROWS_FOR_RANK = 1024
-# Share of the mean variance that the covariance is shrunk towards, at least: a direction in which
-# the training rows hardly differ shall not outweigh all others.
-_LEAST_SHRINKAGE = 0.01
 
 
 class Mahalanobis(ScoreHead):
@@ -46,6 +37,7 @@ class Mahalanobis(ScoreHead):
 
     Examples
     --------
+    >>> from torch import nn
     >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
     >>> rebuilds_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
     >>> rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 5
@@ -59,12 +51,12 @@ class Mahalanobis(ScoreHead):
 
     def __init__(self, n_features: int, members: tuple[int, ...] = ()) -> None:
         super().__init__(n_features)
-        self.of_residual = squared_mahalanobis(n_features, members)
+        self.of_residual = covariance(n_features, members)
 
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
-        (residuals,) = _usual_rows(network, tiles, trim, with_codes=False)
+        (residuals,) = usual_rows(network, tiles, trim, with_codes=False)
         self.of_residual.fit(residuals)
 
     def forward(self, residual: Tensor) -> Tensor:
@@ -104,13 +96,13 @@ class JointMahalanobis(ScoreHead):
 
     def __init__(self, n_features: int, n_latent: int, members: tuple[int, ...] = ()) -> None:
         super().__init__(n_features)
-        self.of_residual = squared_mahalanobis(n_features, members)
-        self.of_code = squared_mahalanobis(n_latent, members)
+        self.of_residual = covariance(n_features, members)
+        self.of_code = covariance(n_latent, members)
 
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
-        residuals, codes = _usual_rows(network, tiles, trim, with_codes=True)
+        residuals, codes = usual_rows(network, tiles, trim, with_codes=True)
         self.of_residual.fit(residuals)
         self.of_code.fit(codes)
 
@@ -119,120 +111,7 @@ class JointMahalanobis(ScoreHead):
         return distance.sqrt()
 
 
-def squared_mahalanobis(width: int, members: tuple[int, ...]) -> FullCovariance | LowRankCovariance:
-    """The module that measures squared Mahalanobis distances of vectors so wide."""
-    return (FullCovariance if width <= _WIDEST_FULL else LowRankCovariance)(width, members)
-
-
-class FullCovariance(nn.Module):
-    """Squared Mahalanobis distance from the mean, by a matrix product.
-
-    **Shape**
-
-    - Input: ``(*members, n, width)``
-    - Output: ``(*members, n)``
-    """
-
-    center: Tensor
-    whitening: Tensor
-
-    def __init__(self, width: int, members: tuple[int, ...] = ()) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(*members, 1, width))
-        self.register_buffer("whitening", torch.eye(width).expand(*members, -1, -1).clone())
-
-    def fit(self, vectors: Sequence[Tensor]) -> None:
-        """Learn from vectors [n, width], for each member in turn."""
-        fitted = [_center_and_whitening(x.double()) for x in vectors]
-        self.center = torch.stack([c for c, _ in fitted]).view(self.center.shape).float()
-        self.whitening = torch.stack([w for _, w in fitted]).view(self.whitening.shape).float()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.matmul(x - self.center, self.whitening).square().sum(-1)
-
-
-def _center_and_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    n, width = x.shape
-    center = x.mean(0, keepdim=True)
-    x = x - center
-    covariance = x.T @ x / n
-    shrinkage = max(_oas_shrinkage(covariance, n), _LEAST_SHRINKAGE)
-    mean_variance = covariance.diagonal().mean()
-    if mean_variance < torch.finfo(torch.float32).tiny:
-        return center, torch.eye(width, dtype=x.dtype, device=x.device)
-    covariance = (1 - shrinkage) * covariance
-    covariance.diagonal().add_(shrinkage * mean_variance)
-    return center, torch.linalg.inv(torch.linalg.cholesky(covariance)).T
-
-
-def _oas_shrinkage(covariance: Tensor, n: int) -> float:
-    """Equation 23 of Chen et al. (2010); also right for the one-dimensional case."""
-    width = len(covariance)
-    of_square = covariance.square().sum().item()
-    trace_squared = covariance.diagonal().sum().item() ** 2
-    numerator = (1 - 2 / width) * of_square + trace_squared
-    denominator = (n + 1 - 2 / width) * (of_square - trace_squared / width)
-    return min(numerator / denominator, 1.0) if denominator > 0 else 1.0
-
-
-class LowRankCovariance(nn.Module):
-    """Squared Mahalanobis distance under a covariance that is low-rank plus diagonal.
-
-    In units of each feature's standard deviation, the leading eigenvectors keep their own
-    variance, and all other directions share one.
-
-    **Shape**
-
-    - Input: ``(*members, n, width)``
-    - Output: ``(*members, n)``
-    """
-
-    center: Tensor
-    scale: Tensor
-    excess: Tensor
-
-    def __init__(self, width: int, members: tuple[int, ...] = ()) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(*members, 1, width))
-        self.register_buffer("scale", torch.ones(*members, 1, width))
-        self.register_buffer("excess", torch.zeros(*members, width, _RANK))
-
-    def fit(self, vectors: Sequence[Tensor]) -> None:
-        """Learn from vectors [n, width], for each member in turn."""
-        fitted = [self._fitted(x) for x in vectors]
-        for name, values in zip(
-            ("center", "scale", "excess"), zip(*fitted, strict=True), strict=True
-        ):
-            setattr(self, name, torch.stack(values).view(getattr(self, name).shape).float())
-
-    def _fitted(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = x[:: -(-len(x) // _ROWS_FOR_RANK)].double()
-        n, width = x.shape
-        center = x.mean(0, keepdim=True)
-        x = x - center
-        variance = x.square().mean(0, keepdim=True)
-        mean_variance = variance.mean().clamp_min(torch.finfo(torch.float32).tiny)
-        std = ((1 - _LEAST_SHRINKAGE) * variance + _LEAST_SHRINKAGE * mean_variance).sqrt()
-        y = x / std
-        # The eigenvectors of the covariance from those of the smaller matrix of inner products.
-        variances, vectors = torch.linalg.eigh(y @ y.T / n)
-        rank = min(_RANK, n - 1)
-        variances, vectors = variances[-rank:].clamp_min(1e-9), vectors[:, -rank:]
-        shared = (y.square().sum() / n - variances.sum()) / (width - rank)
-        shared = shared.clamp_min(_LEAST_SHRINKAGE)
-        directions = y.T @ vectors / (n * variances).sqrt()
-        weight = (1 - shared / variances).clamp_min(0).sqrt()
-        excess = torch.zeros(width, _RANK, dtype=x.dtype, device=x.device)
-        excess[:, :rank] = directions * weight
-        return center, 1 / (std * shared.sqrt()), excess
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = (x - self.center) * self.scale
-        explained = torch.matmul(y, self.excess).square().sum(-1)
-        return (y.square().sum(-1) - explained).clamp_min(0)
-
-
-def _usual_rows(
+def usual_rows(
     network: Network, tiles: Tiles, trim: float, with_codes: bool
 ) -> tuple[list[Tensor], ...]:
     """Residuals, and codes, of each member's rows without the longest residuals."""
