@@ -93,7 +93,6 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"hidden_neuron_list": (96, 48, 32)},
         {"n_estimators": 4},
         {"max_samples": 256},
-        {"max_samples": None},
         {"combination": "maximization"},
     ],
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -69,9 +69,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
-
-    # mask and noise, without and with novelty
-    _default_corruption: ClassVar[Sequence[tuple[float, float]]] = ((0.0, 0.0), (0.0, 0.0))
 
     _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
 
@@ -331,8 +328,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         trim_by_default = 0.0 if self.novelty else DEFAULT_TRIM
         return trim_by_default if self.trim is None else self.trim
 
-    def _corruption_shares(self) -> tuple[float, float]:
-        mask, noise = self._default_corruption[bool(self.novelty)]
+    def _corruption_shares(self, mask: float = 0.0, noise: float = 0.0) -> tuple[float, float]:
+        """Mask and noise, and what they are by default."""
         return mask if self.mask is None else self.mask, noise if self.noise is None else self.noise
 
     def _training_options(self, **others: Any) -> TrainingOptions:

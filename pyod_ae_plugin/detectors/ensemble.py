@@ -26,6 +26,7 @@ _ACTIVATIONS = {name for name in ACTIVATIONS if name not in ("sigmoid", "softmax
 
 # The bottleneck is narrow where the members must not learn to rebuild outliers.
 _WIDTHS, _WIDTHS_FOR_NOVELTY = (96, 48, 8), (96, 48, 32)
+_CORRUPTION, _CORRUPTION_FOR_NOVELTY = (0.3, 0.2), (0.0, 0.3)  # mask and noise
 
 
 class AutoEncoderEnsemble(NeuralDetector):
@@ -148,8 +149,6 @@ class AutoEncoderEnsemble(NeuralDetector):
         "hidden_activation_name": [StrOptions(_ACTIVATIONS)],
     }
 
-    _default_corruption = ((0.3, 0.2), (0.0, 0.3))
-
     def __init__(
         self,
         n_estimators: int = 16,
@@ -238,11 +237,12 @@ class AutoEncoderEnsemble(NeuralDetector):
         n_before = 0 if earlier is None else _n_members(earlier)
         n_members = self.n_estimators - n_before
         generator.manual_seed(seed + n_before)  # members that are added differ from the first
+        corruption = _CORRUPTION_FOR_NOVELTY if self.novelty else _CORRUPTION
         members = draw_members(
-            n_members, self._widths(), *self._corruption_shares(), seed + n_before
+            n_members, self._widths(), *self._corruption_shares(*corruption), seed + n_before
         )
         widths = [member.widths for member in members]
-        corruption = Corruption([m.mask for m in members], [m.noise for m in members])
+        corrupt = Corruption([m.mask for m in members], [m.noise for m in members])
         with torch.device(generator.device):
             network = stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
         if earlier is not None and _structure(network) != _structure(earlier.network):
@@ -255,7 +255,7 @@ class AutoEncoderEnsemble(NeuralDetector):
             n_members=n_members,
             rows_per_member=self.max_samples,
         )
-        return Plan(network, ReconstructionLoss(corruption), options)
+        return Plan(network, ReconstructionLoss(corrupt), options)
 
     def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
         widths = [self._widths()] * self.n_estimators
