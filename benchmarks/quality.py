@@ -67,7 +67,6 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "VAE": [
         {},
         {"trim": 0.0},
-        {"trim": 0.2},
         {"score_head": "euclidean"},
         {"score_head": "mahalanobis"},
         {"score_head": "joint_mahalanobis"},
@@ -86,13 +85,12 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {},
         {"trim": 0.0},
         {"mask": 0.0, "noise": 0.0},
-        {"mask": 0.3, "noise": 0.2},
         {"score_head": "euclidean"},
         {"score_head": "joint_mahalanobis"},
-        {"hidden_neuron_list": (96, 48, 8)},
         {"hidden_neuron_list": (96, 48, 32)},
         {"n_estimators": 4},
         {"max_samples": 256},
+        {"batch_size": 32},
         {"combination": "maximization"},
     ],
 }

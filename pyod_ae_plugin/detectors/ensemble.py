@@ -55,11 +55,11 @@ class AutoEncoderEnsemble(NeuralDetector):
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
         Highest learning rate; it rises to this in the first 30% of the steps, and falls to 0 in
-        the others. None is 2e-3 for a batch of 32 rows and grows with the square root of the batch
+        the others. None is 4e-3 for a batch of 128 rows and grows with the square root of the batch
         size.
     epoch_num : int or None, default=None
         Passes of each member over its rows; None makes about 500 steps, in no fewer than 5 passes.
-    batch_size : int or None, default=None
+    batch_size : int or None, default=128
         Rows of each member in a training step; None grows with its rows from 32 to 1,024.
     optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
         Optimizer.
@@ -159,7 +159,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         preprocessing: bool = True,
         lr: float | None = None,
         epoch_num: int | None = None,
-        batch_size: int | None = None,
+        batch_size: int | None = 128,
         optimizer_name: str = "adam",
         device: str | torch.device | None = None,
         random_state: Any = 42,
