@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import warnings
 from collections import defaultdict
 from dataclasses import fields
@@ -34,7 +35,7 @@ from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.chart import draw_chart
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
 from pyod_ae_plugin.benchmarking.evaluation import Result, evaluate
-from pyod_ae_plugin.benchmarking.summary import detector_means, write_results
+from pyod_ae_plugin.benchmarking.summary import circumstances, detector_means, write_results
 
 RESULTS = Path(__file__).parent / "results"
 MOST_FEATURES, MOST_ROWS = 500, 6_000
@@ -202,7 +203,7 @@ def main() -> None:
         results = [r for r in earlier_runs(path) if r.detector not in chosen] + new
         results.sort(key=lambda r: list(detectors).index(r.detector))
         write_results(results, path, protocol)
-        write_results([], path.with_suffix(".json"), protocol)  # versions and machine
+        path.with_suffix(".json").write_text(json.dumps(circumstances(protocol), indent=1))
         draw_chart(results, path.with_suffix(".png"), f"{protocol.capitalize()} protocol")
         console.print(f"\n{protocol.capitalize()} protocol, {len(datasets)} data sets")
         console.print(table(results))

@@ -168,8 +168,10 @@ def defaults(rounds: int) -> None:
     for name in kinds:
         rate = N_ROWS / score[name] / 1e6
         print(f"  {name:22} {fit[name]:6.2f} s {small[name]:6.2f} s {rate:7.3f} million rows/s")
-    many, one = (fit[name] - score[name] for name in ("the same, 32 members", "the same, 1 member"))
-    print(f"  training 32 members / training 1: {many / one:.1f} (fit less scoring)")
+    training = {name: fit[name] - score[name] for name in kinds}
+    many = training["the same, 32 members"]
+    print(f"  training 32 members / training AutoEncoder: {many / training['AutoEncoder']:.1f}")
+    print(f"  training 32 members / training 1 member: {many / training['the same, 1 member']:.1f}")
 
 
 def memory() -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -103,17 +104,21 @@ def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".json":
-        packages = ("pyod-ae-plugin", "pyod", "torch", "scikit-learn", "numpy")
-        document = {
-            "protocol": protocol,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "versions": {package: version(package) for package in packages},
-            "results": [{k: None if v != v else v for k, v in row.items()} for row in rows],
-        }
-        path.write_text(json.dumps(document, indent=1))
+        known = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+        path.write_text(json.dumps({**circumstances(protocol), "results": known}, indent=1))
     else:
         raise ValueError(f"Results are written to .csv or .json files, got {path.name!r}.")
+
+
+def circumstances(protocol: str) -> dict[str, Any]:
+    """What results hang on: the protocol, the versions and the machine."""
+    packages = ("pyod-ae-plugin", "pyod", "torch", "scikit-learn", "numpy")
+    return {
+        "protocol": protocol,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": {package: version(package) for package in packages},
+    }
 
 
 def _means(results: Iterable[Result], detector: str, dataset: str) -> list[float]:
