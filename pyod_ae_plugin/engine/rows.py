@@ -30,8 +30,8 @@ def training_tile_rows(n_features: int, device: torch.device) -> int:
     return max(_rows_in_memory(n_features, n_features, device), 1)
 
 
-def _rows_in_memory(n_features: int, widest_layer: int, device: torch.device) -> int:
-    width = max(n_features, widest_layer)
+def _rows_in_memory(n_features: int, widest: int, device: torch.device) -> int:
+    width = max(n_features, widest)
     bytes_per_row = 8 * n_features + 4 * (2 * n_features + 2 * width)
     return min(_TILE_BYTES.get(device.type, _TILE_BYTES["cpu"]) // bytes_per_row, _MOST_ROWS)
 
@@ -93,13 +93,14 @@ def _tile_height(n: int, module: ScoringModule, device: torch.device) -> int:
     A tile's values and activations fit in the cache, or in a small part of GPU memory, and no
     operation of the module rounds differently in different places of the tile.
     """
-    most = _rows_in_memory(module.standardize.n_features, module.widths[-1], device)
+    n_features, widest_layer = module.standardize.n_features, module.widths[-1]
+    most = _rows_in_memory(n_features, max(widest_layer, module.head.widest), device)
     if device.type != "cpu":
         return max(most // _ALIGNMENT, 1) * _ALIGNMENT
     n_threads = torch.get_num_threads()
     alignment = _ALIGNMENT * (n_threads if module.has_single_column else 1)
     heights = _heights(most, alignment, () if module.rounds_alike else module.widths, n_threads)
-    if heights[-1] <= _LOW_TILE:
+    if _rows_in_memory(n_features, widest_layer, device) <= _LOW_TILE:
         return heights[-1]
     n_tiles = -(-n // heights[-1])
     return next(height for height in heights if height * n_tiles >= n)

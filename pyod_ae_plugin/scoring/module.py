@@ -27,8 +27,7 @@ class ScoringModule(nn.Module):
     Attributes
     ----------
     widths : tuple of int
-        How many outputs the layers of the network have, those of all members together, and the
-        widest of the head, ascending.
+        How many outputs the layers of the network have, those of all members together, ascending.
     has_single_column : bool
         Whether a weight matrix of the network has one input or one output.
     rounds_alike : bool
@@ -57,7 +56,7 @@ class ScoringModule(nn.Module):
         self.network: Network = network
         self.head = head
         weights = [p for p in network.parameters() if p.ndim >= 2]
-        self.widths = tuple(sorted({*map(_n_outputs, weights), max(head.widest, 1)}))
+        self.widths = tuple(sorted({_n_outputs(weight) for weight in weights} or {1}))
         self.has_single_column = any(1 in weight.shape[-2:] for weight in weights)
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
         self.rounds_alike = all(isinstance(m, (nn.Linear, nn.ReLU)) for m in leaves)
