@@ -200,7 +200,8 @@ def main() -> None:
         ]
         parallel = joblib.Parallel(arguments.jobs, return_as="generator")
         new = list(tqdm(parallel(tasks), desc=kind, total=len(tasks)))
-        results = [r for r in earlier_runs(path) if r.detector not in chosen] + new
+        kept = detectors.keys() - chosen.keys()  # what is no longer listed is dropped
+        results = [r for r in earlier_runs(path) if r.detector in kept] + new
         results.sort(key=lambda r: list(detectors).index(r.detector))
         write_results(results, path, protocol)
         path.with_suffix(".json").write_text(json.dumps(circumstances(protocol), indent=1))
