@@ -43,6 +43,18 @@ class NearestNeighbor(ScoreHead):
     ----------
     .. [1] Sugiyama, M., & Borgwardt, K. M. (2013). Rapid Distance-Based Outlier Detection via
            Sampling. NeurIPS.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import mlp
+    >>> network = mlp(2, [1], "tanh", False, 0.0, torch.Generator().manual_seed(0))
+    >>> rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    >>> head = NearestNeighbor(2, 1)
+    >>> with torch.no_grad():
+    ...     head.fit_to(network, lambda: [rows], 0.0, torch.Generator().manual_seed(0))
+    ...     near, far = head.score(network, torch.tensor([[0.0, 0.0], [9.0, 9.0]]))
+    >>> bool(far > 10 * near)
+    True
     """
 
     shows_nonfinite = True
