@@ -77,7 +77,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"beta": 0.1},
         {"beta": 0.0},
         {"latent_dim": 2},
-        {"encoder_neuron_list": (64,), "decoder_neuron_list": (64,)},
+        {"encoder_neuron_list": (128, 64), "decoder_neuron_list": (64, 128)},
         {"hidden_activation_name": "relu"},
         {"epoch_num": 30},
         {"batch_norm": True, "dropout_rate": 0.2},

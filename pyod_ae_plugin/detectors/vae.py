@@ -64,9 +64,9 @@ class VAE(SingleNetworkDetector):
         Target of the KL divergence in nats, reached by annealing from 0 in the course of
         training: the KL term is then ``beta * abs(KL - C)`` [3]_. None sets no target. (PyOD
         clamps the KL term to [0, capacity], which at its default of 0 leaves no KL term.)
-    encoder_neuron_list : sequence of int, default=(128, 64)
+    encoder_neuron_list : sequence of int, default=(64,)
         Widths of the hidden layers of the encoder.
-    decoder_neuron_list : sequence of int, default=(64, 128)
+    decoder_neuron_list : sequence of int, default=(64,)
         Widths of the hidden layers of the decoder.
     latent_dim : int, default=16
         Width of the latent code.
@@ -182,8 +182,8 @@ class VAE(SingleNetworkDetector):
         optimizer_params: Mapping[str, Any] | None = None,
         beta: float = 1.0,
         capacity: float | None = None,
-        encoder_neuron_list: Sequence[int] = (128, 64),
-        decoder_neuron_list: Sequence[int] = (64, 128),
+        encoder_neuron_list: Sequence[int] = (64,),
+        decoder_neuron_list: Sequence[int] = (64,),
         latent_dim: int = 16,
         hidden_activation_name: str = "silu",
         output_activation_name: str = "identity",
