@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +209,7 @@ def _to_json(name: str, value: Any) -> Any:
         return value
     if isinstance(value, (np.generic, np.ndarray)):
         return _to_json(name, value.tolist())
-    if isinstance(value, torch.device):
+    if isinstance(value, (torch.device, PathLike)):
         return str(value)
     if isinstance(value, Mapping):
         return {str(k): _to_json(name, v) for k, v in value.items()}

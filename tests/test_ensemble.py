@@ -9,8 +9,14 @@ from torch import nn
 from pyod_ae_plugin import AutoEncoderEnsemble, load_detector
 from pyod_ae_plugin.detectors.members import draw_members
 from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
-from pyod_ae_plugin.engine.training import TrainingOptions, train
+from pyod_ae_plugin.engine.options import TrainingOptions
+from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp
+
+
+def trained(network, objective, rows, options):
+    """Train a network on rows as they are."""
+    list(Training(network, objective, rows.__getitem__, len(rows), options, seeded()).epochs())
 
 
 def seeded(seed=0):
@@ -55,10 +61,10 @@ def test_members_are_trained_as_they_would_be_alone():
     options = {"epochs": 5, "batch_size": 64, "lr": 1e-2}
     trims = [0.0, 0.25]
     together = TrainingOptions(**options, trim=trims, n_members=2)
-    list(train(stack, ReconstructionLoss(), rows, lambda x: x, together, seeded()))
+    trained(stack, ReconstructionLoss(), rows, together)
     for i, network in enumerate(alone):
         single = TrainingOptions(**options, trim=[trims[i]])
-        list(train(network, ReconstructionLoss(), rows, lambda x: x, single, seeded()))
+        trained(network, ReconstructionLoss(), rows, single)
         torch.testing.assert_close(stack(rows)[i], network(rows), rtol=1e-3, atol=1e-4)
 
 
@@ -69,7 +75,7 @@ def test_what_a_member_does_not_have_stays_zero(activation):
     options = TrainingOptions(
         epochs=3, trim=[0.1, 0.1], n_members=2, optimizer_params={"weight_decay": 0.1}
     )
-    list(train(stack, corrupt, torch.randn(100, 6), lambda x: x, options, seeded()))
+    trained(stack, corrupt, torch.randn(100, 6), options)
     assert (stack.encoder[0].weight[1, :, 5:] == 0).all()
     assert (stack.encode(torch.randn(9, 6))[1, :, 2:] == 0).all()
     assert (stack.encode(torch.randn(9, 6))[0] != 0).all()
@@ -115,7 +121,7 @@ def test_members_see_rows_of_their_own():
 
     stack = stacked_mlp(1, [[2], [2], [2]], "tanh", seeded())
     options = TrainingOptions(epochs=2, batch_size=10, n_members=3, rows_per_member=40)
-    list(train(stack, remember, rows, lambda x: x, options, seeded()))
+    trained(stack, remember, rows, options)
     epochs = [torch.cat(seen[i : i + 4], dim=1) for i in (0, 4)]
     drawn = [{*row.tolist()} for row in epochs[0]]
     assert [len(rows) for rows in drawn] == [40, 40, 40]

@@ -12,13 +12,15 @@ from sklearn.preprocessing import StandardScaler
 
 from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.networks import mlp, variational_mlp
-from pyod_ae_plugin.scoring import Euclidean, ScoringModule, Standardize
+from pyod_ae_plugin.scoring import Euclidean, Moments, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 
 def fitted(X, tile_rows=64):
-    standardize = Standardize(X.shape[1])
-    standardize.fit(torch.from_numpy(X), tile_rows)
+    standardize, moments = Standardize(X.shape[1]), Moments(X.shape[1])
+    for tile in torch.from_numpy(X).split(tile_rows):
+        moments.update(tile)
+    standardize.fit(moments)
     return standardize
 
 

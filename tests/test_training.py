@@ -8,12 +8,9 @@ from torch.distributions import Normal, kl_divergence
 from pyod_ae_plugin.engine.objectives import NegativeElbo, ReconstructionLoss
 from pyod_ae_plugin.engine.objectives import kl_divergence as our_kl
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS, flatten_parameters
-from pyod_ae_plugin.engine.training import (
-    EarlyStopping,
-    TrainingOptions,
-    default_batch_size,
-    train,
-)
+from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions
+from pyod_ae_plugin.engine.schedule import default_batch_size
+from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import mlp, variational_mlp
 
 
@@ -25,15 +22,23 @@ def small_vae():
     return variational_mlp(5, [8], [8], 3, "tanh", "identity", False, 0.0, None, seeded())
 
 
-def unchanged(x):
-    return x
+def training(network, objective, rows, options, generator, seen=None):
+    """A training on rows as they are; the batches go into ``seen``."""
+
+    def taken(indices):
+        batch = rows[indices]
+        if seen is not None:
+            seen.append(batch)
+        return batch
+
+    return Training(network, objective, taken, len(rows), options, generator)
 
 
 def run(network, rows, objective=None, seed=0, **options):
     """Train on rows as they are; return the epochs."""
     options = TrainingOptions(**{"epochs": 3, **options})
     objective = objective or ReconstructionLoss()
-    return list(train(network, objective, rows, unchanged, options, seeded(seed)))
+    return list(training(network, objective, rows, options, seeded(seed)).epochs())
 
 
 def test_kl_is_that_of_torch_distributions():
@@ -133,15 +138,10 @@ def test_training_is_reproducible_and_hangs_on_the_seed():
 @pytest.mark.parametrize("n", [1, 2, 31, 33, 65])
 def test_every_row_is_used_once_an_epoch(n):
     seen = []
-
-    def remember(x):
-        seen.append(x.clone())
-        return x
-
     rows = torch.arange(n * 2.0).view(n, 2)
     options = TrainingOptions(epochs=2, batch_size=32)
     network = mlp(2, [2], "relu", False, 0.0, seeded())
-    list(train(network, ReconstructionLoss(), rows, remember, options, seeded()))
+    list(training(network, ReconstructionLoss(), rows, options, seeded(), seen).epochs())
     assert max(len(batch) for batch in seen) <= 32
     for half in (seen[: len(seen) // 2], seen[len(seen) // 2 :]):
         assert torch.equal(torch.cat(half)[:, 0].sort().values, rows[:, 0])
@@ -165,7 +165,7 @@ def test_early_stopping_stops_and_returns_to_the_best_epoch():
     states = []
     options = TrainingOptions(epochs=500, lr=0.01, early_stopping=stopping)
     epochs = []
-    for epoch in train(network, ReconstructionLoss(), rows, unchanged, options, seeded()):
+    for epoch in training(network, ReconstructionLoss(), rows, options, seeded()).epochs():
         epochs.append(epoch)
         states.append([p.detach().clone() for p in network.parameters()])
     losses = [epoch.validation_loss for epoch in epochs]

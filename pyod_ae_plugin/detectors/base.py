@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from pyod.models.base import BaseDetector
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
-from tqdm import tqdm
 
+from pyod_ae_plugin.checkpoints import Checkpoint
 from pyod_ae_plugin.detectors.building import build_head
+from pyod_ae_plugin.detectors.identity import identity_of_fit
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     DEFAULT_OPTIMIZER_PARAMS,
     DEFAULT_TRIM,
+    check_checkpoint,
     check_contamination,
     check_optimizer_params,
     seed_of,
 )
-from pyod_ae_plugin.detectors.rows import as_tensor, validate_rows
-from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
-from pyod_ae_plugin.engine.fitting import fit_module, scoring_module
+from pyod_ae_plugin.detectors.persistent import PersistentDetector
+from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
+from pyod_ae_plugin.detectors.running import losses, run
+from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
+from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
 from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.objectives import Objective
-from pyod_ae_plugin.engine.rows import map_rows
-from pyod_ae_plugin.engine.training import Epoch, TrainingOptions
+from pyod_ae_plugin.engine.options import TrainingOptions
+from pyod_ae_plugin.engine.rows import Rows, map_rows, training_batches
+from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.persistence import load_detector, save_detector
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
@@ -61,7 +64,33 @@ class Plan(NamedTuple):
     options: TrainingOptions
 
 
-class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector):  # type: ignore[misc]
+class Trained(NamedTuple):
+    """What training made.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        As it was trained.
+    standardize : Standardize
+        What it was given rows by.
+    options : TrainingOptions
+    generator : torch.Generator
+        Where what else is drawn shall come from.
+    history : dict of str to list of float
+        Loss of each epoch, and with early stopping that of the rows held out.
+    completed : bool
+        Whether training came to its end, or was interrupted after a finished epoch.
+    """
+
+    network: Network
+    standardize: Standardize
+    options: TrainingOptions
+    generator: torch.Generator
+    history: dict[str, list[float]]
+    completed: bool
+
+
+class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentDetector):  # type: ignore[misc]
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
@@ -93,6 +122,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         mask: float | None,
         noise: float | None,
         score_head: str,
+        checkpoint: str | PathLike[str] | None,
     ) -> None:
         super().__init__(contamination=contamination)
         self.preprocessing = preprocessing
@@ -109,6 +139,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         self.mask = mask
         self.noise = noise
         self.score_head = score_head
+        self.checkpoint = checkpoint
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit the detector to training rows.
@@ -130,19 +161,19 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             If a parameter or X is not usable; the detector stays as it was.
         FloatingPointError
             If the training loss stops being finite; the detector stays as it was.
+        KeyboardInterrupt
+            On Ctrl-C. The detector is as the last finished epoch made it, or as it was if there
+            was none.
         """
-        with _unchanged_on_error(self):
+        with unchanged_on_error(self):
             self._check_params()
             X = validate_rows(self, X, reset=True)
-            self._set_n_classes(None)  # y says nothing about the columns of predict_proba
-            self.scoring_module_ = self._fit_module(as_tensor(X))
-            self.decision_scores_ = self._score(X)
-            if self.decision_scores_.min() >= HIGHEST_SCORE:
-                raise FloatingPointError(
-                    "Training diverged: every score overflows. Lower the learning rate lr, and "
-                    "keep preprocessing=True so that the features are standardised."
-                )
-            self._process_decision_scores()
+            rows = as_rows(X)
+            self.__dict__.pop("_stream", None)  # what partial_fit saw is forgotten
+            with self._private_randomness():
+                completed = self._fit_rows(rows)
+            self._set_scores(self._score(X))
+        self._end_fit(completed)
         return self
 
     def decision_function(self, X: Any, batch_size: int | None = None) -> Array:
@@ -219,99 +250,81 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         check_is_fitted(self, "scoring_module_")
         return self.scoring_module_.network
 
-    def save(self, path: str | Path) -> None:
-        """Save the fitted detector to a folder, without pickle.
-
-        Parameters
-        ----------
-        path : str or Path
-            The folder; an older detector there is replaced.
-
-        See Also
-        --------
-        pyod_ae_plugin.load_detector : Loads it again.
-        """
-        check_is_fitted(self, "scoring_module_")
-        save_detector(self, Path(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Load a detector of this class; see :func:`pyod_ae_plugin.load_detector`."""
-        detector = load_detector(path)
-        if not isinstance(detector, cls):
-            raise ValueError(
-                f"{path} holds a {type(detector).__name__}, not a {cls.__name__}. "
-                f"Use {type(detector).__name__}.load or pyod_ae_plugin.load_detector."
-            )
-        return detector
-
-    def fitted_attributes(self) -> dict[str, Any]:
-        """What fit learned, except the scoring module, by attribute name."""
-        apart = {*self.get_params(deep=False), "scoring_module_"}
-        return {name: value for name, value in vars(self).items() if name not in apart}
-
-    def restore(
-        self,
-        attributes: Mapping[str, Any],
-        module_state: Mapping[str, Tensor],
-        device: str | torch.device | None = None,
-    ) -> None:
-        """Make this a fitted detector again, of what :func:`load_detector` read.
-
-        Parameters
-        ----------
-        attributes : mapping of str to object
-            As :meth:`fitted_attributes` gave them.
-        module_state : mapping of str to Tensor
-            The state of the scoring module.
-        device : str, torch.device or None, default=None
-            Where it shall score; None is the parameter ``device`` if that is here, else the CPU.
-        """
-        target = available_device(self.device) if device is None else resolve_device(device)
-        self._check_params()
-        n_features = attributes["n_features_in_"]
-        with seeded_global_rng(0, torch.device("cpu")):
-            network = self._build_network(n_features, torch.Generator())
-            head = self._build_head(network, n_features)
-        module = scoring_module(Standardize(n_features), network, head)
-        # assign keeps the dtypes of the file, those of the scaling among them
-        module.load_state_dict(module_state, assign=True)
-        self.scoring_module_ = module.requires_grad_(False).to(target)
-        self.__dict__.update(attributes)
-
     def _check_params(self) -> None:
         """Raise unless every parameter is usable, before anything else is done."""
         self._validate_params()
         check_contamination(self.contamination)
         check_optimizer_params(self.optimizer_params or {})
+        check_checkpoint(self.checkpoint, self.random_state)
 
-    def _fit_module(self, rows: Tensor) -> ScoringModule:
+    def _fit_rows(self, rows: Rows) -> bool:
+        """Fit the scoring module to rows; return whether training came to its end."""
+        standardize = fitted_standardize(rows, self.preprocessing)
+        trained = self._train(rows, standardize, self._plan)
+        self._set_module(rows, trained)
+        return trained.completed
+
+    def _train(
+        self,
+        rows: Rows,
+        standardize: Standardize,
+        plan: Callable[..., Plan],
+        resumable: bool = True,
+    ) -> Trained:
+        """Train what a function of the number of features, a seed and a generator plans."""
         device = resolve_device(self.device)
         seed = seed_of(self.random_state)
         generator = torch.Generator(device).manual_seed(seed)
-        with contextlib.ExitStack() as stack:
-            if not self._draws_privately():
-                stack.enter_context(seeded_global_rng(seed, device))
-            plan = self._plan(rows.shape[1], seed, generator)
-            return fit_module(
-                rows,
-                plan.network,
-                lambda trained: self._build_head(trained, rows.shape[1]),
-                plan.objective,
-                plan.options,
-                generator,
-                preprocessing=self.preprocessing,
-                follow=self._follow,
-                earlier=self._earlier(),
+        if not self._draws_privately():
+            torch.manual_seed(seed)
+        network, objective, options = plan(rows.shape[1], seed, generator)
+        batches = training_batches(rows, standardize, device)
+        training = Training(network, objective, batches, len(rows), options, generator)
+        checkpoint = None
+        if self.checkpoint is not None and resumable:
+            checkpoint = Checkpoint(Path(self.checkpoint), identity_of_fit(self, rows, device))
+        completed = run(training, self.verbose, checkpoint, not self._draws_privately())
+        return Trained(network, standardize, options, generator, losses(training), completed)
+
+    def _set_module(self, rows: Rows, trained: Trained) -> None:
+        head = self._build_head(trained.network, rows.shape[1]).to(trained.generator.device)
+        self.scoring_module_ = fitted_module(
+            rows, trained.standardize, trained.network, head, trained.options, trained.generator
+        )
+        self.history_ = trained.history
+
+    def _set_scores(self, scores: Array) -> None:
+        """Set threshold and labels by the scores of the training rows."""
+        if scores.min() >= HIGHEST_SCORE:
+            raise FloatingPointError(
+                "Training diverged: every score overflows. Lower the learning rate lr, and "
+                "keep preprocessing=True so that the features are standardised."
             )
+        self._set_n_classes(None)  # y says nothing about the columns of predict_proba
+        self.decision_scores_ = scores
+        self._process_decision_scores()
+
+    def _end_fit(self, completed: bool) -> None:
+        if not completed:
+            raise KeyboardInterrupt(
+                f"Training was interrupted after {len(self.history_['loss'])} epochs; the detector "
+                "is as the last of them made it."
+            )
+        if self.checkpoint is not None:
+            Path(self.checkpoint).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _private_randomness(self) -> Iterator[None]:
+        """Leave torch's global generators as they are, also where a network draws from them."""
+        if self._draws_privately():
+            yield
+        else:
+            with seeded_global_rng(0, resolve_device(self.device)):
+                yield
 
     @abc.abstractmethod
     def _plan(self, n_features: int, seed: int, generator: torch.Generator) -> Plan:
         """What is trained, towards what, and how."""
-
-    @abc.abstractmethod
-    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
-        """A network as was fitted, to load weights into."""
 
     def _draws_privately(self) -> bool:
         """Whether building and training leave torch's global generators alone."""
@@ -319,10 +332,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
     def _build_head(self, network: Network, n_features: int) -> ScoreHead:
         return build_head(self.score_head, network, n_features)
-
-    def _earlier(self) -> ScoringModule | None:
-        """What was fitted before and is added to."""
-        return None
 
     def _trim(self) -> float:
         trim_by_default = 0.0 if self.novelty else DEFAULT_TRIM
@@ -343,23 +352,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             **others,
         )
 
-    def _follow(self, epochs: Iterable[Epoch]) -> None:
-        """Go through the epochs, keep their losses and show them as ``verbose`` asks."""
-        history: dict[str, list[float]] = {"loss": []}
-        with tqdm(desc="Training: ", disable=self.verbose != 1) as bar:
-            for number, epoch in enumerate(epochs, 1):
-                history["loss"].append(epoch.loss)
-                if epoch.validation_loss is not None:
-                    history.setdefault("validation_loss", []).append(epoch.validation_loss)
-                bar.total = epoch.total
-                bar.update()
-                if self.verbose == 2:
-                    print(
-                        f"Epoch {number}/{epoch.total}, loss={epoch.loss:.4f}, "
-                        f"time={epoch.seconds:.2f}s"
-                    )
-        self.history_ = history
-
     def _score(self, X: Array) -> Array:
         scores = self._map(score_function(self.scoring_module_), X)
         if scores.max() >= HIGHEST_SCORE:
@@ -367,24 +359,13 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return scores
 
     def _map(self, function: Callable[[Tensor], Tensor], X: Array) -> Array:
-        mapped: Array = map_rows(function, as_tensor(X), self.scoring_module_).numpy()
+        mapped: Array = map_rows(function, as_rows(X), self.scoring_module_).numpy()
         return mapped
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # a copy: Python hands out the dict of the object
-        if "scoring_module_" in state:
-            # Where it is unpickled there may be no such device.
-            state["scoring_module_"] = copy.deepcopy(state["scoring_module_"]).cpu()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "scoring_module_" in state:
-            self.scoring_module_.to(available_device(self.device))
 
 
 @contextlib.contextmanager
-def _unchanged_on_error(detector: NeuralDetector) -> Iterator[None]:
+def unchanged_on_error(detector: NeuralDetector) -> Iterator[None]:
+    """Leave the detector's attributes as they were if something is raised."""
     before = dict(vars(detector))
     try:
         yield

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from numbers import Integral
+from os import PathLike
 from typing import Any, ClassVar
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import Tensor
 
-from pyod_ae_plugin.detectors.base import NeuralDetector, Plan
+from pyod_ae_plugin.detectors.base import Plan
 from pyod_ae_plugin.detectors.building import build_head
+from pyod_ae_plugin.detectors.incremental import IncrementalDetector
 from pyod_ae_plugin.detectors.members import draw_members
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
-from pyod_ae_plugin.networks import Network, stacked_mlp
+from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.networks import Network, joined, stacked_mlp
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 from pyod_ae_plugin.scoring import CombinedHead, ScoreHead, ScoringModule
 from pyod_ae_plugin.scoring.ensemble import COMBINATIONS
@@ -29,7 +33,7 @@ _WIDTHS, _WIDTHS_FOR_NOVELTY = (96, 48, 8), (96, 48, 32)
 _CORRUPTION, _CORRUPTION_FOR_NOVELTY = (0.3, 0.2), (0.0, 0.3)  # mask and noise
 
 
-class AutoEncoderEnsemble(NeuralDetector):
+class AutoEncoderEnsemble(IncrementalDetector):
     """Outlier detection by many unlike autoencoders, trained at the same time as one stack.
 
     Each member has its own initial weights, training rows, batches, layer widths, bottleneck and
@@ -93,6 +97,10 @@ class AutoEncoderEnsemble(NeuralDetector):
         is 0.2, or 0.3 with ``novelty=True``.
     score_head : str, default='nearest_neighbor'
         'euclidean', 'mahalanobis', 'joint_mahalanobis' or 'nearest_neighbor', for each member.
+    checkpoint : str, PathLike or None, default=None
+        File in which the state of training is kept after each epoch. A fit that was broken off goes
+        on from there, to the same bits; it is deleted when the fit is finished. Needs an int as
+        ``random_state``.
 
     Attributes
     ----------
@@ -172,6 +180,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         mask: float | None = None,
         noise: float | None = None,
         score_head: str = "nearest_neighbor",
+        checkpoint: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -189,6 +198,7 @@ class AutoEncoderEnsemble(NeuralDetector):
             mask=mask,
             noise=noise,
             score_head=score_head,
+            checkpoint=checkpoint,
         )
         self.n_estimators = n_estimators
         self.max_samples = max_samples
@@ -206,10 +216,10 @@ class AutoEncoderEnsemble(NeuralDetector):
             return self.hidden_neuron_list
         return _WIDTHS_FOR_NOVELTY if self.novelty else _WIDTHS
 
-    def _fit_module(self, rows: Tensor) -> ScoringModule:
-        earlier = self._earlier()
+    def _fit_rows(self, rows: Rows) -> bool:
+        earlier = getattr(self, "scoring_module_", None) if self.warm_start else None
         if earlier is None:
-            return super()._fit_module(rows)
+            return super()._fit_rows(rows)
         n_before, n_features = _n_members(earlier), earlier.standardize.n_features
         if rows.shape[1] != n_features:
             raise ValueError(
@@ -226,14 +236,20 @@ class AutoEncoderEnsemble(NeuralDetector):
                 f"There are {n_before} members already; raise n_estimators to add some.",
                 stacklevel=3,
             )
-            return earlier
-        return super()._fit_module(rows)
+            return True
+        standardize = copy.deepcopy(earlier.standardize).cpu()
+        added = self._train(rows, standardize, partial(self._plan, earlier=earlier))
+        network = copy.deepcopy(earlier.network).to(added.generator.device)
+        self._set_module(rows, added._replace(network=joined(network, added.network)))
+        return added.completed
 
-    def _earlier(self) -> ScoringModule | None:
-        return getattr(self, "scoring_module_", None) if self.warm_start else None
-
-    def _plan(self, n_features: int, seed: int, generator: torch.Generator) -> Plan:
-        earlier = self._earlier()
+    def _plan(
+        self,
+        n_features: int,
+        seed: int,
+        generator: torch.Generator,
+        earlier: ScoringModule | None = None,
+    ) -> Plan:
         n_before = 0 if earlier is None else _n_members(earlier)
         n_members = self.n_estimators - n_before
         generator.manual_seed(seed + n_before)  # members that are added differ from the first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -47,6 +48,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "noise": [Interval(Real, 0, None, closed="left"), None],
     "network": [str, callable],
     "score_head": [str],
+    "checkpoint": [str, os.PathLike, None],
     "early_stopping": ["boolean"],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -68,6 +70,15 @@ def check_contamination(contamination: Any) -> None:
         raise TypeError(
             f"contamination must be a float, got {type(contamination).__name__}; "
             "pass float(contamination)."
+        )
+
+
+def check_checkpoint(checkpoint: Any, random_state: Any) -> None:
+    """Raise where a fit could not be told from another one that draws otherwise."""
+    if checkpoint is not None and not isinstance(random_state, Integral):
+        raise ValueError(
+            "checkpoint= needs an int as random_state, so that a fit that goes on draws what it "
+            f"would have drawn; got random_state={random_state!r}."
         )
 
 

@@ -10,6 +10,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite
 from torch import Tensor
 
+from pyod_ae_plugin.engine.rows import Rows
+
 try:
     from sklearn.utils.validation import validate_data
 except ImportError:  # scikit-learn 1.5
@@ -86,11 +88,29 @@ def _is_plain(estimator: BaseEstimator, X: Any) -> bool:
     )
 
 
-def as_tensor(X: np.ndarray[Any, Any]) -> Tensor:
-    """View a numeric array as a tensor, read only; copy what torch cannot view, to float64."""
+def as_rows(X: np.ndarray[Any, Any]) -> Rows:
+    """View a numeric array as a tensor, read only; what torch cannot view is converted by parts."""
     if X.dtype not in _SHARED_DTYPES or any(stride < 0 for stride in X.strides):
-        X = np.array(X, dtype=np.float64)
+        return _ConvertedRows(X)
     return torch.from_numpy(X if X.flags.writeable else np.asarray(_Writeable(X)))
+
+
+class _ConvertedRows:
+    """Rows of which those that are asked for become float64 tensors."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array
+        self.shape = array.shape
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return torch.from_numpy(self._array[rows].astype(np.float64))
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        # not take(), which converts the whole array first
+        return torch.from_numpy(self._array[index.numpy()].astype(np.float64))
 
 
 class _Writeable:

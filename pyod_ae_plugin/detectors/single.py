@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pyod_ae_plugin.detectors.base import NeuralDetector, Plan
+from pyod_ae_plugin.detectors.base import Plan
 from pyod_ae_plugin.detectors.building import (
     NetworkFactory,
     build_network,
@@ -15,12 +15,13 @@ from pyod_ae_plugin.detectors.building import (
     find_head,
     find_network,
 )
+from pyod_ae_plugin.detectors.incremental import IncrementalDetector
 from pyod_ae_plugin.engine.objectives import Corruption, Objective
-from pyod_ae_plugin.engine.training import EarlyStopping, TrainingOptions
+from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions
 from pyod_ae_plugin.networks import Network
 
 
-class SingleNetworkDetector(NeuralDetector):
+class SingleNetworkDetector(IncrementalDetector):
     """Base class of the detectors whose network is one of a registered kind.
 
     A subclass provides :meth:`_objective`.

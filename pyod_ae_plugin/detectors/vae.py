@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, ClassVar
 
 import torch
@@ -111,6 +112,10 @@ class VAE(SingleNetworkDetector):
         Epochs without improvement after which early stopping stops.
     tol : float, default=1e-4
         Smallest change of the held-out loss that counts as improvement.
+    checkpoint : str, PathLike or None, default=None
+        File in which the state of training is kept after each epoch. A fit that was broken off goes
+        on from there, to the same bits; it is deleted when the fit is finished. Needs an int as
+        ``random_state``.
 
     Attributes
     ----------
@@ -200,6 +205,7 @@ class VAE(SingleNetworkDetector):
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
         tol: float = 1e-4,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -224,6 +230,7 @@ class VAE(SingleNetworkDetector):
             validation_fraction=validation_fraction,
             n_iter_no_change=n_iter_no_change,
             tol=tol,
+            checkpoint=checkpoint,
         )
         self.beta = beta
         self.capacity = capacity

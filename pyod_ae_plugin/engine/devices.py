@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -61,3 +61,16 @@ def seeded_global_rng(seed: int, device: torch.device) -> Iterator[None]:
     with _global_rng, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def global_rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Where torch's global generators of the CPU and of a GPU stand."""
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def set_global_rng_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Put torch's global generators where they stood."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,55 +1,58 @@
-"""Builds the scoring module of a fitted detector: standardise, train, fit the head."""
+"""What comes before and after training: standardisation, and the scoring module with its head."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from pyod_ae_plugin.engine.objectives import Objective
-from pyod_ae_plugin.engine.rows import training_rows, training_tile_rows
-from pyod_ae_plugin.engine.training import Epoch, TrainingOptions, train
-from pyod_ae_plugin.networks import Network, joined
-from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
+from pyod_ae_plugin.engine.options import TrainingOptions
+from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
+from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
 
 _CELLS_FOR_HEAD = 2**20
 _LEAST_ROWS_FOR_HEAD = 2**11
 
 
-def fit_module(
-    rows: Tensor,
+def fitted_standardize(rows: Rows, preprocessing: bool) -> Standardize:
+    """What standardises raw rows as they ask for; or leaves them be, without ``preprocessing``."""
+    n_features = rows.shape[1]
+    standardize = Standardize(n_features)
+    if preprocessing:
+        moments = Moments(n_features)
+        height = training_tile_rows(n_features, torch.device("cpu"))
+        for start in range(0, len(rows), height):
+            moments.update(rows[start : start + height])
+        standardize.fit(moments)
+    return standardize
+
+
+def fitted_module(
+    rows: Rows,
+    standardize: Standardize,
     network: Network,
-    build_head: Callable[[Network], ScoreHead],
-    objective: Objective,
+    head: ScoreHead,
     options: TrainingOptions,
     generator: torch.Generator,
-    *,
-    preprocessing: bool,
-    follow: Callable[[Iterable[Epoch]], None],
-    earlier: ScoringModule | None = None,
 ) -> ScoringModule:
-    """Fit a scoring module to rows.
+    """Assemble a scoring module of a trained network and fit its head.
 
     Parameters
     ----------
-    rows : Tensor of shape (n, n_features)
-        Raw training rows on the CPU.
+    rows : Rows
+        The raw training rows.
+    standardize : Standardize
     network : torch.nn.Module
-        The untrained network, on the generator's device; trained in place.
-    build_head : callable
-        Makes the unfitted score head of the trained network.
-    objective, options
-        What training minimises, and how.
+        Trained; on the generator's device.
+    head : ScoreHead
+        Unfitted.
+    options : TrainingOptions
+        How the network was trained.
     generator : torch.Generator
         Source of all that is drawn; its device is where the module is fitted.
-    preprocessing : bool
-        Whether to standardise the features.
-    follow : callable
-        Is given the epochs of training and must go through them to the end.
-    earlier : ScoringModule or None, default=None
-        A fitted ensemble to which the network's members are added. It is left as it is.
 
     Returns
     -------
@@ -57,37 +60,24 @@ def fit_module(
         In evaluation mode, without gradients.
     """
     device = generator.device
-    n_features = rows.shape[1]
-    n_tile = training_tile_rows(n_features, device)
-    if earlier is not None:
-        standardize = copy.deepcopy(earlier.standardize).cpu()
-    else:
-        standardize = Standardize(n_features)
-        if preprocessing:
-            standardize.fit(rows, n_tile)
-    resident, prepare = training_rows(rows, standardize, n_tile, device)
-    follow(train(network, objective, resident, prepare, options, generator))
-
-    if earlier is not None:
-        network = joined(copy.deepcopy(earlier.network).to(device), network)
-    head = build_head(network).to(device)
-    module = scoring_module(standardize, network, head).to(device)
+    module = scoring_module(copy.deepcopy(standardize), network, head).to(device)
     for parameter in module.network.parameters():
         # Training left views of one vector. Matrix kernels are chosen by how memory is aligned,
         # so a module that is loaded again would else round otherwise.
         parameter.data = parameter.data.clone()
     sample = _sample_for_head(rows, options.n_members or 1)
+    height = training_tile_rows(rows.shape[1], device)
     with torch.no_grad():
 
         def tiles() -> Iterator[Tensor]:
-            for tile in sample.split(n_tile):
+            for tile in sample.split(height):
                 yield module.standardize(tile.to(device))
 
         head.fit_to(module.network, tiles, max(options.trim), generator)
     return module
 
 
-def _sample_for_head(rows: Tensor, n_members: int) -> Tensor:
+def _sample_for_head(rows: Rows, n_members: int) -> Tensor:
     """Rows, spread evenly, of which a head may hold residuals and codes in memory."""
     most = min(max(_CELLS_FOR_HEAD // (rows.shape[1] * n_members), _LEAST_ROWS_FOR_HEAD), 2**14)
     return rows[:: -(-len(rows) // most)]

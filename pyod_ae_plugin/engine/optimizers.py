@@ -23,6 +23,9 @@ class Optimizer(Protocol):
     def step(self, lr: float) -> None:
         """Make one step at a learning rate."""
 
+    def state(self) -> dict[str, Tensor]:
+        """The tensors, by name, in which it remembers earlier steps."""
+
 
 class Adam:
     """Adam (Kingma & Ba 2015); with ``decoupled``, AdamW (Loshchilov & Hutter 2019)."""
@@ -62,6 +65,10 @@ class Adam:
             maximize=False,
         )
 
+    def state(self) -> dict[str, Tensor]:
+        """The running means of gradient and squared gradient, and the number of steps."""
+        return {"mean": self._mean, "square": self._square, "steps": self._steps}
+
 
 def adam_w(vector: Tensor, weight_decay: float = 0.0, adam_eps: float = 1e-8) -> Adam:
     """Return :class:`Adam` with decoupled weight decay."""
@@ -79,7 +86,7 @@ class Sgd:
         sgd_nesterov: bool = False,
     ) -> None:
         self._vector = vector
-        self._velocity: list[Tensor | None] = [None]
+        self._velocity = torch.zeros_like(vector) if sgd_momentum else None
         self._weight_decay = weight_decay
         self._momentum = sgd_momentum
         self._nesterov = sgd_nesterov
@@ -90,7 +97,7 @@ class Sgd:
         sgd(
             [self._vector],
             [self._vector.grad],
-            self._velocity,
+            [self._velocity],
             fused=_can_fuse(self._vector),
             weight_decay=self._weight_decay,
             momentum=self._momentum,
@@ -99,6 +106,10 @@ class Sgd:
             nesterov=self._nesterov,
             maximize=False,
         )
+
+    def state(self) -> dict[str, Tensor]:
+        """The velocity, where there is momentum."""
+        return {} if self._velocity is None else {"velocity": self._velocity}
 
 
 # By name, each with the names of its options.

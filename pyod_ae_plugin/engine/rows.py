@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyod_ae_plugin.scoring import ScoringModule
+from pyod_ae_plugin.scoring import ScoringModule, Standardize
 
 # Matrix kernels treat the last few rows of a matrix apart and round them otherwise. In a tile
 # whose height is a multiple of this, every row meets the same arithmetic. Rows of a matrix with
@@ -25,6 +27,21 @@ _TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 _MOST_ROWS = 2**20
 
 
+class Rows(Protocol):
+    """Raw rows on the CPU: a tensor [n, n_features], or what turns into one piece by piece."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Number of rows and of features."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Rows by their indices."""
+
+
 def training_tile_rows(n_features: int, device: torch.device) -> int:
     """Rows taken at a time where only their values are looked at."""
     return max(_rows_in_memory(n_features, n_features, device), 1)
@@ -36,7 +53,7 @@ def _rows_in_memory(n_features: int, widest: int, device: torch.device) -> int:
     return min(_TILE_BYTES.get(device.type, _TILE_BYTES["cpu"]) // bytes_per_row, _MOST_ROWS)
 
 
-def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, module: ScoringModule) -> Tensor:
+def map_rows(function: Callable[[Tensor], Tensor], rows: Rows, module: ScoringModule) -> Tensor:
     """Apply a function of a module tile by tile and collect what it returns, as float64 on the CPU.
 
     What a row is mapped to depends on that row alone, to the last bit.
@@ -46,8 +63,8 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, module: Scoring
     function : callable
         Maps tiles of shape (m, n_features) on the module's device to tensors of shape (m, ...)
         by the module's network.
-    rows : Tensor of shape (n, n_features)
-        Raw rows on the CPU, n >= 1.
+    rows : Rows
+        n >= 1 of them.
     module : ScoringModule
 
     Returns
@@ -67,24 +84,37 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Tensor, module: Scoring
     return result
 
 
-def training_rows(
-    rows: Tensor, standardize: nn.Module, tile_rows: int, device: torch.device
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Rows where training gathers its batches, and what turns a batch into standardised rows.
+def training_batches(
+    rows: Rows, standardize: Standardize, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return what gathers batches: indices in, standardised rows on the device out.
 
-    On a CPU these are the caller's own rows, so that nothing is copied; elsewhere they are
-    standardised once and lie on the device as float32.
+    Indices [*, m] become rows [*, m, n_features]. On a CPU these come from the caller's own rows,
+    so that nothing is copied. Elsewhere all rows are standardised once and lie on the device as
+    float32, or, where they would take more than half of its free memory, come batch by batch.
     """
-    if device.type == "cpu":
-        return rows, standardize
-    resident = torch.empty(rows.shape, device=device)
-    for start in range(0, len(rows), tile_rows):
-        resident[start : start + tile_rows] = standardize(rows[start : start + tile_rows])
-    return resident, _unchanged
+    n_features = rows.shape[1]
+    if device.type != "cpu" and 4 * len(rows) * n_features <= _free_memory(device) // 2:
+        resident = torch.empty(tuple(rows.shape), device=device)
+        height = training_tile_rows(n_features, device)
+        for start in range(0, len(rows), height):
+            resident[start : start + height] = standardize(rows[start : start + height])
+        return lambda indices: _taken(resident, indices)
+    standardize = copy.deepcopy(standardize).to(device)
+
+    def gather(indices: Tensor) -> Tensor:
+        x: Tensor = standardize(_taken(rows, indices.to("cpu")).to(device))
+        return x
+
+    return gather
 
 
-def _unchanged(x: Tensor) -> Tensor:
-    return x
+def _free_memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def _taken(rows: Rows, indices: Tensor) -> Tensor:
+    return rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
 
 
 def _tile_height(n: int, module: ScoringModule, device: torch.device) -> int:
@@ -118,7 +148,7 @@ def _heights(most: int, alignment: int, widths: tuple[int, ...], n_threads: int)
     return [h for h in heights if all(shared_evenly(h * width) for width in widths)] or [alignment]
 
 
-def _tile_before(stop: int, height: int, rows: Tensor, device: torch.device) -> Tensor:
+def _tile_before(stop: int, height: int, rows: Rows, device: torch.device) -> Tensor:
     """The ``height`` rows before ``stop``, or fewer rows below copies of the first."""
     if stop >= height:
         tile = rows[stop - height : stop]

@@ -5,77 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
+from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions
+from pyod_ae_plugin.engine.schedule import (
+    default_batch_size,
+    default_epochs,
+    default_lr,
+    one_cycle,
+)
 from pyod_ae_plugin.networks import Network
 
-_RISING = 0.3
-_FIRST_LR = 1 / 25
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """Stop when the loss of held-out rows no longer falls, and go back to the best epoch.
-
-    Attributes
-    ----------
-    validation_fraction : float
-        Share of the rows held out, in (0, 1).
-    patience : int
-        Epochs without improvement after which training stops.
-    min_improvement : float
-        What counts as improvement of the held-out loss.
-    """
-
-    validation_fraction: float
-    patience: int
-    min_improvement: float
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train.
-
-    Attributes
-    ----------
-    epochs : int or None
-        Passes over the rows; None is :func:`default_epochs`.
-    trim : sequence of float
-        Share of the highest-loss rows of a batch left out of the gradient, in [0, 1), so that
-        outliers among the training rows do not teach the network to rebuild outliers; one for
-        each member of an ensemble.
-    batch_size : int or None
-        Rows in a step; None is :func:`default_batch_size`.
-    lr : float or None
-        Highest learning rate, see :func:`one_cycle`; None is :func:`default_lr`.
-    optimizer : str
-        A name in :data:`~pyod_ae_plugin.engine.optimizers.OPTIMIZERS`.
-    optimizer_params : mapping of str to float
-        Options of the optimizer.
-    early_stopping : EarlyStopping or None
-    compile_mode : str or None
-        Mode of :func:`torch.compile`; None does not compile.
-    n_members : int or None
-        Members of an ensemble: each is given batches of its own. None for a plain network.
-    rows_per_member : int or None
-        Most rows that a member is trained on, drawn for each; None is all.
-    """
-
-    epochs: int | None
-    trim: Sequence[float] = (0.0,)
-    batch_size: int | None = None
-    lr: float | None = None
-    optimizer: str = "adam"
-    optimizer_params: Mapping[str, float] = field(default_factory=dict)
-    early_stopping: EarlyStopping | None = None
-    compile_mode: str | None = None
-    n_members: int | None = None
-    rows_per_member: int | None = None
+# No buffer of a network has such names: those in names of modules are single dots.
+_WEIGHTS, _NUMBERS = "..weights", "..numbers"
 
 
 @dataclass(frozen=True)
@@ -100,133 +47,164 @@ class Epoch:
     total: int
 
 
-def default_batch_size(n: int) -> int:
-    """Batch size for n rows: the power of two nearest to n / 32, between 32 and 1,024.
+class Training:
+    """A training under way, epoch by epoch, of a network in place.
 
-    Examples
-    --------
-    >>> [default_batch_size(n) for n in (10, 5_000, 20_000, 10**6)]
-    [32, 128, 512, 1024]
-    """
-    return int(min(max(2 ** round(math.log2(max(n, 1) / 32)), 32), 1024))
-
-
-def default_epochs(n_batches: int) -> int:
-    """Passes over the rows that make 500 steps of so many a pass, but no fewer than 5.
-
-    Examples
-    --------
-    >>> [default_epochs(n_batches) for n_batches in (1, 20, 1000)]
-    [500, 25, 5]
-    """
-    return max(math.ceil(500 / n_batches), 5)
-
-
-def default_lr(batch_size: int) -> float:
-    """Learning rate for a batch size: 2e-3 at 32, growing with the square root.
-
-    Adam's noise scale stays the same under the square-root rule (Malladi et al. 2022, On the
-    SDEs and Scaling Rules for Adaptive Gradient Algorithms).
-
-    Examples
-    --------
-    >>> default_lr(32), default_lr(512)
-    (0.002, 0.008)
-    """
-    return 2e-3 * math.sqrt(batch_size / 32)
-
-
-def one_cycle(progress: float) -> float:
-    """Share of the highest learning rate at a point of training, in (0, 1].
-
-    It rises from 1/25 to 1 in the first 30% of the steps and falls to 0 in the others, each along
-    half a cosine (Smith & Topin 2018, Super-Convergence).
-
-    Examples
-    --------
-    >>> [round(one_cycle(progress), 2) for progress in (0.0, 0.15, 0.3, 0.65, 1.0)]
-    [0.04, 0.52, 1.0, 0.5, 0.0]
-    """
-    rising = progress < _RISING
-    since_start = progress / _RISING if rising else (1 - progress) / (1 - _RISING)
-    lowest = _FIRST_LR if rising else 0.0
-    return lowest + (1 - lowest) * (1 - math.cos(math.pi * since_start)) / 2
-
-
-def train(
-    network: Network,
-    objective: Objective,
-    rows: Tensor,
-    prepare: Callable[[Tensor], Tensor],
-    options: TrainingOptions,
-    generator: torch.Generator,
-) -> Iterator[Epoch]:
-    """Train the network in place, yielding a record after each epoch.
+    What the next epochs do hangs on nothing but the arguments and :meth:`state`.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Already on the device of ``rows``.
+        On the device of ``generator``.
     objective : Objective
         Loss of each row.
-    rows : Tensor of shape (n, n_features)
-        Rows, n >= 1; at least 2 with early stopping.
-    prepare : callable
-        Maps gathered rows to standardised float32 rows.
+    batches : callable
+        Maps indices of rows to standardised float32 rows, see
+        :func:`~pyod_ae_plugin.engine.rows.training_batches`.
+    n_rows : int
+        How many rows there are, at least 1; at least 2 with early stopping.
     options : TrainingOptions
     generator : torch.Generator
-        On the device of ``rows``; feeds the shuffles and whatever the objective draws.
+        Feeds the shuffles and whatever the objective draws.
 
-    Raises
-    ------
-    FloatingPointError
-        If the loss of an epoch, or a weight after it, is not finite.
+    Attributes
+    ----------
+    history : list of Epoch
+        The finished epochs.
+    device : torch.device
     """
-    training, held_out = _split(len(rows), options, generator)
-    n_training = training.shape[-1]
-    batch_size = options.batch_size or default_batch_size(n_training)
-    n_batches = math.ceil(n_training / batch_size)
-    epochs = options.epochs or default_epochs(n_batches)
-    rows_in_batch = min(batch_size, max(n_training, 32))
-    lr = default_lr(rows_in_batch) if options.lr is None else options.lr
-    vector = flatten_parameters(network)
-    assert vector.grad is not None
-    optimizer = make_optimizer(options.optimizer, vector, options.optimizer_params)
-    best = _Best(options.early_stopping, network)
-    row_losses: Objective = objective
-    if options.compile_mode is not None:
-        row_losses = torch.compile(objective, mode=options.compile_mode)
 
-    for epoch in range(epochs):
+    def __init__(
+        self,
+        network: Network,
+        objective: Objective,
+        batches: Callable[[Tensor], Tensor],
+        n_rows: int,
+        options: TrainingOptions,
+        generator: torch.Generator,
+    ) -> None:
+        self.history: list[Epoch] = []
+        self._network, self._objective, self._batches = network, objective, batches
+        self._options, self._generator = options, generator
+        self.device = generator.device
+        self._training, self._held_out = _split(n_rows, options, generator)
+        n_training = self._training.shape[-1]
+        self._batch_size = options.batch_size or default_batch_size(n_training)
+        self._n_batches = math.ceil(n_training / self._batch_size)
+        n_epochs = options.epochs or default_epochs(self._n_batches)
+        self._n_epochs = max(round(options.share * n_epochs), 1)
+        rows_in_batch = min(self._batch_size, max(n_training, 32))
+        self._lr = default_lr(rows_in_batch) if options.lr is None else options.lr
+        self._vector = flatten_parameters(network)
+        self._optimizer = make_optimizer(options.optimizer, self._vector, options.optimizer_params)
+        self._best = _Best(options.early_stopping)
+        self._row_losses = objective
+        if options.compile_mode is not None:
+            self._row_losses = torch.compile(objective, mode=options.compile_mode)
+        self._finished = _copied(self._weights())
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Train to the end, yielding a record after each epoch.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss of an epoch, or a weight after it, is not finite.
+        """
+        while len(self.history) < self._n_epochs and self._best.keeps_going:
+            epoch = self._epoch()
+            if epoch.validation_loss is not None:
+                self._best.judge(epoch.validation_loss, self._weights())
+            self._finished = _copied(self._weights())
+            self.history.append(epoch)
+            yield epoch
+        if self._best.weights:
+            self._load_weights(self._best.weights)
+
+    def rewind(self) -> None:
+        """Undo what was done since the last finished epoch."""
+        self._load_weights(self._finished)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the epochs to come hang on; to be asked for between two epochs."""
+        numbers = [[e.loss, _or_nan(e.validation_loss), e.seconds] for e in self.history]
+        return {
+            "generator": self._generator.get_state(),
+            "history": torch.tensor(numbers, dtype=torch.float64).view(-1, 3),
+            **above("weights.", self._weights()),
+            **above("optimizer.", self._optimizer.state()),
+            **above("best.", self._best.state()),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from where another training with the same arguments was."""
+        self._generator.set_state(state["generator"].cpu())
+        self.history = [
+            Epoch(loss, None if math.isnan(validation) else validation, seconds, self._n_epochs)
+            for loss, validation, seconds in state["history"].tolist()
+        ]
+        self._load_weights(below("weights.", state))
+        self._finished = _copied(self._weights())
+        steps = below("optimizer.", state)
+        for name, tensor in self._optimizer.state().items():
+            tensor.copy_(steps[name])
+        self._best.load_state(below("best.", state))
+
+    def _epoch(self) -> Epoch:
         began = time.perf_counter()
-        network.train()
-        total = torch.zeros((), device=rows.device)
-        shuffled = _shuffled(training, generator)
-        for i, batch in enumerate(shuffled.tensor_split(n_batches, dim=-1)):
-            step, n_steps = epoch * n_batches + i, epochs * n_batches
-            x = prepare(_taken(rows, batch))
-            losses = row_losses(network, x, (step + 1) / n_steps, generator)
-            loss = _trimmed_mean(losses, options.trim).sum()
-            vector.grad.zero_()
-            loss.backward()
-            optimizer.step(lr * one_cycle((step + 0.5) / n_steps))
-            total += loss.detach()
-        mean_loss = total.item() / (n_batches * (options.n_members or 1))
-        if not (math.isfinite(mean_loss) and bool(torch.isfinite(vector).all())):
-            what = "weights are" if math.isfinite(mean_loss) else "loss is"
-            raise FloatingPointError(
-                f"Training diverged: the {what} no longer finite in epoch {epoch + 1} of "
-                f"{epochs}, at a learning rate of {lr:g}. Lower it (lr={lr / 10:g}), and "
-                "keep preprocessing=True so that the features are standardised."
-            )
-        validation_loss = None
-        if held_out is not None:
-            losses = _held_out_losses(network, objective, rows, held_out, prepare, batch_size)
-            validation_loss = _trimmed_mean(losses, options.trim).mean().item()
-        yield Epoch(mean_loss, validation_loss, time.perf_counter() - began, epochs)
-        if validation_loss is not None and not best.keep_going(validation_loss):
-            break
-    best.restore()
+        self._network.train()
+        number, n_steps = len(self.history), self._n_epochs * self._n_batches
+        total = torch.zeros((), device=self.device)
+        shuffled = _shuffled(self._training, self._generator)
+        for i, batch in enumerate(shuffled.tensor_split(self._n_batches, dim=-1)):
+            total += self._step(batch, number * self._n_batches + i, n_steps)
+        mean_loss = total.item() / (self._n_batches * (self._options.n_members or 1))
+        self._check_finite(mean_loss)
+        validation_loss = None if self._held_out is None else self._validation_loss()
+        return Epoch(mean_loss, validation_loss, time.perf_counter() - began, self._n_epochs)
+
+    def _step(self, batch: Tensor, step: int, n_steps: int) -> Tensor:
+        """Change the weights by one batch of indices and return its loss."""
+        assert self._vector.grad is not None
+        x = self._batches(batch)
+        losses = self._row_losses(self._network, x, (step + 1) / n_steps, self._generator)
+        loss = _trimmed_mean(losses, self._options.trim).sum()
+        self._vector.grad.zero_()
+        loss.backward()
+        self._optimizer.step(self._lr * one_cycle((step + 0.5) / n_steps))
+        return loss.detach()
+
+    def _check_finite(self, mean_loss: float) -> None:
+        if math.isfinite(mean_loss) and bool(torch.isfinite(self._vector).all()):
+            return
+        what = "weights are" if math.isfinite(mean_loss) else "loss is"
+        raise FloatingPointError(
+            f"Training diverged: the {what} no longer finite in epoch {len(self.history) + 1} of "
+            f"{self._n_epochs}, at a learning rate of {self._lr:g}. Lower it "
+            f"(lr={self._lr / 10:g}), and keep preprocessing=True so that the features are "
+            "standardised."
+        )
+
+    def _validation_loss(self) -> float:
+        """Loss of the rows held out; what the objective draws is the same at every call."""
+        assert self._held_out is not None
+        self._network.eval()
+        generator = torch.Generator(self.device).manual_seed(0)
+        with torch.no_grad():
+            losses = [
+                self._objective(self._network, self._batches(batch), 1.0, generator)
+                for batch in self._held_out.split(self._batch_size)
+            ]
+        return _trimmed_mean(torch.cat(losses, dim=-1), self._options.trim).mean().item()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What training changes in the network: all trained parameters as one, and buffers."""
+        return {_WEIGHTS: self._vector, **dict(self._network.named_buffers())}
+
+    def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self._weights().items():
+                tensor.copy_(weights[name])
 
 
 def _trimmed_mean(losses: Tensor, trim: Sequence[float]) -> Tensor:
@@ -243,11 +221,6 @@ def _trimmed_mean(losses: Tensor, trim: Sequence[float]) -> Tensor:
     n_of_member = torch.tensor(n_kept, device=losses.device).unsqueeze(1)
     counts = torch.arange(most, device=losses.device) < n_of_member
     return (kept * counts).sum(-1) / n_of_member.squeeze(1)
-
-
-def _taken(rows: Tensor, indices: Tensor) -> Tensor:
-    """Rows [*indices.shape, n_features]."""
-    return rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
 
 
 def _permutation(n: int, generator: torch.Generator) -> Tensor:
@@ -280,48 +253,51 @@ def _split(
     return training, held_out
 
 
-def _held_out_losses(
-    network: Network,
-    objective: Objective,
-    rows: Tensor,
-    indices: Tensor,
-    prepare: Callable[[Tensor], Tensor],
-    batch_size: int,
-) -> Tensor:
-    """Losses of some rows; what the objective draws is the same at every call."""
-    network.eval()
-    generator = torch.Generator(rows.device).manual_seed(0)
-    with torch.no_grad():
-        return torch.cat(
-            [
-                objective(network, prepare(rows.index_select(0, batch)), 1.0, generator)
-                for batch in indices.split(batch_size)
-            ],
-            dim=-1,
-        )
-
-
 class _Best:
-    """The weights of the best epoch so far; says whether to go on."""
+    """The weights of the best epoch so far, and whether to go on looking for better ones."""
 
-    def __init__(self, stopping: EarlyStopping | None, network: Network) -> None:
+    def __init__(self, stopping: EarlyStopping | None) -> None:
         self._stopping = stopping
-        self._network = network
         self._loss = math.inf
-        self._weights: dict[str, Tensor] | None = None
         self._epochs_since = 0
+        self.weights: dict[str, Tensor] = {}
 
-    def keep_going(self, validation_loss: float) -> bool:
+    @property
+    def keeps_going(self) -> bool:
+        return self._stopping is None or self._epochs_since < self._stopping.patience
+
+    def judge(self, validation_loss: float, weights: Mapping[str, Tensor]) -> None:
         assert self._stopping is not None
         if validation_loss < self._loss - self._stopping.min_improvement:
             self._loss = validation_loss
             self._epochs_since = 0
-            weights = self._network.state_dict()
-            self._weights = {name: value.clone() for name, value in weights.items()}
+            self.weights = _copied(weights)
         else:
             self._epochs_since += 1
-        return self._epochs_since < self._stopping.patience
 
-    def restore(self) -> None:
-        if self._weights is not None:
-            self._network.load_state_dict(self._weights)
+    def state(self) -> dict[str, Tensor]:
+        numbers = torch.tensor([self._loss, self._epochs_since], dtype=torch.float64)
+        return {_NUMBERS: numbers, **self.weights}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        loss, epochs_since = state[_NUMBERS].tolist()
+        self._loss, self._epochs_since = loss, int(epochs_since)
+        self.weights = {name: value for name, value in state.items() if name != _NUMBERS}
+
+
+def _or_nan(x: float | None) -> float:
+    return math.nan if x is None else x
+
+
+def above(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with a prefix before each name."""
+    return {prefix + name: value for name, value in state.items()}
+
+
+def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What lies below a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in weights.items()}

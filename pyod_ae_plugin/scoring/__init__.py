@@ -9,6 +9,7 @@ from pyod_ae_plugin.scoring.likelihood import (
 )
 from pyod_ae_plugin.scoring.mahalanobis import JointMahalanobis, Mahalanobis
 from pyod_ae_plugin.scoring.module import ScoringModule
+from pyod_ae_plugin.scoring.moments import Moments
 from pyod_ae_plugin.scoring.neighbors import NearestNeighbor
 from pyod_ae_plugin.scoring.standardize import Standardize
 
@@ -18,6 +19,7 @@ __all__ = [
     "Euclidean",
     "JointMahalanobis",
     "Mahalanobis",
+    "Moments",
     "NearestNeighbor",
     "NegativeLogLikelihood",
     "ReconstructionProbability",

@@ -1,0 +1,64 @@
+"""The state of a fit in a file, from which it can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pyod_ae_plugin.files import replacing
+
+FORMAT = "1"
+
+
+class Checkpoint:
+    """A file that holds how far one fit has come.
+
+    Parameters
+    ----------
+    path : Path
+        Written anew each time, beside and then renamed.
+    fit : str
+        What tells this fit from others: the state of another one is refused.
+    """
+
+    def __init__(self, path: Path, fit: str) -> None:
+        self.path = path
+        self._described = {"format": FORMAT, "fit": fit}
+
+    def save(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Write a state."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        with replacing(self.path) as new:
+            save_file(tensors, new, self._described)
+
+    def load(self) -> dict[str, torch.Tensor] | None:
+        """Return the state that was written last, None if there is no file.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or holds something else.
+        """
+        if not self.path.exists():
+            return None
+        remedy = "Delete it to start anew, or name another file."
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                described = file.metadata()
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"The checkpoint {self.path} is damaged: {error}. {remedy}") from error
+        if described != self._described:
+            raise ValueError(
+                f"The checkpoint {self.path} is of a fit with other parameters or other data. "
+                + remedy
+            )
+        return state
+
+    def remove(self) -> None:
+        """Delete the file, if there is one."""
+        self.path.unlink(missing_ok=True)

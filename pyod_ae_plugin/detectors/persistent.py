@@ -1,0 +1,118 @@
+"""How detectors are saved, loaded and pickled."""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyod.models.base import BaseDetector
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
+from pyod_ae_plugin.engine.fitting import scoring_module
+from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.persistence import load_detector, save_detector
+from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class PersistentDetector(BaseDetector):  # type: ignore[misc]
+    """Base class of detectors whose scoring module and fitted attributes can be kept.
+
+    Rows and whatever else serves further training stay behind.
+    """
+
+    scoring_module_: ScoringModule
+    device: str | torch.device | None
+
+    def save(self, path: str | Path) -> None:
+        """Save the fitted detector to a folder, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder; an older detector there is replaced.
+
+        See Also
+        --------
+        pyod_ae_plugin.load_detector : Loads it again.
+        """
+        check_is_fitted(self, "scoring_module_")
+        save_detector(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Load a detector of this class; see :func:`pyod_ae_plugin.load_detector`."""
+        detector = load_detector(path)
+        if not isinstance(detector, cls):
+            raise ValueError(
+                f"{path} holds a {type(detector).__name__}, not a {cls.__name__}. "
+                f"Use {type(detector).__name__}.load or pyod_ae_plugin.load_detector."
+            )
+        return detector
+
+    def fitted_attributes(self) -> dict[str, Any]:
+        """What fit learned, except the scoring module, by attribute name."""
+        apart = {*self.get_params(deep=False), "scoring_module_", "_stream"}
+        return {name: value for name, value in vars(self).items() if name not in apart}
+
+    def restore(
+        self,
+        attributes: Mapping[str, Any],
+        module_state: Mapping[str, Tensor],
+        device: str | torch.device | None = None,
+    ) -> None:
+        """Make this a fitted detector again, of what :func:`load_detector` read.
+
+        Parameters
+        ----------
+        attributes : mapping of str to object
+            As :meth:`fitted_attributes` gave them.
+        module_state : mapping of str to Tensor
+            The state of the scoring module.
+        device : str, torch.device or None, default=None
+            Where it shall score; None is the parameter ``device`` if that is here, else the CPU.
+        """
+        target = available_device(self.device) if device is None else resolve_device(device)
+        self._check_params()
+        n_features = attributes["n_features_in_"]
+        with seeded_global_rng(0, torch.device("cpu")):
+            network = self._build_network(n_features, torch.Generator())
+            head = self._build_head(network, n_features)
+        module = scoring_module(Standardize(n_features), network, head)
+        # assign keeps the dtypes of the file, those of the scaling among them
+        module.load_state_dict(module_state, assign=True)
+        self.scoring_module_ = module.requires_grad_(False).to(target)
+        self.__dict__.update(attributes)
+
+    @abc.abstractmethod
+    def _check_params(self) -> None:
+        """Raise unless every parameter is usable."""
+
+    @abc.abstractmethod
+    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
+        """A network as was fitted, to load weights into."""
+
+    @abc.abstractmethod
+    def _build_head(self, network: Network, n_features: int) -> ScoreHead:
+        """A score head as was fitted, likewise."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())  # a copy: Python hands out the dict of the object
+        state.pop("_stream", None)
+        if "scoring_module_" in state:
+            # Where it is unpickled there may be no such device.
+            state["scoring_module_"] = copy.deepcopy(state["scoring_module_"]).cpu()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "scoring_module_" in state:
+            self.scoring_module_.to(available_device(self.device))

@@ -1,0 +1,71 @@
+"""How to train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when the loss of held-out rows no longer falls, and go back to the best epoch.
+
+    Attributes
+    ----------
+    validation_fraction : float
+        Share of the rows held out, in (0, 1).
+    patience : int
+        Epochs without improvement after which training stops.
+    min_improvement : float
+        What counts as improvement of the held-out loss.
+    """
+
+    validation_fraction: float
+    patience: int
+    min_improvement: float
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes
+    ----------
+    epochs : int or None
+        Passes over the rows; None is :func:`~pyod_ae_plugin.engine.schedule.default_epochs`.
+    share : float
+        Share of these passes that are made, but no fewer than one; for training that goes on.
+    trim : sequence of float
+        Share of the highest-loss rows of a batch left out of the gradient, in [0, 1), so that
+        outliers among the training rows do not teach the network to rebuild outliers; one for
+        each member of an ensemble.
+    batch_size : int or None
+        Rows in a step; None is
+        :func:`~pyod_ae_plugin.engine.schedule.default_batch_size`.
+    lr : float or None
+        Highest learning rate, see :func:`~pyod_ae_plugin.engine.schedule.one_cycle`; None is
+        :func:`~pyod_ae_plugin.engine.schedule.default_lr`.
+    optimizer : str
+        A name in :data:`~pyod_ae_plugin.engine.optimizers.OPTIMIZERS`.
+    optimizer_params : mapping of str to float
+        Options of the optimizer.
+    early_stopping : EarlyStopping or None
+    compile_mode : str or None
+        Mode of :func:`torch.compile`; None does not compile.
+    n_members : int or None
+        Members of an ensemble: each is given batches of its own. None for a plain network.
+    rows_per_member : int or None
+        Most rows that a member is trained on, drawn for each; None is all.
+    """
+
+    epochs: int | None
+    share: float = 1.0
+    trim: Sequence[float] = (0.0,)
+    batch_size: int | None = None
+    lr: float | None = None
+    optimizer: str = "adam"
+    optimizer_params: Mapping[str, float] = field(default_factory=dict)
+    early_stopping: EarlyStopping | None = None
+    compile_mode: str | None = None
+    n_members: int | None = None
+    rows_per_member: int | None = None
