@@ -56,7 +56,9 @@ def list_detectors() -> None:
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="Training rows: CSV, NPY, NPZ or Parquet.")],
+    data: Annotated[
+        Path, typer.Argument(help="Training rows: CSV, NPY, NPZ, Parquet, or a folder of the last.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
     detector: Annotated[str, typer.Option(help="AutoEncoder, VAE or a plugin's.")] = "AutoEncoder",
     param: Annotated[
@@ -71,16 +73,16 @@ def fit(
     import numpy as np
 
     from pyod_ae_plugin import create_detector, detector_names
-    from pyod_ae_plugin.detectors import NeuralDetector
-    from pyod_ae_plugin.tables import read_table
+    from pyod_ae_plugin.detectors import IncrementalDetector
+    from pyod_ae_plugin.tables import Shown, read_table
 
     if detector not in detector_names():
         raise typer.BadParameter(f"Unknown detector {detector}; `pyod-ae list` shows all.")
     model = create_detector(detector, **_params(param or []))
-    if not isinstance(model, NeuralDetector):
+    if not isinstance(model, IncrementalDetector):
         raise typer.BadParameter(f"{detector} has no save(); it can be benchmarked, not saved.")
     table = read_table(data, without=label)
-    model.fit(table.values)
+    model.fit_batches(Shown(table, "Reading"))
     if table.names is not None:
         model.feature_names_in_ = np.array(table.names, dtype=object)
     model.save(output)
@@ -92,25 +94,33 @@ def fit(
 
 @app.command()
 def score(
-    data: Annotated[Path, typer.Argument(help="Rows to score: CSV, NPY, NPZ or Parquet.")],
+    data: Annotated[
+        Path, typer.Argument(help="Rows to score: CSV, NPY, NPZ, Parquet, or a folder of the last.")
+    ],
     model: Annotated[Path, typer.Option(help="Folder that fit wrote.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet with score and label.")
     ],
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: as fitted.")] = None,
 ) -> None:
-    """Score a table with a saved detector; columns that it was not fitted to are left out."""
-    from pyod_ae_plugin import load_detector
-    from pyod_ae_plugin.tables import read_table, write_columns
+    """Score a table with a saved detector; columns that it was not fitted to are left out.
 
+    Broken off, the same command goes on where it was.
+    """
+    from pyod_ae_plugin import load_detector
+    from pyod_ae_plugin.scorefiles import check_writable, score_table
+    from pyod_ae_plugin.tables import read_table
+
+    check_writable(output)
     detector = load_detector(model, device)
     names = getattr(detector, "feature_names_in_", None)
-    X = read_table(data, columns=None if names is None else list(names)).values
+    table = read_table(data, columns=None if names is None else list(names))
     # The names have just been matched; the detector is given none to match again.
     warnings.filterwarnings("ignore", "X does not have valid feature names")
-    scores, labels = detector.decision_function(X), detector.predict(X)
-    write_columns(output, {"score": scores, "label": labels})
-    typer.echo(f"Scored {len(scores)} rows: {int(labels.sum())} outliers. Written to {output}.")
+    n_rows, n_outliers = score_table(
+        table, detector.decision_function, detector.threshold_, output, model, device
+    )
+    typer.echo(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
 
 
 @app.command()

@@ -1,14 +1,16 @@
 """The command line as a user runs it, and the tables it reads."""
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from pyod_ae_plugin import cli
-from pyod_ae_plugin.tables import read_table, write_columns
+from pyod_ae_plugin import AutoEncoder, cli, load_detector, scorefiles, tables
+from pyod_ae_plugin.scorefiles import write_columns
+from pyod_ae_plugin.tables import read_table
 
 
 @pytest.fixture
@@ -172,7 +174,7 @@ def test_tables_come_back_as_written(tmp_path, ending):
     if ending == ".parquet":
         pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra arrow")
     columns = {"score": np.array([0.1, 1e-17, 3e30]), "label": np.array([0, 1, 0])}
-    write_columns(tmp_path / f"t{ending}", columns)
+    write_columns(tmp_path / f"t{ending}", [columns], 3)
     if ending == ".npz":
         with np.load(tmp_path / "t.npz") as arrays:
             assert all(np.array_equal(arrays[k], v) for k, v in columns.items())
@@ -188,7 +190,7 @@ def test_endings_may_be_in_capitals(tmp_path, ending):
     if ending == ".NPZ":
         np.savez(small, X=np.column_stack(list(columns.values())))
     else:
-        write_columns(small, columns)
+        write_columns(small, [columns], 2)
     table = read_table(small.rename(tmp_path / f"T{ending}"))
     assert table.values.tolist() == [[1.0, 3.0], [2.0, 4.0]]
 
@@ -220,7 +222,7 @@ def test_damaged_archives_are_named(tmp_path):
 def test_lines_are_counted_where_a_column_is_left_out(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,c\n1,2,x\n1,2\n")
     with pytest.raises(ValueError, match="line 3 has 2 cells"):
-        read_table(tmp_path / "t.csv", without="c")
+        _ = read_table(tmp_path / "t.csv", without="c").values
 
 
 def test_columns_come_in_the_order_asked_for(tmp_path):
@@ -232,4 +234,156 @@ def test_unknown_kinds_of_file_are_refused(tmp_path):
     with pytest.raises(ValueError, match="tables are read from"):
         read_table(tmp_path / "t.xlsx")
     with pytest.raises(ValueError, match="written to"):
-        write_columns(tmp_path / "t.xlsx", {"a": np.zeros(2)})
+        write_columns(tmp_path / "t.xlsx", [{"a": np.zeros(2)}], 2)
+
+
+# ------------------------------------------------------------------ tables of any size
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Read tables in batches of 100 rows."""
+    monkeypatch.setattr(tables, "BATCH_ROWS", 100)
+
+
+@pytest.fixture
+def without_pyarrow(monkeypatch):
+    monkeypatch.setattr(tables.arrow, "is_installed", lambda: False)
+
+
+def write_rows(path, X):
+    """Write rows to a file of the kind of its ending; a path without one becomes a folder."""
+    if path.suffix == ".npy":
+        np.save(path, X)
+    elif path.suffix == ".csv":
+        np.savetxt(path, X, fmt="%.17g", delimiter=",", header="a,b,c,d,e,f", comments="")
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra arrow")
+        pieces = {path: X}
+        if not path.suffix:
+            path.mkdir()
+            pieces = {path / f"{i}.parquet": piece for i, piece in enumerate(np.split(X, 3))}
+        for where, rows in pieces.items():
+            columns = {name: rows[:, i] for i, name in enumerate("abcdef")}
+            parquet.write_table(tables.arrow.pyarrow().table(columns), where, row_group_size=70)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["t.csv", "t.npy", "t.parquet", "t"])
+def test_tables_come_in_batches(kind, tmp_path, X, small_batches):
+    table = read_table(write_rows(tmp_path / kind, X))
+    for _ in range(2):
+        batches = list(table)
+        assert max(map(len, batches)) <= (300 if kind == "t.csv" else 100)
+        assert np.array_equal(np.concatenate(batches), X)
+    assert table.n_rows == (None if kind == "t.csv" else 300)
+
+
+def test_a_long_csv_file_comes_in_several_batches(tmp_path, small_batches):
+    pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra arrow")
+    X = np.random.default_rng(0).normal(size=(30_000, 6))
+    batches = list(read_table(write_rows(tmp_path / "t.csv", X)))
+    assert len(batches) > 2
+    assert np.array_equal(np.concatenate(batches), X)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_either_order_are_read(order, tmp_path, X, small_batches):
+    np.save(tmp_path / "t.npy", np.asarray(X, order=order))
+    assert np.array_equal(read_table(tmp_path / "t.npy").values, X)
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TABLES.items())
+def test_bad_tables_are_located_without_pyarrow(tmp_path, text, message, without_pyarrow):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _ = read_table(tmp_path / "bad.csv").values
+
+
+def test_csv_without_pyarrow_is_read_alike(tmp_path, X, without_pyarrow):
+    table = read_table(write_rows(tmp_path / "t.csv", X), columns=["f", "a"])
+    assert np.array_equal(table.values, X[:, [5, 0]])
+
+
+def test_a_bad_cell_is_counted_over_all_batches(tmp_path, X, small_batches):
+    X[250, 3] = np.nan
+    for kind in ("t.csv", "t.npy", "t.parquet"):
+        with pytest.raises(ValueError, match=r"nan in row 251, column ('d'|4)"):
+            _ = read_table(write_rows(tmp_path / kind, X)).values
+
+
+def test_columns_that_are_no_numbers_are_named(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra arrow")
+    table = tables.arrow.pyarrow().table({"a": [1.0], "b": ["x"]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: column 'b' holds string, not numbers"):
+        _ = read_table(tmp_path / "t.parquet").values
+    assert read_table(tmp_path / "t.parquet", without="b").values.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npy", ".npz", ".parquet"])
+def test_a_run_that_was_broken_off_goes_on(ending, run, tmp_path, X, small_batches, monkeypatch):
+    data, model = write_rows(tmp_path / "t.npy", X), tmp_path / "model"
+    run("fit", data, "-o", model, "-p", "epoch_num=2", "-p", "verbose=0", "-p", "device=cpu")
+    output = tmp_path / f"scores{ending}"
+    command = ("score", data, "--model", model, "-o", output)
+    assert run(*command)[0] == 0
+    whole = output.read_bytes() if ending != ".npz" else None
+    output.unlink()
+
+    scored = []
+    score = AutoEncoder.decision_function
+
+    def fails_at_the_third(self, X):
+        if len(scored) == 2:
+            raise OSError("no space left")
+        scored.append(len(X))
+        return score(self, X)
+
+    monkeypatch.setattr(AutoEncoder, "decision_function", fails_at_the_third)
+    status, _, err = run(*command)
+    assert (status, "no space left" in err) == (1, True)
+    assert not output.exists()
+    scored.append("next run")
+    status, out, _ = run(*command)
+    assert (status, "Scored 300 rows" in out) == (0, True)
+    assert scored == [100, 100, "next run", 100]
+    assert whole is None or output.read_bytes() == whole
+    assert {p.name for p in tmp_path.iterdir()} == {"t.npy", "model", output.name}
+
+
+@pytest.mark.parametrize("changed", ["data", "model"])
+def test_parts_of_another_run_are_not_used(changed, run, tmp_path, X, small_batches, monkeypatch):
+    data, model, output = tmp_path / "t.npy", tmp_path / "model", tmp_path / "s.npy"
+    np.save(data, X)
+    params = ("-p", "epoch_num=2", "-p", "verbose=0", "-p", "device=cpu")
+    run("fit", data, "-o", model, *params)
+    with monkeypatch.context() as patch:
+        patch.setattr(scorefiles, "write_columns", None)  # fails when all parts are there
+        with pytest.raises(TypeError):
+            scorefiles.score_table(read_table(data), lambda X: X[:, 0], 0.0, output, model, None)
+    if changed == "data":
+        np.save(data, X + 1)
+    else:
+        run("fit", data, "-o", model, *params, "-p", "random_state=1")
+    run("score", data, "--model", model, "-o", output)
+    expected = load_detector(model).decision_function(np.load(data))
+    assert np.array_equal(np.load(output)[:, 0], expected)
+
+
+def test_fit_reads_what_fit_in_memory_reads(run, tmp_path, X, small_batches):
+    data = write_rows(tmp_path / "t.csv", X)
+    run("fit", data, "-o", tmp_path / "model", "-p", "epoch_num=2", "-p", "verbose=0")
+    whole = AutoEncoder(epoch_num=2, verbose=0).fit(X)
+    assert np.allclose(load_detector(tmp_path / "model").decision_scores_, whole.decision_scores_)
+
+
+def test_a_folder_needs_parquet_files(tmp_path):
+    with pytest.raises(ValueError, match=r"no \.parquet file"):
+        read_table(tmp_path)
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(run, table, tmp_path):
+    for output in (tmp_path / "s.xlsx", tmp_path / "no" / "s.csv"):
+        status, _, err = run("score", table, "--model", tmp_path / "no model", "-o", output)
+        assert (status, str(output) in err) == (1, True)

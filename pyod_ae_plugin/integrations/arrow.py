@@ -1,0 +1,119 @@
+"""Parquet and CSV files of any size, through pyarrow's datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+_BUFFER = 2**20
+
+
+def is_installed() -> bool:
+    """Whether pyarrow is here."""
+    return find_spec("pyarrow") is not None
+
+
+def pyarrow() -> Any:
+    """Return pyarrow, or say which extra installs it."""
+    try:
+        import pyarrow
+        import pyarrow.csv
+        import pyarrow.dataset
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(
+            "Parquet files need pyarrow: pip install 'pyod-ae-plugin[arrow]'."
+        ) from error
+    return pyarrow
+
+
+class ParquetFiles:
+    """A Parquet file, or a folder of such in the order of their names, with the same columns.
+
+    Attributes
+    ----------
+    names : list of str
+        The columns that the first file has.
+    n_rows : int
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        if not self._files:
+            raise ValueError(f"{path}: there is no .parquet file in the folder.")
+        parquet = pyarrow().parquet
+        self.names: list[str] = parquet.read_schema(self._files[0]).names
+        self.n_rows = sum(parquet.read_metadata(file).num_rows for file in self._files)
+
+    def batches(self, columns: Sequence[str], n_rows: int) -> Iterator[Array]:
+        """Columns as float64 arrays of at most so many rows, in order."""
+        for path in self._files:
+            # A dataset's scan decodes whole row groups, which may be of any size.
+            with pyarrow().parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
+                schema = file.schema_arrow
+                for name in columns:
+                    if name not in schema.names:
+                        raise ValueError(f"{path}: there is no column {name!r}, as elsewhere.")
+                    if not _is_number(schema.field(name).type):
+                        kind = schema.field(name).type
+                        raise ValueError(f"{path}: column {name!r} holds {kind}, not numbers.")
+                for batch in file.iter_batches(n_rows, columns=list(columns)):
+                    yield _as_array(batch.select(list(columns)))
+
+
+def csv_batches(
+    path: Path, names: Sequence[str], skip_rows: int, columns: Sequence[str], n_rows: int
+) -> Iterator[Array]:
+    """Columns of a CSV file of numbers as float64 arrays of about so many rows, in order.
+
+    ``names`` are those of all columns; the first ``skip_rows`` lines are passed over.
+    """
+    arrow = pyarrow()
+    types = dict.fromkeys(names, arrow.float64())
+    dataset = arrow.dataset.dataset(
+        path,
+        schema=arrow.schema(types),
+        format=arrow.dataset.CsvFileFormat(
+            read_options=arrow.csv.ReadOptions(column_names=names, skip_rows=skip_rows),
+            # an empty cell is not a number; "nan" is one, and is refused as such
+            convert_options=arrow.csv.ConvertOptions(column_types=types, null_values=[]),
+        ),
+    )
+    pieces: list[Array] = []
+    # little is read ahead, so that what a scan holds does not grow with the file
+    for batch in dataset.to_batches(list(columns), batch_readahead=2, fragment_readahead=1):
+        pieces.append(_as_array(batch))
+        if sum(map(len, pieces)) >= n_rows:
+            yield np.concatenate(pieces)
+            pieces = []
+    if pieces:
+        yield np.concatenate(pieces)
+
+
+def _as_array(batch: Any) -> Array:
+    values = [column.to_numpy(zero_copy_only=False) for column in batch.columns]
+    return np.column_stack([v.astype(np.float64, copy=False) for v in values])
+
+
+def write_parquet(path: Path, pieces: Iterable[Mapping[str, Array]]) -> None:
+    """Write a table that comes in pieces, each with the same columns."""
+    arrow, writer = pyarrow(), None
+    try:
+        for piece in pieces:
+            table = arrow.table(dict(piece))
+            writer = writer or arrow.parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _is_number(kind: Any) -> bool:
+    types = pyarrow().types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
