@@ -9,12 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import assert_all_finite
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from pyod_ae_plugin.checkpoints import Checkpoint
 from pyod_ae_plugin.detectors.building import build_head
@@ -28,15 +23,14 @@ from pyod_ae_plugin.detectors.parameters import (
     check_optimizer_params,
     seed_of,
 )
-from pyod_ae_plugin.detectors.persistent import PersistentDetector
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.running import losses, run
+from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
-from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.options import TrainingOptions
-from pyod_ae_plugin.engine.rows import Rows, map_rows, training_batches
+from pyod_ae_plugin.engine.rows import Rows, training_batches
 from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
@@ -44,8 +38,6 @@ from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-Array = np.ndarray[Any, Any]
 
 
 class Plan(NamedTuple):
@@ -90,7 +82,7 @@ class Trained(NamedTuple):
     completed: bool
 
 
-class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentDetector):  # type: ignore[misc]
+class NeuralDetector(ScoringDetector):
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
@@ -175,80 +167,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persiste
             self._set_scores(self._score(X))
         self._end_fit(completed)
         return self
-
-    def decision_function(self, X: Any, batch_size: int | None = None) -> Array:
-        """Anomaly scores of rows; the larger, the more abnormal.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        batch_size : Ignored
-            PyOD's deep detectors take it. Here rows stream through the network in tiles that
-            fit the cache, and no score depends on them.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Finite. A row so far from the training rows that its score overflows float32 gets
-            the largest float32.
-        """
-        if not hasattr(self, "scoring_module_"):  # the full check costs as much as scoring a row
-            check_is_fitted(self, "scoring_module_")
-        blind = not self.scoring_module_.head.shows_nonfinite
-        return self._score(validate_rows(self, X, reset=False, ensure_all_finite=blind))
-
-    def transform(self, X: Any) -> Array:
-        """Latent codes of rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_latent)
-        """
-        check_is_fitted(self, "scoring_module_")
-        return self._map(self.scoring_module_.encode, validate_rows(self, X, reset=False))
-
-    def reconstruct(self, X: Any) -> Array:
-        """Rows as the network rebuilds them.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-            In the units of X. A row so far out that float32 overflows is not rebuilt finitely.
-        """
-        check_is_fitted(self, "scoring_module_")
-        return self._map(self.scoring_module_.reconstruct, validate_rows(self, X, reset=False))
-
-    def predict_proba(
-        self, X: Any, method: str = "linear", return_confidence: bool = False
-    ) -> Array | tuple[Array, Array]:
-        """Outlier probabilities; see :meth:`pyod.models.base.BaseDetector.predict_proba`."""
-        if not hasattr(X, "shape"):
-            X = np.asarray(X)  # PyOD asks for the shape of X
-        probabilities: Array | tuple[Array, Array] = super().predict_proba(
-            X, method=method, return_confidence=return_confidence
-        )
-        return probabilities
-
-    @property
-    def _n_features_out(self) -> int:
-        """Width of the latent code, for scikit-learn's names of features."""
-        module = self.scoring_module_
-        x = torch.zeros(1, self.n_features_in_, device=module.standardize.scale.device)
-        return module.encode(x).shape[1]
-
-    @property
-    def model(self) -> Network:
-        """The trained network; standardised rows in, reconstructions out."""
-        check_is_fitted(self, "scoring_module_")
-        return self.scoring_module_.network
 
     def _check_params(self) -> None:
         """Raise unless every parameter is usable, before anything else is done."""
@@ -351,16 +269,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persiste
             optimizer_params=DEFAULT_OPTIMIZER_PARAMS if params is None else params,
             **others,
         )
-
-    def _score(self, X: Array) -> Array:
-        scores = self._map(score_function(self.scoring_module_), X)
-        if scores.max() >= HIGHEST_SCORE:
-            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
-        return scores
-
-    def _map(self, function: Callable[[Tensor], Tensor], X: Array) -> Array:
-        mapped: Array = map_rows(function, as_rows(X), self.scoring_module_).numpy()
-        return mapped
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from pyod_ae_plugin.detectors.base import Array, NeuralDetector, Plan, unchanged_on_error
+from pyod_ae_plugin.detectors.base import NeuralDetector, Plan, unchanged_on_error
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
+from pyod_ae_plugin.detectors.scoring import Array
 from pyod_ae_plugin.engine.rows import training_tile_rows
 from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.networks import Network

@@ -88,6 +88,43 @@ def _is_plain(estimator: BaseEstimator, X: Any) -> bool:
     )
 
 
+def device_rows(estimator: BaseEstimator, X: Any) -> Tensor | None:
+    """Return rows that lie on a GPU as a tensor, without a copy; None if X lies on the host.
+
+    Taken are tensors and whatever offers ``__cuda_array_interface__`` or ``__dlpack__``, such as
+    arrays of CuPy.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they are not numbers in as many columns as the estimator was fitted to.
+    """
+    if isinstance(X, torch.Tensor):
+        rows = X.detach()
+    elif hasattr(X, "__cuda_array_interface__"):
+        rows = torch.as_tensor(X, device="cuda")
+    elif not isinstance(X, np.ndarray) and hasattr(X, "__dlpack_device__"):
+        rows = torch.utils.dlpack.from_dlpack(X)
+    else:
+        return None
+    if rows.device.type == "cpu":
+        return None
+    check_tensor(estimator, rows)
+    return rows
+
+
+def check_tensor(estimator: BaseEstimator, rows: Tensor) -> None:
+    """Raise unless a tensor is [n, n_features] and holds real numbers."""
+    if rows.is_complex():
+        raise TypeError(f"X must hold real numbers, got {rows.dtype}.")
+    n_features = estimator.n_features_in_
+    if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
+        raise ValueError(
+            f"X has the shape {tuple(rows.shape)}, but {type(estimator).__name__} was fitted to "
+            f"{n_features} features; expected [n, {n_features}] with n >= 1."
+        )
+
+
 def as_rows(X: np.ndarray[Any, Any]) -> Rows:
     """View a numeric array as a tensor, read only; what torch cannot view is converted by parts."""
     if X.dtype not in _SHARED_DTYPES or any(stride < 0 for stride in X.strides):

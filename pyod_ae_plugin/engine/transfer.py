@@ -1,0 +1,95 @@
+"""Tiles on their way to a GPU and back, while it computes.
+
+Copies run beside computations only from and to memory that is page-locked (pinned). Two such tiles
+take turns: while one is copied, the other is filled or emptied by the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+TileBefore = Callable[[int, int], Tensor]
+"""Gives the tile of so many rows (second argument) before a row (first argument)."""
+
+
+class Upload:
+    """Tiles on the GPU, of tiles on the CPU, copied by a stream of its own.
+
+    A tile that was given out may be used by what is queued before the next call but one.
+
+    Parameters
+    ----------
+    tile_before : callable
+        Gives tiles on the CPU.
+    scale : Tensor
+        Standardises the rows: on the GPU, and in float32 where the rows may come in float32.
+    """
+
+    def __init__(self, tile_before: TileBefore, scale: Tensor) -> None:
+        self._tile_before = tile_before
+        self._scale = scale
+        self._stream = torch.cuda.Stream(scale.device)
+        self._copied = [torch.cuda.Event(), torch.cuda.Event()]
+        self._used = [torch.cuda.Event(), torch.cuda.Event()]
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._turn = 0
+
+    def __call__(self, stop: int, height: int) -> Tensor:
+        computing = torch.cuda.current_stream(self._scale.device)
+        turn, self._turn = self._turn, 1 - self._turn
+        # all that uses the tile given out before is queued by now
+        self._used[1 - turn].record(computing)
+        tile = self._tile_before(stop, height)
+        if not self._buffers:  # no later tile is higher
+            self._buffers = [self._new_buffers(tile) for _ in range(2)]
+        pinned, resident = (buffer[:height] for buffer in self._buffers[turn])
+        self._copied[turn].synchronize()
+        pinned.copy_(tile)
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._used[turn])
+            resident.copy_(pinned, non_blocking=True)
+            self._copied[turn].record(self._stream)
+        computing.wait_event(self._copied[turn])
+        return resident
+
+    def _new_buffers(self, tile: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = tile.dtype
+        if dtype is torch.float64 and self._scale.dtype is torch.float32:
+            dtype = torch.float32  # standardisation would do so first; half as much to copy
+        pinned = torch.empty(tile.shape, dtype=dtype, pin_memory=True)
+        return pinned, torch.empty_like(pinned, device=self._scale.device, pin_memory=False)
+
+
+class Download:
+    """Values on their way from a GPU to tensors on the CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._copied = [torch.cuda.Event(), torch.cuda.Event()]
+        self._waiting: list[tuple[Tensor, Tensor] | None] = [None, None]
+        self._turn = 0
+
+    def put(self, values: Tensor, target: Tensor) -> None:
+        """Copy values into a target, some time before :meth:`finish` returns."""
+        turn, self._turn = self._turn, 1 - self._turn
+        self._empty(turn)
+        pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        pinned.copy_(values, non_blocking=True)
+        self._copied[turn].record(torch.cuda.current_stream(self._device))
+        self._waiting[turn] = pinned, target
+
+    def finish(self) -> None:
+        """Wait until all values are where they shall be."""
+        for turn in (self._turn, 1 - self._turn):
+            self._empty(turn)
+
+    def _empty(self, turn: int) -> None:
+        waiting = self._waiting[turn]
+        if waiting is not None:
+            self._copied[turn].synchronize()
+            pinned, target = waiting
+            target.copy_(pinned)
+            self._waiting[turn] = None

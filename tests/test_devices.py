@@ -1,0 +1,155 @@
+"""Rows and scores on a device: score_tensor, tiles, memory that runs out, to a GPU and back."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
+from pyod_ae_plugin.engine import tiles
+from pyod_ae_plugin.engine.rows import training_batches
+from pyod_ae_plugin.scoring import Standardize
+
+DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+
+
+def fitted(Detector, X, device="cpu", **params):
+    few = {"n_estimators": 3} if Detector is AutoEncoderEnsemble else {}
+    return Detector(epoch_num=3, verbose=0, device=device, **few, **params).fit(X)
+
+
+@pytest.mark.parametrize("Detector", DETECTORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32])
+def test_a_tensor_is_scored_as_its_array_is(Detector, dtype, X):
+    detector = fitted(Detector, X)
+    x = (torch.from_numpy(X) * 3).to(dtype).requires_grad_(dtype.is_floating_point)
+    scores = detector.score_tensor(x)
+    assert scores.dtype is torch.float32
+    assert not scores.requires_grad
+    assert np.array_equal(scores, detector.decision_function(x.detach().numpy()))
+    for function in (detector.decision_function, detector.transform, detector.predict):
+        assert np.array_equal(function(x.detach()), function(x.detach().numpy()))
+
+
+def test_a_tensor_with_bad_rows_gives_them_alone_the_highest_score(X):
+    detector = fitted(AutoEncoder, X)
+    x = torch.from_numpy(X)
+    expected = detector.score_tensor(x)
+    x[3, 1], x[7, 0] = torch.nan, torch.inf
+    scores = detector.score_tensor(x)
+    good = torch.ones(len(x), dtype=torch.bool)
+    good[[3, 7]] = False
+    assert torch.equal(scores[good], expected[good])
+    assert (scores[~good] == torch.finfo(torch.float32).max).all()
+
+
+def test_tensors_that_do_not_fit_are_refused(X):
+    detector = fitted(AutoEncoder, X)
+    for x in (torch.ones(3, 5), torch.ones(6), torch.ones(0, 6)):
+        with pytest.raises(ValueError, match=r"fitted to 6 features; expected \[n, 6\]"):
+            detector.score_tensor(x)
+    with pytest.raises(TypeError, match="real numbers"):
+        detector.score_tensor(torch.ones(3, 6, dtype=torch.complex64))
+    elsewhere = torch.ones(3, 6, device="meta")
+    with pytest.raises(ValueError, match="x is on meta, and the detector on cpu"):
+        detector.score_tensor(elsewhere)
+    with pytest.raises(ValueError, match="fitted to 6 features"):
+        detector.decision_function(elsewhere[:, :5])
+
+
+def test_tiles_become_lower_where_memory_runs_out(X):
+    detector = fitted(AutoEncoder, X)
+    module, heights = detector.scoring_module_, []
+    rows = torch.from_numpy(np.tile(X, (20, 1)))
+
+    def short_of_memory(tile):
+        heights.append(len(tile))
+        if len(tile) > 500:
+            raise torch.cuda.OutOfMemoryError
+        return module(tile)
+
+    got = tiles.map_rows(short_of_memory, rows, module)
+    assert heights[0] > 500
+    assert heights[-1] == max(h for h in heights if h <= 500)
+    assert np.allclose(got, detector.decision_function(rows.numpy()))
+
+
+def test_memory_that_does_not_even_hold_a_low_tile_is_reported(X):
+    module = fitted(AutoEncoder, X).scoring_module_
+
+    def out_of_memory(tile):
+        raise torch.cuda.OutOfMemoryError("all taken")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="all taken"):
+        tiles.map_rows(out_of_memory, torch.from_numpy(X), module)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4)])
+def test_batches_are_the_rows_of_their_indices_standardised(shape, X):
+    rows, standardize = torch.from_numpy(X), Standardize(6)
+    standardize.scale, standardize.shift = torch.full((6,), 2.0), torch.arange(6.0)
+    indices = torch.randint(300, shape, dtype=torch.int32)
+    got = training_batches(rows, standardize, torch.device("cpu"))(indices)
+    torch.testing.assert_close(got, (rows[indices] * 2 + torch.arange(6.0)).float())
+
+
+# ------------------------------------------------------------------------------ on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("Detector", DETECTORS)
+def test_rows_on_a_gpu_are_scored_there(Detector, X):
+    detector = fitted(Detector, X, "cuda")
+    x = torch.from_numpy(X).cuda()
+    scores = detector.score_tensor(x)
+    assert scores.is_cuda
+    expected = detector.decision_function(X)
+    assert np.allclose(scores.cpu(), expected, rtol=1e-4)
+    assert np.allclose(detector.decision_function(x), expected, rtol=1e-4)
+    assert np.array_equal(detector.predict(x), detector.predict(X))
+    assert np.allclose(detector.transform(x), detector.transform(X), atol=1e-4)
+    assert np.allclose(detector.reconstruct(x), detector.reconstruct(X), atol=1e-3)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        detector.decision_function(torch.full_like(x, torch.nan))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("protocol", ["__dlpack__", "__cuda_array_interface__"])
+def test_arrays_of_others_on_a_gpu_are_taken(protocol, X):
+    """An array that offers nothing but one protocol, as those of CuPy offer both."""
+    tensor = torch.from_numpy(X).cuda()
+    names = {
+        "__dlpack__": ["__dlpack__", "__dlpack_device__"],
+        "__cuda_array_interface__": ["__cuda_array_interface__"],
+    }[protocol]
+    Other = type("Other", (), {name: getattr(tensor, name) for name in names})
+    detector = fitted(AutoEncoder, X, "cuda")
+    assert np.array_equal(detector.decision_function(Other()), detector.decision_function(tensor))
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_gpu(X):
+    detector = fitted(AutoEncoder, X, "cuda")
+    x = torch.from_numpy(X).cuda()
+    detector.score_tensor(x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        detector.score_tensor(x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+@pytest.mark.parametrize("n", [1, 100, 300_001])
+def test_tiles_stream_to_a_gpu_in_order(n, dtype, X):
+    detector = fitted(AutoEncoder, X, "cuda", score_head="euclidean")
+    rows = (np.random.default_rng(0).normal(size=(n, 6)) * 100).astype(dtype)
+    expected = detector.scoring_module_(torch.from_numpy(rows).cuda()).cpu()
+    assert np.allclose(detector.decision_function(rows), expected, rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_rows_too_many_for_a_gpu_come_batch_by_batch(X, monkeypatch):
+    resident = fitted(AutoEncoder, X, "cuda").decision_scores_
+    monkeypatch.setattr("pyod_ae_plugin.engine.rows._free_memory", lambda device: 0)
+    assert np.allclose(fitted(AutoEncoder, X, "cuda").decision_scores_, resident, rtol=1e-4)
