@@ -11,6 +11,7 @@ import torch
 from pyod_ae_plugin.detectors.building import NetworkFactory
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.detectors.single import SingleNetworkDetector
+from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.objectives import Objective, ReconstructionLoss
 
 # The narrowest bottleneck there is cannot learn to rebuild the outliers among the training rows.
@@ -101,6 +102,9 @@ class AutoEncoder(SingleNetworkDetector):
         File in which the state of training is kept after each epoch. A fit that was broken off goes
         on from there, to the same bits; it is deleted when the fit is finished. Needs an int as
         ``random_state``.
+    precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
+        Of the factors in matrix products when rows are scored on a GPU. Less is faster and changes
+        scores: ``benchmarks/gpu.py`` prints by how much.
 
     Attributes
     ----------
@@ -179,6 +183,7 @@ class AutoEncoder(SingleNetworkDetector):
         n_iter_no_change: int = 5,
         tol: float = 1e-4,
         checkpoint: str | PathLike[str] | None = None,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -204,6 +209,7 @@ class AutoEncoder(SingleNetworkDetector):
             n_iter_no_change=n_iter_no_change,
             tol=tol,
             checkpoint=checkpoint,
+            precision=precision,
         )
         self.hidden_neuron_list = hidden_neuron_list
         self.hidden_activation_name = hidden_activation_name

@@ -28,6 +28,7 @@ from pyod_ae_plugin.detectors.running import losses, run
 from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
+from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.rows import Rows, training_batches
@@ -115,6 +116,7 @@ class NeuralDetector(ScoringDetector):
         noise: float | None,
         score_head: str,
         checkpoint: str | PathLike[str] | None,
+        precision: Precision,
     ) -> None:
         super().__init__(contamination=contamination)
         self.preprocessing = preprocessing
@@ -132,6 +134,7 @@ class NeuralDetector(ScoringDetector):
         self.noise = noise
         self.score_head = score_head
         self.checkpoint = checkpoint
+        self.precision = precision
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit the detector to training rows.

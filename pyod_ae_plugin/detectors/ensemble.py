@@ -18,6 +18,7 @@ from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.incremental import IncrementalDetector
 from pyod_ae_plugin.detectors.members import draw_members
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
+from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.networks import Network, joined, stacked_mlp
@@ -101,6 +102,9 @@ class AutoEncoderEnsemble(IncrementalDetector):
         File in which the state of training is kept after each epoch. A fit that was broken off goes
         on from there, to the same bits; it is deleted when the fit is finished. Needs an int as
         ``random_state``.
+    precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
+        Of the factors in matrix products when rows are scored on a GPU. Less is faster and changes
+        scores: ``benchmarks/gpu.py`` prints by how much.
 
     Attributes
     ----------
@@ -181,6 +185,7 @@ class AutoEncoderEnsemble(IncrementalDetector):
         noise: float | None = None,
         score_head: str = "nearest_neighbor",
         checkpoint: str | PathLike[str] | None = None,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -199,6 +204,7 @@ class AutoEncoderEnsemble(IncrementalDetector):
             noise=noise,
             score_head=score_head,
             checkpoint=checkpoint,
+            precision=precision,
         )
         self.n_estimators = n_estimators
         self.max_samples = max_samples

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyod_ae_plugin.detectors.persistent import PersistentDetector
 from pyod_ae_plugin.detectors.rows import as_rows, check_tensor, device_rows, validate_rows
+from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.networks import Network
@@ -24,6 +25,8 @@ Array = np.ndarray[Any, Any]
 
 class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PersistentDetector):  # type: ignore[misc]
     """Base class of detectors that score, encode and rebuild rows by their scoring module."""
+
+    precision: Precision
 
     def decision_function(self, X: Any, batch_size: int | None = None) -> Array:
         """Anomaly scores of rows; the larger, the more abnormal.
@@ -86,7 +89,7 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
                 f"x is on {x.device}, and the detector on {module.standardize.scale.device}. "
                 "Move one to the other: x.to(...), or load_detector(path, device=...)."
             )
-        return map_resident(score_function(module), x.detach(), module)
+        return map_resident(score_function(module, self.precision), x.detach(), module)
 
     def transform(self, X: Any) -> Array:
         """Latent codes of rows.
@@ -143,7 +146,7 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
 
     def _score(self, X: Array) -> Array:
         module = self.scoring_module_
-        scores: Array = map_rows(score_function(module), as_rows(X), module).numpy()
+        scores: Array = map_rows(score_function(module, self.precision), as_rows(X), module).numpy()
         if scores.max() >= HIGHEST_SCORE:
             assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
         return scores

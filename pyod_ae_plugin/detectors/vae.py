@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pyod_ae_plugin.detectors.building import NetworkFactory, check_posterior
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.detectors.single import SingleNetworkDetector
+from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
@@ -116,6 +117,9 @@ class VAE(SingleNetworkDetector):
         File in which the state of training is kept after each epoch. A fit that was broken off goes
         on from there, to the same bits; it is deleted when the fit is finished. Needs an int as
         ``random_state``.
+    precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
+        Of the factors in matrix products when rows are scored on a GPU. Less is faster and changes
+        scores: ``benchmarks/gpu.py`` prints by how much.
 
     Attributes
     ----------
@@ -206,6 +210,7 @@ class VAE(SingleNetworkDetector):
         n_iter_no_change: int = 5,
         tol: float = 1e-4,
         checkpoint: str | PathLike[str] | None = None,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -231,6 +236,7 @@ class VAE(SingleNetworkDetector):
             n_iter_no_change=n_iter_no_change,
             tol=tol,
             checkpoint=checkpoint,
+            precision=precision,
         )
         self.beta = beta
         self.capacity = capacity

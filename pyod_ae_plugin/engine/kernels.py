@@ -9,6 +9,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from pyod_ae_plugin.engine.gpu import Precision, gpu_score_function
 from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
 from pyod_ae_plugin.networks.layers import Linear
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
@@ -19,15 +20,18 @@ TileFunction = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
-def score_function(module: ScoringModule) -> TileFunction:
+def score_function(module: ScoringModule, precision: Precision = "float32") -> TileFunction:
     """Return what scores tiles fastest: a function of fewer operations, or the module itself.
 
-    Where the network is one of this package, encoder and decoder begin and end with a linear
+    On a GPU that is :func:`~pyod_ae_plugin.engine.gpu.gpu_score_function`, to which ``precision``
+    is passed. On a CPU, where the network is one of this package, encoder and decoder begin and end with a linear
     layer, and features are standardised in float32, standardisation becomes part of two of these:
     the first takes raw rows, and the last is added to its bias less the row, which leaves the
     residual. The scores are the module's up to rounding in float32. The function is for the
     thread that asked for it, and for inference mode.
     """
+    if module.standardize.scale.is_cuda:
+        return gpu_score_function(module, precision)
     network, head = module.network, module.head
     known = isinstance(network, (AutoEncoderNetwork, VariationalNetwork))
     layers = network.layers() if known else None
@@ -65,7 +69,7 @@ def _folded(
     n_features, n_latent = len(scale), widths[len(encoders) - 1] if head.uses_code else 0
 
     def score(x: Tensor) -> Tensor:
-        tiles = _scratch.tiles(len(x), (n_features, n_latent), (*widths, n_features), scale.device)
+        tiles = _scratch.tiles(len(x), (n_features, n_latent), (*widths, n_features))
         rows, code, *results, residual = tiles
         h = rows.copy_(x)
         for i, (step, result) in enumerate(zip(steps, results, strict=True), 1):
@@ -141,17 +145,13 @@ class _Scratch(threading.local):
         self._shape: tuple[object, ...] = ()
         self._tiles: list[Tensor] = []
 
-    def tiles(
-        self, n: int, apart: Sequence[int], by_turns: Sequence[int], device: torch.device
-    ) -> list[Tensor]:
+    def tiles(self, n: int, apart: Sequence[int], by_turns: Sequence[int]) -> list[Tensor]:
         """Tiles [n, width], whatever they hold; at the next call they are somebody else's.
 
         Those ``by_turns`` lie in two places, so that less of the cache is taken: writing to one
         destroys the one before the last.
         """
         widths = (*apart, *by_turns)
-        if device.type != "cpu":
-            return [torch.empty(n, width, device=device) for width in widths]
         if (n, apart, by_turns) != self._shape:
             turns = [n * max(by_turns[::2]), n * max(by_turns[1::2], default=0)]
             places = [*(n * width for width in apart), *turns]
