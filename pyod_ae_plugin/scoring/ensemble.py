@@ -12,7 +12,7 @@ from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
 
 _N_BUCKETS = 5
-_LOWEST = -math.log(1000)
+LOWEST_LOG_SCORE = -math.log(1000)
 
 
 class CombinedHead(ScoreHead):
@@ -62,7 +62,7 @@ class CombinedHead(ScoreHead):
 
     def _from_location(self, log_scores: Tensor) -> Tensor:
         # Copies of training rows may score 0, whose logarithm would be the whole scale.
-        return (log_scores - self.location).clamp_min(_LOWEST)
+        return (log_scores - self.location).clamp_min(LOWEST_LOG_SCORE)
 
     def _log_scores(self, network: Network, z: Tensor) -> Tensor:
         smallest = torch.finfo(torch.float32).tiny  # a row rebuilt exactly has a score too

@@ -1,0 +1,220 @@
+"""The fused kernel, against the module that it stands for; on a CPU by triton's interpreter."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pyod_ae_plugin.engine.triton_kernels import fused_score_function
+from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp, variational_mlp
+from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.scoring import (
+    CombinedHead,
+    Euclidean,
+    JointMahalanobis,
+    Mahalanobis,
+    NearestNeighbor,
+    NegativeLogLikelihood,
+    ScoringModule,
+    Standardize,
+)
+from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+
+pytest.importorskip("triton", reason="the fused kernel is written in triton, which is missing")
+
+# NumPy tells what triton's interpreter does to rows that overflow.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+HEADS = {
+    "euclidean": lambda d, k, members: Euclidean(d, members),
+    "mahalanobis": lambda d, k, members: Mahalanobis(d, members),
+    "joint_mahalanobis": JointMahalanobis,
+    "nearest_neighbor": NearestNeighbor,
+}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def raw_rows(n, d, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)) * 3 + 1)
+
+
+def fitted(network, head, d, device="cpu"):
+    """A scoring module with statistics of some rows."""
+    rows = raw_rows(120, d, seed=1)
+    standardize = Standardize(d)
+    standardize.fit(rows, 64)
+    network = network.eval().for_inference()
+    with torch.no_grad():
+        head.fit_to(network, lambda: [standardize(rows)], 0.1, seeded())
+    return ScoringModule(standardize, network, head).eval().to(device)
+
+
+def autoencoder(d=6, widths=(8, 3), activation="relu"):
+    return mlp(d, list(widths), activation, False, 0.0, seeded())
+
+
+def module_with(head="euclidean", d=6, widths=(8, 3), activation="relu", device="cpu"):
+    network = autoencoder(d, widths, activation)
+    return fitted(network, HEADS[head](d, widths[-1], ()), d, device)
+
+
+def assert_alike(module, x, precision="float32", tolerance=2e-5):
+    score = fused_score_function(module, precision)
+    with torch.inference_mode():
+        expected = module(x)
+        got = score(x)
+    assert got.dtype is torch.float32
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("d", [1, 3, 30, 100])
+@pytest.mark.parametrize("widths", [(2,), (8, 3), (40, 20, 5), (100, 17, 64, 2)])
+def test_any_depth_and_width(d, widths):
+    assert_alike(module_with(d=d, widths=widths), raw_rows(37, d))
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 65])
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_and_any_number_of_rows(head, n):
+    assert_alike(module_with(head), raw_rows(n, 6), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - {"softmax"}))
+def test_every_activation(activation):
+    assert_alike(module_with("joint_mahalanobis", activation=activation), raw_rows(9, 6) * 3)
+
+
+@pytest.mark.parametrize("output", ["identity", "sigmoid", "softplus"])
+@pytest.mark.parametrize("learn_variance", [False, True])
+def test_a_variational_network_goes_by_its_posterior_mean(output, learn_variance):
+    network = variational_mlp(
+        6, [9, 5], [7], 2, "silu", output, False, 0.0, None, seeded(), learn_variance
+    )
+    for name in ("euclidean", "nearest_neighbor"):
+        assert_alike(fitted(network, HEADS[name](6, 2, ()), 6), raw_rows(9, 6), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "int64", "uint8", "bool"])
+def test_rows_of_every_dtype(dtype):
+    x = raw_rows(9, 6).clamp_min(0).to(getattr(torch, dtype))
+    assert_alike(module_with(), x)
+    assert_alike(module_with(), x.T.contiguous().T)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30, 1e300])
+def test_bad_rows_alone_get_the_highest_score(head, bad):
+    module, x = module_with(head), raw_rows(9, 6)
+    with torch.inference_mode():
+        expected = module(x)
+        x[4, 2] = bad
+        scores = fused_score_function(module)(x)
+    assert scores[4] == HIGHEST_SCORE == module(x)[4]
+    others = torch.arange(9) != 4
+    torch.testing.assert_close(scores[others], expected[others], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_lower_precision_is_near(head):
+    # the interpreter takes the bits of a bfloat16 for an integer, so that one is left to a GPU
+    assert_alike(module_with(head, d=30, widths=(64, 32)), raw_rows(37, 30), "tf32", 1e-2)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_an_ensemble_by_the_average_of_its_members(head):
+    network = stacked_mlp(6, [[8, 2], [8, 3], [5, 1]], "tanh", seeded())
+    combined = CombinedHead(HEADS[head](6, 3, (3,)), 3, "average")
+    assert_alike(fitted(network, combined, 6), raw_rows(9, 6), tolerance=1e-3)
+
+
+def test_scores_go_where_they_are_wanted():
+    module, x, out = module_with(), raw_rows(9, 6), torch.zeros(9)
+    assert fused_score_function(module)(x, out=out) is out
+    torch.testing.assert_close(out, module(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_no_rows_have_no_scores():
+    assert fused_score_function(module_with())(raw_rows(0, 6)).shape == (0,)
+
+
+def hooked():
+    module = module_with()
+    module.network.encoder.register_forward_hook(lambda layer, args, output: output * 2)
+    return module
+
+
+def in_float64():
+    module = module_with()
+    module.standardize = module.standardize.double()
+    return module
+
+
+def with_layers(*layers):
+    return fitted(AutoEncoderNetwork(nn.Sequential(*layers), nn.Linear(6, 6)), Euclidean(6), 6)
+
+
+def of_members(combination, head=None):
+    network = stacked_mlp(6, [[8, 2], [8, 3]], "tanh", seeded())
+    return fitted(network, CombinedHead(head or Euclidean(6), 2, combination), 6)
+
+
+class OtherNetwork(AutoEncoderNetwork):
+    """May do otherwise."""
+
+
+NOT_APPLICABLE = {
+    "hook": hooked,
+    "float64": in_float64,
+    "wide rows": lambda: module_with(d=129),
+    "wide layer": lambda: module_with(widths=(129, 3)),
+    "softmax": lambda: module_with(activation="softmax"),
+    "other slope": lambda: with_layers(nn.Linear(6, 6), nn.LeakyReLU(0.3)),
+    "no bias": lambda: with_layers(nn.Linear(6, 6, bias=False)),
+    "no linear layer": lambda: with_layers(nn.ReLU()),
+    "dropout": lambda: with_layers(nn.Linear(6, 6), nn.Dropout()),
+    "two activations": lambda: with_layers(nn.Linear(6, 6), nn.ReLU(), nn.Sigmoid()),
+    "other network": lambda: fitted(
+        OtherNetwork(nn.Linear(6, 6), nn.Linear(6, 6)), Euclidean(6), 6
+    ),
+    "other head": lambda: fitted(autoencoder(), NegativeLogLikelihood(6), 6),
+    "maximum of members": lambda: of_members("maximization"),
+    "many numbers against references": lambda: module_with("nearest_neighbor", 100, (50,)),
+}
+
+
+@pytest.mark.parametrize("reason", NOT_APPLICABLE)
+def test_none_where_it_does_not_apply(reason):
+    assert fused_score_function(NOT_APPLICABLE[reason]()) is None
+
+
+def test_none_without_triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton.runtime", None)
+    assert fused_score_function(module_with()) is None
+
+
+def test_triton_is_imported_when_it_is_asked_for():
+    code = "import sys, pyod_ae_plugin.engine.triton_kernels; assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-4), ("tf32", 2e-2), ("bfloat16", 0.2)]
+)
+def test_on_a_gpu(head, precision, tolerance):
+    module = module_with(head, d=30, widths=(64, 32), device="cuda")
+    assert_alike(module, raw_rows(5000, 30).cuda(), precision, tolerance)
+    score, x = fused_score_function(module, precision), raw_rows(333, 30).float().cuda()
+    expected, out = score(x), torch.zeros(333, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        score(x, out=out)
+    graph.replay()
+    assert torch.equal(out, expected)
