@@ -1,12 +1,17 @@
 """Rows and scores on a device: score_tensor, tiles, memory that runs out, to a GPU and back."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
-from pyod_ae_plugin.engine import tiles
+from pyod_ae_plugin.engine import gpu, tiles, training
+from pyod_ae_plugin.engine.graphs import RecordedTiles
+from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.rows import training_batches
+from pyod_ae_plugin.engine.triton_kernels import FusedScore
 from pyod_ae_plugin.scoring import Standardize
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
@@ -146,6 +151,77 @@ def test_tiles_stream_to_a_gpu_in_order(n, dtype, X):
     rows = (np.random.default_rng(0).normal(size=(n, 6)) * 100).astype(dtype)
     expected = detector.scoring_module_(torch.from_numpy(rows).cuda()).cpu()
     assert np.allclose(detector.decision_function(rows), expected, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("way", ["fused", "recorded"])
+def test_a_gpu_gives_the_scores_of_the_plain_module(way, precision, X, monkeypatch):
+    if way == "recorded":
+        monkeypatch.setattr(gpu, "fused_score_function", lambda *_: None)
+    detector = fitted(AutoEncoder, X, "cuda", precision=precision)
+    x = torch.from_numpy(np.tile(X, (40, 1))).cuda()
+    function = score_function(detector.scoring_module_, precision)
+    assert isinstance(function, FusedScore if way == "fused" else RecordedTiles)
+    expected = detector.scoring_module_(x)
+    tolerance = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 2e-1}[precision]
+    torch.testing.assert_close(detector.score_tensor(x), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["fused", "recorded"])
+def test_a_gpu_sees_changed_weights_and_hooks(way, X, monkeypatch):
+    if way == "recorded":
+        monkeypatch.setattr(gpu, "fused_score_function", lambda *_: None)
+    detector = fitted(AutoEncoder, X, "cuda")
+    module, x = detector.scoring_module_, torch.from_numpy(X).cuda()
+    before = detector.score_tensor(x)
+    with torch.no_grad():
+        next(module.network.parameters()).mul_(2)
+    changed = detector.score_tensor(x)
+    assert not torch.allclose(changed, before)
+    torch.testing.assert_close(changed, module(x), rtol=1e-4, atol=1e-4)
+    module.network.decoder.register_forward_hook(lambda layer, given, output: output * 2)
+    torch.testing.assert_close(detector.score_tensor(x), module(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["fused", "recorded"])
+def test_threads_share_a_gpu(way, X, monkeypatch):
+    if way == "recorded":
+        monkeypatch.setattr(gpu, "fused_score_function", lambda *_: None)
+    detector = fitted(AutoEncoder, X, "cuda")
+    tables = [X * factor for factor in range(1, 9)]
+    alone = [detector.decision_function(table) for table in tables]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(detector.decision_function, tables))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+TRAININGS = {
+    "AutoEncoder": (AutoEncoder, {}),
+    "batch norm, dropout, noise": (
+        AutoEncoder,
+        {"batch_norm": True, "dropout_rate": 0.2, "noise": 0.2, "mask": 0.2},
+    ),
+    "SGD": (AutoEncoder, {"optimizer_name": "sgd", "optimizer_params": {"sgd_momentum": 0.9}}),
+    "early stopping": (AutoEncoder, {"early_stopping": True}),
+    "VAE": (VAE, {"capacity": 2.0}),
+    "ensemble": (AutoEncoderEnsemble, {"n_estimators": 3}),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", TRAININGS)
+def test_recorded_steps_train_to_the_same_bits(case, X, monkeypatch):
+    Detector, params = TRAININGS[case]
+    params = {"epoch_num": 5, "batch_size": 70, "verbose": 0, "device": "cuda", **params}
+    recorded = Detector(**params).fit(X)
+    monkeypatch.setattr(training, "can_be_recorded", lambda *_: False)
+    eager = Detector(**params).fit(X)
+    assert recorded.history_ == eager.history_
+    weights = zip(recorded.model.parameters(), eager.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
 
 
 @pytest.mark.gpu

@@ -129,10 +129,13 @@ def test_the_fast_function_sees_changed_weights_and_obeys_hooks():
     layers = module.network.layers()[0]
     before = module(x)
     layers[2].weight.data.mul_(3)
-    layers[1].register_forward_hook(lambda layer, args, output: output * 2)
-    with torch.inference_mode():
-        torch.testing.assert_close(score_function(module)(x), module(x), rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(module(x), before)
+    hooked = [layers[1], module.network.encoder, module.network]
+    for i, part in enumerate(hooked):
+        hook = part.register_forward_hook(lambda layer, args, output: output * 2)
+        with torch.inference_mode():
+            torch.testing.assert_close(score_function(module)(x), module(x), rtol=1e-5, atol=1e-5)
+        assert i == 2 or not torch.allclose(module(x), before)  # the network itself is not called
+        hook.remove()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e25, 1e300])

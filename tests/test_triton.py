@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pyod_ae_plugin.engine import tiles
 from pyod_ae_plugin.engine.triton_kernels import fused_score_function
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp, variational_mlp
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
@@ -16,6 +17,7 @@ from pyod_ae_plugin.scoring import (
     Euclidean,
     JointMahalanobis,
     Mahalanobis,
+    Moments,
     NearestNeighbor,
     NegativeLogLikelihood,
     ScoringModule,
@@ -47,8 +49,9 @@ def raw_rows(n, d, seed=0):
 def fitted(network, head, d, device="cpu"):
     """A scoring module with statistics of some rows."""
     rows = raw_rows(120, d, seed=1)
-    standardize = Standardize(d)
-    standardize.fit(rows, 64)
+    standardize, moments = Standardize(d), Moments(d)
+    moments.update(rows)
+    standardize.fit(moments)
     network = network.eval().for_inference()
     with torch.no_grad():
         head.fit_to(network, lambda: [standardize(rows)], 0.1, seeded())
@@ -201,6 +204,15 @@ def test_none_without_triton(monkeypatch):
 def test_triton_is_imported_when_it_is_asked_for():
     code = "import sys, pyod_ae_plugin.engine.triton_kernels; assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_it_takes_part_in_the_loop_over_tiles(monkeypatch):
+    monkeypatch.setattr(tiles, "_COPIED_BYTES", 64 * 4 * 6)  # 64 rows
+    module = module_with(d=6)
+    score, rows = fused_score_function(module), raw_rows(150, 6)
+    expected = score(rows)
+    assert torch.equal(tiles.map_rows(score, rows, module), expected.double())
+    assert torch.equal(tiles.map_resident(score, rows, module), expected)
 
 
 @pytest.mark.gpu

@@ -28,11 +28,11 @@ from pyod_ae_plugin.detectors.running import losses, run
 from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
-from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.rows import Rows, training_batches
 from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE

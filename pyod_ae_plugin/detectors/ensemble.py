@@ -18,9 +18,9 @@ from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.incremental import IncrementalDetector
 from pyod_ae_plugin.detectors.members import draw_members
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
-from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
 from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network, joined, stacked_mlp
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 from pyod_ae_plugin.scoring import CombinedHead, ScoreHead, ScoringModule

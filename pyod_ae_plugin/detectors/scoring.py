@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pyod_ae_plugin.detectors.persistent import PersistentDetector
 from pyod_ae_plugin.detectors.rows import as_rows, check_tensor, device_rows, validate_rows
-from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.kernels import score_function
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
+from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 

@@ -13,8 +13,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from pyod_ae_plugin.detectors.building import NetworkFactory, check_posterior
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.detectors.single import SingleNetworkDetector
-from pyod_ae_plugin.engine.gpu import Precision
 from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
+from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 

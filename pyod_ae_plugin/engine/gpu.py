@@ -6,18 +6,16 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
-from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyod_ae_plugin.engine.graphs import RecordedTiles
-from pyod_ae_plugin.engine.triton_kernels import fused_score_function
+from pyod_ae_plugin.engine.triton_kernels import Precision, fused_score_function
 from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
+from pyod_ae_plugin.networks.layers import is_hooked
 from pyod_ae_plugin.scoring import ScoringModule
-
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 # What was made for a module, by what it hangs on. Made anew when that changes.
 _made: WeakKeyDictionary[ScoringModule, dict[Hashable, Callable[[Tensor], Tensor]]]
@@ -41,8 +39,10 @@ def gpu_score_function(module: ScoringModule, precision: Precision) -> Callable[
     device = module.standardize.scale.device
     stream = torch.cuda.current_stream(device).cuda_stream
     # memory that was freed may come back at the same place, so the version counts too
-    tensors = tuple((t.data_ptr(), t._version) for t in chain(module.parameters(), module.buffers()))
-    key = threading.get_ident(), stream, precision, _hooks(module), tensors
+    tensors = tuple(
+        (t.data_ptr(), t._version) for t in chain(module.parameters(), module.buffers())
+    )
+    key = threading.get_ident(), stream, precision, is_hooked(module), tensors
     with _making:
         made = _made.setdefault(module, {})
         if key not in made:
@@ -64,11 +64,7 @@ def _new_function(module: ScoringModule, precision: Precision) -> Callable[[Tens
 
     # A network of others may look at values on the way, which a graph cannot.
     known = type(module.network) in (AutoEncoderNetwork, VariationalNetwork)
-    return RecordedTiles(plain) if known and not _hooks(module) else plain
-
-
-def _hooks(module: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+    return RecordedTiles(plain) if known and not is_hooked(module) else plain
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from pyod_ae_plugin.engine.gpu import Precision, gpu_score_function
+from pyod_ae_plugin.engine.gpu import gpu_score_function
+from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
-from pyod_ae_plugin.networks.layers import Linear
+from pyod_ae_plugin.networks.layers import Linear, is_hooked
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
@@ -24,17 +25,17 @@ def score_function(module: ScoringModule, precision: Precision = "float32") -> T
     """Return what scores tiles fastest: a function of fewer operations, or the module itself.
 
     On a GPU that is :func:`~pyod_ae_plugin.engine.gpu.gpu_score_function`, to which ``precision``
-    is passed. On a CPU, where the network is one of this package, encoder and decoder begin and end with a linear
-    layer, and features are standardised in float32, standardisation becomes part of two of these:
-    the first takes raw rows, and the last is added to its bias less the row, which leaves the
-    residual. The scores are the module's up to rounding in float32. The function is for the
-    thread that asked for it, and for inference mode.
+    is passed. On a CPU, where the network is one of this package, encoder and decoder begin and end
+    with a linear layer, and features are standardised in float32, standardisation becomes part of
+    two of these: the first takes raw rows, and the last is added to its bias less the row, which
+    leaves the residual. The scores are the module's up to rounding in float32. The function is for
+    the thread that asked for it, and for inference mode.
     """
     if module.standardize.scale.is_cuda:
         return gpu_score_function(module, precision)
     network, head = module.network, module.head
     known = isinstance(network, (AutoEncoderNetwork, VariationalNetwork))
-    layers = network.layers() if known else None
+    layers = network.layers() if known and not is_hooked(module) else None
     in_float32 = module.standardize.scale.dtype is torch.float32
     if layers is None or not in_float32 or type(head).score is not ScoreHead.score:
         return module
@@ -105,7 +106,7 @@ def _hands_bias_on(following: Sequence[nn.Module]) -> bool:
     Adding it takes a pass over the tile. That is spared if a linear layer follows, or a ReLU,
     since max(h + b, 0) = max(h, -b) + b.
     """
-    return all(type(layer) is nn.ReLU and not _is_hooked(layer) for layer in following)
+    return all(type(layer) is nn.ReLU for layer in following)
 
 
 def _step(weight: Tensor, bias: Tensor, following: Sequence[nn.Module], handed_on: bool) -> Step:
@@ -125,12 +126,8 @@ def _step(weight: Tensor, bias: Tensor, following: Sequence[nn.Module], handed_o
 
 
 def _is_affine(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a layer is a linear one with a bias and does nothing else besides."""
-    return type(layer) in (Linear, nn.Linear) and layer.bias is not None and not _is_hooked(layer)
-
-
-def _is_hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+    """Whether a layer is a linear one with a bias ."""
+    return type(layer) in (Linear, nn.Linear) and layer.bias is not None
 
 
 class _Scratch(threading.local):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyod_ae_plugin.engine.rows import Rows, rows_in_memory
 from pyod_ae_plugin.engine.transfer import Download, TileBefore, Upload
+from pyod_ae_plugin.engine.triton_kernels import FusedScore
 from pyod_ae_plugin.scoring import ScoringModule
 
 # Matrix kernels treat the last few rows of a matrix apart and round them otherwise. In a tile
@@ -22,6 +23,9 @@ _LOW_TILE = 1024
 # Torch shares a tensor among threads from this many cells each on. The last few cells of a share
 # that is not a multiple of the alignment meet another routine for exponentials and the like.
 _SHARED_CELLS = 32_768
+
+# A fused kernel keeps nothing of a tile in memory, so what counts is how it is copied.
+_COPIED_BYTES = 16 * 2**20
 
 
 def map_rows(function: Callable[[Tensor], Tensor], rows: Rows, module: ScoringModule) -> Tensor:
@@ -68,6 +72,8 @@ def map_resident(
 
     Nothing waits for the device.
     """
+    if isinstance(function, FusedScore):
+        return function(rows)
     tile_before = partial(_tile_before, rows)
     with torch.inference_mode():
         return torch.cat([v for _, _, v in _mapped(function, len(rows), tile_before, module)])
@@ -77,7 +83,10 @@ def _mapped(
     function: Callable[[Tensor], Tensor], n: int, tile_before: TileBefore, module: ScoringModule
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Start and stop of each tile, and what its rows are mapped to."""
-    height = _tile_height(n, module, module.standardize.scale.device)
+    if isinstance(function, FusedScore):
+        height = max(_COPIED_BYTES // (4 * module.standardize.n_features), _ALIGNMENT)
+    else:
+        height = _tile_height(n, module, module.standardize.scale.device)
     start = 0
     while start < n:
         stop = min(start + height, n)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
-from pyod_ae_plugin.networks.layers import ACTIVATIONS, Linear, StackedLinear
+from pyod_ae_plugin.networks.layers import ACTIVATIONS, Linear, StackedLinear, is_hooked
 from pyod_ae_plugin.scoring import (
     CombinedHead,
     Euclidean,
@@ -31,24 +31,37 @@ _HEADS = (Euclidean, Mahalanobis, JointMahalanobis, NearestNeighbor)
 _ACTIVATION_NAMES = {type(make()): name for name, make in ACTIVATIONS.items()}
 
 
-class FusedFunction(Protocol):
-    """Scores [n], float32, of raw rows [n, n_features]; written to ``out`` if that is given."""
+class FusedScore:
+    """Scores [n], float32, of raw rows [n, n_features], however many, by one kernel launch.
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor: ...
+    Nothing waits for the device. It knows the weights as they were when it was made.
+    """
+
+    def __init__(
+        self, kernel: ModuleType, parameters: Sequence[Tensor], options: Mapping[str, Any]
+    ) -> None:
+        self._kernel, self._parameters, self._options = kernel, parameters, options
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Score rows; the scores are written to ``out`` if that is given."""
+        scores = torch.empty(len(x), device=x.device) if out is None else out
+        rows = x.contiguous()
+        rows = rows.view(torch.uint8) if x.dtype is torch.bool else rows
+        grid = (-(-len(x) // self._options["BLOCK"]),)
+        with torch.cuda.device_of(x):
+            self._kernel.score_rows[grid](rows, scores, *self._parameters, len(x), **self._options)
+        return scores
 
 
 def fused_score_function(
     module: ScoringModule, precision: Precision = "float32"
-) -> FusedFunction | None:
+) -> FusedScore | None:
     """Return a function that scores rows in one kernel launch, or None where there is none.
 
     There is one for a network of this package whose layers are linear or elementwise and at most
     128 wide, features standardised in float32, and the four heads that measure residual and code,
     also for each member of an ensemble whose scores are averaged; not where a hook would be
     passed over. It takes triton 3.2 or later and a GPU, or else triton's interpreter.
-
-    The function reads the weights as they are now, and waits for nothing on the device. Having
-    run once, it can be captured in a CUDA graph.
 
     Parameters
     ----------
@@ -58,7 +71,7 @@ def fused_score_function(
 
     Returns
     -------
-    callable or None
+    FusedScore or None
         Gives the module's scores up to rounding, for rows of any real or boolean dtype.
     """
     device = module.standardize.scale.device
@@ -73,16 +86,7 @@ def fused_score_function(
     options = _options(path, precision, kernel.ACTIVATION_NAMES)
     options |= {"MATRICES_SIZE": parameters[1].shape[1], "VECTORS_SIZE": parameters[2].shape[1]}
 
-    def score(x: Tensor, out: Tensor | None = None) -> Tensor:
-        scores = torch.empty(len(x), device=x.device) if out is None else out
-        rows = x.contiguous()
-        rows = rows.view(torch.uint8) if x.dtype is torch.bool else rows
-        grid = (-(-len(x) // options["BLOCK"]),)
-        with torch.cuda.device_of(x):
-            kernel.score_rows[grid](rows, scores, *parameters, len(x), **options)
-        return scores
-
-    return score
+    return FusedScore(kernel, parameters, options)
 
 
 def _kernel_for(device: torch.device) -> ModuleType | None:
@@ -143,8 +147,7 @@ def _path(module: ScoringModule) -> _Path | None:
         and standardize.scale.dtype is torch.float32
         and isinstance(network, (AutoEncoderNetwork, VariationalNetwork))
     )
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
-    layers = network.layers() if known and not hooked else None
+    layers = network.layers() if known and not is_hooked(module) else None
     combines = type(head) is CombinedHead and head.combination == "average"
     of_member = head.head if isinstance(head, CombinedHead) and combines else head
     if layers is None or type(of_member) not in _HEADS:

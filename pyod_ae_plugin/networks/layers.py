@@ -261,3 +261,8 @@ def inference_stack(stack: nn.Module) -> nn.Module:
         elif not isinstance(layer, (Dropout, nn.Identity)):
             layers.append(layer)
     return nn.Sequential(*layers)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a forward hook hangs on a module or on one below it."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
