@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pyod_ae_plugin.engine.gradients import batch_gradient
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
+from pyod_ae_plugin.engine.trimming import TrimmedMean
 from pyod_ae_plugin.networks import Network
 
 _RISING = 0.3
@@ -190,12 +192,17 @@ def train(
     rows_in_batch = min(batch_size, max(n_training, 32))
     lr = default_lr(rows_in_batch) if options.lr is None else options.lr
     vector = flatten_parameters(network)
-    assert vector.grad is not None
     optimizer = make_optimizer(options.optimizer, vector, options.optimizer_params)
     best = _Best(options.early_stopping, network)
-    row_losses: Objective = objective
-    if options.compile_mode is not None:
-        row_losses = torch.compile(objective, mode=options.compile_mode)
+    gradient = batch_gradient(
+        network,
+        objective,
+        options.trim,
+        vector,
+        generator,
+        stacked=options.n_members is not None,
+        compile_mode=options.compile_mode,
+    )
 
     for epoch in range(epochs):
         began = time.perf_counter()
@@ -205,12 +212,8 @@ def train(
         for i, batch in enumerate(shuffled.tensor_split(n_batches, dim=-1)):
             step, n_steps = epoch * n_batches + i, epochs * n_batches
             x = prepare(_taken(rows, batch))
-            losses = row_losses(network, x, (step + 1) / n_steps, generator)
-            loss = _trimmed_mean(losses, options.trim).sum()
-            vector.grad.zero_()
-            loss.backward()
+            total += gradient(x, (step + 1) / n_steps)
             optimizer.step(lr * one_cycle((step + 0.5) / n_steps))
-            total += loss.detach()
         mean_loss = total.item() / (n_batches * (options.n_members or 1))
         if not (math.isfinite(mean_loss) and bool(torch.isfinite(vector).all())):
             what = "weights are" if math.isfinite(mean_loss) else "loss is"
@@ -222,27 +225,11 @@ def train(
         validation_loss = None
         if held_out is not None:
             losses = _held_out_losses(network, objective, rows, held_out, prepare, batch_size)
-            validation_loss = _trimmed_mean(losses, options.trim).mean().item()
+            validation_loss = TrimmedMean(losses, options.trim)(losses).mean().item()
         yield Epoch(mean_loss, validation_loss, time.perf_counter() - began, epochs)
         if validation_loss is not None and not best.keep_going(validation_loss):
             break
     best.restore()
-
-
-def _trimmed_mean(losses: Tensor, trim: Sequence[float]) -> Tensor:
-    """Mean [*members] of the losses [*members, n] without the highest ``trim`` share of them."""
-    n = losses.shape[-1]
-    n_kept = [n - int(share * n) for share in trim]
-    most = max(n_kept)
-    if min(n_kept) == n:
-        return losses.mean(-1)
-    alike = min(n_kept) == most
-    kept: Tensor = losses.topk(most, largest=False, sorted=not alike).values
-    if alike:
-        return kept.mean(-1)
-    n_of_member = torch.tensor(n_kept, device=losses.device).unsqueeze(1)
-    counts = torch.arange(most, device=losses.device) < n_of_member
-    return (kept * counts).sum(-1) / n_of_member.squeeze(1)
 
 
 def _taken(rows: Tensor, indices: Tensor) -> Tensor:
