@@ -18,6 +18,7 @@ from pyod_ae_plugin.networks import Network
 
 _RISING = 0.3
 _FIRST_LR = 1 / 25
+_GATHERED_CELLS = 2**16
 
 
 @dataclass(frozen=True)
@@ -208,10 +209,9 @@ def train(
         began = time.perf_counter()
         network.train()
         total = torch.zeros((), device=rows.device)
-        shuffled = _shuffled(training, generator)
-        for i, batch in enumerate(shuffled.tensor_split(n_batches, dim=-1)):
+        batches = _shuffled(training, generator).tensor_split(n_batches, dim=-1)
+        for i, x in enumerate(_prepared(rows, batches, prepare)):
             step, n_steps = epoch * n_batches + i, epochs * n_batches
-            x = prepare(_taken(rows, batch))
             total += gradient(x, (step + 1) / n_steps)
             optimizer.step(lr * one_cycle((step + 0.5) / n_steps))
         mean_loss = total.item() / (n_batches * (options.n_members or 1))
@@ -232,9 +232,20 @@ def train(
     best.restore()
 
 
-def _taken(rows: Tensor, indices: Tensor) -> Tensor:
-    """Rows [*indices.shape, n_features]."""
-    return rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
+def _prepared(
+    rows: Tensor, batches: Sequence[Tensor], prepare: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """Standardised rows [*indices.shape, n_features] of each batch of indices.
+
+    Small batches are gathered many at a time: that costs hardly more than gathering one.
+    """
+    at_once = max(_GATHERED_CELLS // (batches[0].numel() * rows.shape[1]), 1)
+    for start in range(0, len(batches), at_once):
+        group = batches[start : start + at_once]
+        indices = torch.cat([batch.reshape(-1) for batch in group])
+        gathered = prepare(rows.index_select(0, indices))
+        for batch, x in zip(group, gathered.split([b.numel() for b in group]), strict=True):
+            yield x.view(*batch.shape, -1)
 
 
 def _permutation(n: int, generator: torch.Generator) -> Tensor:
