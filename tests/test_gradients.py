@@ -92,9 +92,10 @@ def test_depths(widths):
     assert_agrees(autoencoder(widths=widths), ReconstructionLoss(), rows(17, 6), [0.25])
 
 
-def test_layers_nested_in_sequences_and_activations_that_come_first():
+def test_layers_in_any_order():
     encoder = nn.Sequential(nn.Tanh(), nn.Sequential(nn.Linear(6, 4), nn.SiLU()), nn.Identity())
-    network = AutoEncoderNetwork(encoder, nn.Sequential(nn.Linear(4, 6), nn.Sigmoid()))
+    decoder = nn.Sequential(nn.Tanh(), nn.Linear(4, 6), nn.Sigmoid(), nn.Tanh(), nn.SiLU())
+    network = AutoEncoderNetwork(encoder, decoder)
     assert_agrees(network, ReconstructionLoss(), rows(10, 6), [0.1])
 
 

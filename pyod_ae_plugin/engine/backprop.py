@@ -160,8 +160,8 @@ _ELEMENTWISE: dict[type[nn.Module], Callable[[Any], Elementwise]] = {
 class Activation:
     """What an elementwise activation does."""
 
-    def __init__(self, layer: nn.Module, given: Value, result: Value) -> None:
-        self._function, self._derivative, of_result = _ELEMENTWISE[type(layer)](layer)
+    def __init__(self, activation: Elementwise, given: Value, result: Value) -> None:
+        self._function, self._derivative, of_result = activation
         self._given, self._result = given, result
         self._witness = result if of_result else given
         given.last_user = self
@@ -199,21 +199,26 @@ class Tape:
 
     def value(self, width: int) -> Value:
         """Memory for rows of a width."""
-        rows, grad = (self.given.rows.new_empty(*self.given.rows.shape[:-1], width) for _ in "ab")
-        return Value(rows, grad)
+        rows = self.given.rows.new_empty(*self.given.rows.shape[:-1], width)
+        return Value(rows, torch.empty_like(rows))
 
     def through(self, layers: Iterable[nn.Module], value: Value) -> Value:
         """What comes of a value by layers, which are all in :data:`KNOWN_LAYERS`."""
+        unshared: Value | None = None
         for layer in layers:
             given = value
             if isinstance(layer, StackedLinear):
-                value = self.value(layer.weight.shape[-1])
+                unshared = value = self.value(layer.weight.shape[-1])
                 self.operations.append(StackedAffine(layer, given, value))
             elif isinstance(layer, nn.Linear):
-                value = self.value(layer.out_features)
+                unshared = value = self.value(layer.out_features)
                 self.operations.append(Affine(layer, given, value))
             elif not isinstance(layer, nn.Identity):
-                # The gradient of what it was given is made in place of that of its result.
-                value = Value(torch.empty_like(given.rows), given.grad, given.needs_grad)
-                self.operations.append(Activation(layer, given, value))
+                activation = _ELEMENTWISE[type(layer)](layer)
+                # What came of a linear layer is no other operation's, and may be overwritten.
+                if not (activation.of_result and given is unshared):
+                    # The gradient of what it was given is made in place of that of its result.
+                    value = Value(torch.empty_like(given.rows), given.grad, given.needs_grad)
+                unshared = None
+                self.operations.append(Activation(activation, given, value))
         return value
