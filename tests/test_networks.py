@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from pyod_ae_plugin.networks import mlp, variational_mlp
+from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, variational_mlp
 from pyod_ae_plugin.networks.layers import ACTIVATIONS, BatchNorm, Dropout, Linear
+from pyod_ae_plugin.scoring import Euclidean, ScoringModule, Standardize
 
 
 def seeded(seed=0):
@@ -102,3 +104,18 @@ def test_every_activation_trains(name):
     network = mlp(4, [5, 2], name, False, 0.0, seeded())
     network(torch.randn(8, 4)).square().mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_a_sequence_with_a_forward_of_its_own_keeps_it():
+    class Doubled(nn.Sequential):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    network = AutoEncoderNetwork(Doubled(nn.Linear(4, 2)), Doubled(nn.Linear(2, 4))).eval()
+    x = torch.randn(5, 4)
+    module = ScoringModule(Standardize(4), network.for_inference(), Euclidean(4)).eval()
+    expected = torch.linalg.vector_norm(network(x) - x, dim=1)
+    torch.testing.assert_close(module(x), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(score_function(module)(x), expected)
+    torch.testing.assert_close(network.decode_distribution(network.encode(x))[0], network(x))

@@ -22,16 +22,9 @@ def small_vae():
     return variational_mlp(5, [8], [8], 3, "tanh", "identity", False, 0.0, None, seeded())
 
 
-def training(network, objective, rows, options, generator, seen=None):
-    """A training on rows as they are; the batches go into ``seen``."""
-
-    def taken(indices):
-        batch = rows[indices]
-        if seen is not None:
-            seen.append(batch)
-        return batch
-
-    return Training(network, objective, taken, len(rows), options, generator)
+def training(network, objective, rows, options, generator):
+    """A training on rows as they are."""
+    return Training(network, objective, rows.__getitem__, len(rows), options, generator)
 
 
 def run(network, rows, objective=None, seed=0, **options):
@@ -138,10 +131,15 @@ def test_training_is_reproducible_and_hangs_on_the_seed():
 @pytest.mark.parametrize("n", [1, 2, 31, 33, 65])
 def test_every_row_is_used_once_an_epoch(n):
     seen = []
+
+    def remember(network, x, progress, generator):
+        seen.append(x.clone())
+        return ReconstructionLoss()(network, x, progress, generator)
+
     rows = torch.arange(n * 2.0).view(n, 2)
     options = TrainingOptions(epochs=2, batch_size=32)
     network = mlp(2, [2], "relu", False, 0.0, seeded())
-    list(training(network, ReconstructionLoss(), rows, options, seeded(), seen).epochs())
+    list(training(network, remember, rows, options, seeded()).epochs())
     assert max(len(batch) for batch in seen) <= 32
     for half in (seen[: len(seen) // 2], seen[len(seen) // 2 :]):
         assert torch.equal(torch.cat(half)[:, 0].sort().values, rows[:, 0])
@@ -190,3 +188,21 @@ def test_divergence_names_the_epoch_and_the_remedy():
 def test_batch_size_grows_with_the_data():
     sizes = [default_batch_size(n) for n in (1, 100, 2_000, 10_000, 10**7)]
     assert sizes == [32, 32, 64, 256, 1024]
+
+
+def test_small_steps_take_one_thread_and_give_the_others_back():
+    seen, n_threads = [], torch.get_num_threads()
+
+    def remember(network, x, progress, generator):
+        seen.append(torch.get_num_threads())
+        return ReconstructionLoss()(network, x, progress, generator)
+
+    torch.set_num_threads(2)
+    try:
+        for widths in ([8, 2], [512, 256]):
+            network = mlp(6, widths, "relu", False, 0.0, seeded())
+            run(network, torch.randn(300, 6), remember, batch_size=100, epochs=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_threads)
+    assert seen == [1, 1, 1, 2, 2, 2]

@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from pyod_ae_plugin.checkpoints import Checkpoint
 from pyod_ae_plugin.engine.devices import global_rng_state, set_global_rng_state
-from pyod_ae_plugin.engine.training import Training, above, below
+from pyod_ae_plugin.engine.states import above, below
+from pyod_ae_plugin.engine.training import Training
 
 _GLOBAL = "global_rng."
 

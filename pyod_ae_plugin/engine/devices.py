@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+_SHARED_OPERATIONS = 5e7
+
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the device asked for; None picks CUDA when there is one, else the CPU.
@@ -74,3 +76,21 @@ def set_global_rng_state(state: Mapping[str, torch.Tensor], device: torch.device
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def enough_threads(n_operations: float) -> Iterator[None]:
+    """Compute inside with one thread where the steps are too small to be shared.
+
+    ``n_operations`` are those of one step, in floating point. Below 5e7 a step gains nothing from
+    a second thread, and loses much where other work keeps the threads from meeting in time.
+    """
+    before = torch.get_num_threads()
+    if n_operations >= _SHARED_OPERATIONS or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

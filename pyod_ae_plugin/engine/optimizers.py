@@ -8,7 +8,7 @@ of what an optimizer costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,17 +37,24 @@ class Adam:
         adam_eps: float = 1e-8,
         decoupled: bool = False,
     ) -> None:
-        self._update = adamw if decoupled else adam
         self._vector = vector
         self._mean = torch.zeros_like(vector)
         self._square = torch.zeros_like(vector)
         self._steps = torch.zeros((), device=vector.device)
         self._weight_decay = weight_decay
         self._eps = adam_eps
+        self._fuses = _can_fuse(vector)
+        if self._fuses:
+            # what torch's functional forms call after checks that take as long as a small step
+            self._update: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        else:
+            self._update = adamw if decoupled else adam
 
     def step(self, lr: float) -> None:
         """Make one step at a learning rate."""
         assert self._vector.grad is not None
+        if self._fuses:
+            self._steps += 1
         self._update(
             [self._vector],
             [self._vector.grad],
@@ -55,7 +62,6 @@ class Adam:
             [self._square],
             [],
             [self._steps],
-            fused=_can_fuse(self._vector),
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,

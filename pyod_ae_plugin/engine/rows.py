@@ -58,7 +58,7 @@ def training_batches(
         height = training_tile_rows(n_features, device)
         for start in range(0, len(rows), height):
             resident[start : start + height] = standardize(rows[start : start + height])
-        return lambda indices: _taken(resident, indices)
+        return ResidentBatches(resident)
     standardize = copy.deepcopy(standardize).to(device)
 
     def gather(indices: Tensor) -> Tensor:
@@ -66,6 +66,16 @@ def training_batches(
         return x
 
     return gather
+
+
+class ResidentBatches:
+    """Batches of rows that lie standardised on a GPU."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+
+    def __call__(self, indices: Tensor) -> Tensor:
+        return _taken(self._rows, indices)
 
 
 def _free_memory(device: torch.device) -> int:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyod_ae_plugin.engine.devices import enough_threads
+from pyod_ae_plugin.engine.gradients import batch_gradient
+from pyod_ae_plugin.engine.graphs import RecordedStep, can_be_recorded
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
-from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions
+from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.schedule import (
     default_batch_size,
     default_epochs,
     default_lr,
     one_cycle,
 )
+from pyod_ae_plugin.engine.states import above, below, copied
+from pyod_ae_plugin.engine.stopping import Best
+from pyod_ae_plugin.engine.trimming import TrimmedMean
 from pyod_ae_plugin.networks import Network
 
-# No buffer of a network has such names: those in names of modules are single dots.
-_WEIGHTS, _NUMBERS = "..weights", "..numbers"
+# No buffer of a network has such a name: the dots in names of modules are single ones.
+_WEIGHTS = "..weights"
+_GATHERED_INDICES = 2**11
 
 
 @dataclass(frozen=True)
@@ -97,11 +105,25 @@ class Training:
         self._lr = default_lr(rows_in_batch) if options.lr is None else options.lr
         self._vector = flatten_parameters(network)
         self._optimizer = make_optimizer(options.optimizer, self._vector, options.optimizer_params)
-        self._best = _Best(options.early_stopping)
-        self._row_losses = objective
-        if options.compile_mode is not None:
-            self._row_losses = torch.compile(objective, mode=options.compile_mode)
-        self._finished = _copied(self._weights())
+        self._best = Best(options.early_stopping)
+        self._gradient = batch_gradient(
+            network,
+            objective,
+            options.trim,
+            self._vector,
+            generator,
+            stacked=options.n_members is not None,
+            compile_mode=options.compile_mode,
+        )
+        # In tensors on a GPU, where a recorded step reads them.
+        self._now: Any = [0.0, 0.0] if self.device.type == "cpu" else self._vector.new_zeros(2)
+        self._recorded = None
+        if options.compile_mode is None and can_be_recorded(network, batches):
+            changed = [*self._weights().values(), *self._optimizer.state().values()]
+            self._recorded = RecordedStep(
+                lambda indices: self._step(self._batches(indices)), changed, generator
+            )
+        self._finished = copied(self._weights())
 
     def epochs(self) -> Iterator[Epoch]:
         """Train to the end, yielding a record after each epoch.
@@ -112,10 +134,11 @@ class Training:
             If the loss of an epoch, or a weight after it, is not finite.
         """
         while len(self.history) < self._n_epochs and self._best.keeps_going:
-            epoch = self._epoch()
+            with enough_threads(6 * len(self._vector) * self._batch_size):
+                epoch = self._epoch()
             if epoch.validation_loss is not None:
                 self._best.judge(epoch.validation_loss, self._weights())
-            self._finished = _copied(self._weights())
+            self._finished = copied(self._weights())
             self.history.append(epoch)
             yield epoch
         if self._best.weights:
@@ -144,7 +167,7 @@ class Training:
             for loss, validation, seconds in state["history"].tolist()
         ]
         self._load_weights(below("weights.", state))
-        self._finished = _copied(self._weights())
+        self._finished = copied(self._weights())
         steps = below("optimizer.", state)
         for name, tensor in self._optimizer.state().items():
             tensor.copy_(steps[name])
@@ -153,26 +176,42 @@ class Training:
     def _epoch(self) -> Epoch:
         began = time.perf_counter()
         self._network.train()
-        number, n_steps = len(self.history), self._n_epochs * self._n_batches
         total = torch.zeros((), device=self.device)
-        shuffled = _shuffled(self._training, self._generator)
-        for i, batch in enumerate(shuffled.tensor_split(self._n_batches, dim=-1)):
-            total += self._step(batch, number * self._n_batches + i, n_steps)
+        batches = _shuffled(self._training, self._generator).tensor_split(self._n_batches, dim=-1)
+        given: Iterable[Tensor] = batches if self._recorded else self._gathered(batches)
+        make_step = self._recorded or self._step
+        for i, batch in enumerate(given, len(self.history) * self._n_batches):
+            self._set_point(i)
+            total += make_step(batch)
         mean_loss = total.item() / (self._n_batches * (self._options.n_members or 1))
         self._check_finite(mean_loss)
         validation_loss = None if self._held_out is None else self._validation_loss()
         return Epoch(mean_loss, validation_loss, time.perf_counter() - began, self._n_epochs)
 
-    def _step(self, batch: Tensor, step: int, n_steps: int) -> Tensor:
-        """Change the weights by one batch of indices and return its loss."""
-        assert self._vector.grad is not None
-        x = self._batches(batch)
-        losses = self._row_losses(self._network, x, (step + 1) / n_steps, self._generator)
-        loss = _trimmed_mean(losses, self._options.trim).sum()
-        self._vector.grad.zero_()
-        loss.backward()
-        self._optimizer.step(self._lr * one_cycle((step + 0.5) / n_steps))
-        return loss.detach()
+    def _set_point(self, step: int) -> None:
+        """Say how far training will be at the end of a step, and its learning rate."""
+        n_steps = self._n_epochs * self._n_batches
+        self._now[0] = (step + 1) / n_steps
+        self._now[1] = self._lr * one_cycle((step + 0.5) / n_steps)
+
+    def _step(self, x: Tensor) -> Tensor:
+        """Change the weights by a batch of standardised rows and return its loss."""
+        progress, lr = self._now
+        loss = self._gradient(x, progress)
+        self._optimizer.step(lr)
+        return loss
+
+    def _gathered(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Standardised rows of each batch of indices.
+
+        Small batches are gathered many at a time: that costs hardly more than gathering one.
+        """
+        at_once = max(_GATHERED_INDICES // batches[0].numel(), 1)
+        for start in range(0, len(batches), at_once):
+            group = batches[start : start + at_once]
+            gathered = self._batches(torch.cat([batch.reshape(-1) for batch in group]))
+            for batch, x in zip(group, gathered.split([b.numel() for b in group]), strict=True):
+                yield x.view(*batch.shape, -1)
 
     def _check_finite(self, mean_loss: float) -> None:
         if math.isfinite(mean_loss) and bool(torch.isfinite(self._vector).all()):
@@ -195,7 +234,8 @@ class Training:
                 self._objective(self._network, self._batches(batch), 1.0, generator)
                 for batch in self._held_out.split(self._batch_size)
             ]
-        return _trimmed_mean(torch.cat(losses, dim=-1), self._options.trim).mean().item()
+        of_rows = torch.cat(losses, dim=-1)
+        return TrimmedMean(of_rows, self._options.trim)(of_rows).mean().item()
 
     def _weights(self) -> dict[str, Tensor]:
         """What training changes in the network: all trained parameters as one, and buffers."""
@@ -205,22 +245,6 @@ class Training:
         with torch.no_grad():
             for name, tensor in self._weights().items():
                 tensor.copy_(weights[name])
-
-
-def _trimmed_mean(losses: Tensor, trim: Sequence[float]) -> Tensor:
-    """Mean [*members] of the losses [*members, n] without the highest ``trim`` share of them."""
-    n = losses.shape[-1]
-    n_kept = [n - int(share * n) for share in trim]
-    most = max(n_kept)
-    if min(n_kept) == n:
-        return losses.mean(-1)
-    alike = min(n_kept) == most
-    kept: Tensor = losses.topk(most, largest=False, sorted=not alike).values
-    if alike:
-        return kept.mean(-1)
-    n_of_member = torch.tensor(n_kept, device=losses.device).unsqueeze(1)
-    counts = torch.arange(most, device=losses.device) < n_of_member
-    return (kept * counts).sum(-1) / n_of_member.squeeze(1)
 
 
 def _permutation(n: int, generator: torch.Generator) -> Tensor:
@@ -253,51 +277,5 @@ def _split(
     return training, held_out
 
 
-class _Best:
-    """The weights of the best epoch so far, and whether to go on looking for better ones."""
-
-    def __init__(self, stopping: EarlyStopping | None) -> None:
-        self._stopping = stopping
-        self._loss = math.inf
-        self._epochs_since = 0
-        self.weights: dict[str, Tensor] = {}
-
-    @property
-    def keeps_going(self) -> bool:
-        return self._stopping is None or self._epochs_since < self._stopping.patience
-
-    def judge(self, validation_loss: float, weights: Mapping[str, Tensor]) -> None:
-        assert self._stopping is not None
-        if validation_loss < self._loss - self._stopping.min_improvement:
-            self._loss = validation_loss
-            self._epochs_since = 0
-            self.weights = _copied(weights)
-        else:
-            self._epochs_since += 1
-
-    def state(self) -> dict[str, Tensor]:
-        numbers = torch.tensor([self._loss, self._epochs_since], dtype=torch.float64)
-        return {_NUMBERS: numbers, **self.weights}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        loss, epochs_since = state[_NUMBERS].tolist()
-        self._loss, self._epochs_since = loss, int(epochs_since)
-        self.weights = {name: value for name, value in state.items() if name != _NUMBERS}
-
-
 def _or_nan(x: float | None) -> float:
     return math.nan if x is None else x
-
-
-def above(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state with a prefix before each name."""
-    return {prefix + name: value for name, value in state.items()}
-
-
-def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What lies below a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in weights.items()}

@@ -231,14 +231,14 @@ def dense_stack(
 
 def as_layers(stack: nn.Module) -> list[nn.Module]:
     """The layers that a row passes in a sequence, or the one module that is none."""
-    if isinstance(stack, nn.Sequential):
+    if type(stack) is nn.Sequential:
         return [layer for part in stack for layer in as_layers(part)]
     return as_layers(stack.mean) if isinstance(stack, GaussianOutput) else [stack]
 
 
 def output_distribution(decoder: nn.Module, code: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log variance that a decoder gives; the variance is 1 where it learned none."""
-    *hidden, output = decoder if isinstance(decoder, nn.Sequential) else [decoder]
+    *hidden, output = decoder if type(decoder) is nn.Sequential else [decoder]
     for layer in hidden:
         code = layer(code)
     if isinstance(output, GaussianOutput):
@@ -252,7 +252,7 @@ def inference_stack(stack: nn.Module) -> nn.Module:
 
     Only sequences of this module's own layers are rewritten; any other module is returned as is.
     """
-    if not isinstance(stack, nn.Sequential):
+    if type(stack) is not nn.Sequential:
         return stack
     layers: list[nn.Module] = []
     for layer in stack:

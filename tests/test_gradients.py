@@ -1,0 +1,290 @@
+"""Gradients in closed form, against autograd's of the same objectives."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pyod_ae_plugin.engine.gradients import batch_gradient, is_known
+from pyod_ae_plugin.engine.objectives import Corruption, NegativeElbo, ReconstructionLoss
+from pyod_ae_plugin.engine.optimizers import flatten_parameters
+from pyod_ae_plugin.engine.options import TrainingOptions
+from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp, variational_mlp
+from pyod_ae_plugin.networks.layers import ACTIVATIONS, GaussianOutput, Linear
+
+ELEMENTWISE = sorted(ACTIVATIONS.keys() - {"softmax"})
+TOLERANCES = {
+    torch.float64: {"rtol": 1e-9, "atol": 1e-12},
+    torch.float32: {"rtol": 1e-4, "atol": 1e-5},
+}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(*shape, seed=1):
+    return torch.randn(*shape, generator=seeded(seed))
+
+
+def autoencoder(activation="tanh", widths=(8, 5, 2), **options):
+    return mlp(6, widths, activation, False, 0.0, seeded(), **options)
+
+
+def vae(activation="silu", output="identity", clip=(-30.0, 20.0), learn_variance=True):
+    return variational_mlp(
+        6, [8, 5], [7, 4], 3, activation, output, False, 0.0, clip, seeded(), learn_variance
+    )
+
+
+def expected(network, objective, x, trim, progress):
+    """Loss and gradient by autograd, the lowest losses of each member picked one by one."""
+    losses = objective(network, x, progress, seeded(5))
+    losses = losses if losses.ndim == 2 else losses.unsqueeze(0)
+    means = [
+        member.sort().values[: len(member) - int(share * len(member))].mean()
+        for member, share in zip(losses, trim, strict=True)
+    ]
+    loss = torch.stack(means).sum()
+    parameters = [*network.parameters()]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def assert_agrees(network, objective, x, trim=(0.0,), progress=0.3):
+    for dtype, tolerance in TOLERANCES.items():
+        typed, batch = copy.deepcopy(network).to(dtype), x.to(dtype)
+        loss, gradient = expected(typed, objective, batch, trim, progress)
+        vector = flatten_parameters(typed)
+        assert is_known(typed, objective, stacked=x.ndim == 3)
+        compute = batch_gradient(typed, objective, trim, vector, seeded(5), stacked=x.ndim == 3)
+        torch.testing.assert_close(compute(batch, progress), loss, **tolerance)
+        torch.testing.assert_close(vector.grad, gradient, **tolerance)
+
+
+@pytest.mark.parametrize("trim", [0.0, 0.4])
+@pytest.mark.parametrize("activation", ELEMENTWISE)
+def test_activations(activation, trim):
+    assert_agrees(autoencoder(activation), ReconstructionLoss(), rows(33, 6), [trim])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ELU(0.5),
+        nn.GELU("tanh"),
+        nn.LeakyReLU(0.3),
+        nn.Softplus(2.0, 1.0),
+        nn.Hardtanh(-0.2, 0.3),
+        nn.ReLU(),
+    ],
+)
+def test_options_of_activations(layer):
+    network = AutoEncoderNetwork(
+        nn.Sequential(Linear(6, 5, seeded()), layer), nn.Sequential(layer, nn.Linear(5, 6))
+    )
+    assert_agrees(network, ReconstructionLoss(), rows(20, 6))
+
+
+@pytest.mark.parametrize("widths", [[3], [8, 3], [8, 1], [9, 7, 5, 2]])
+def test_depths(widths):
+    assert_agrees(autoencoder(widths=widths), ReconstructionLoss(), rows(17, 6), [0.25])
+
+
+def test_layers_in_any_order():
+    encoder = nn.Sequential(nn.Tanh(), nn.Sequential(nn.Linear(6, 4), nn.SiLU()), nn.Identity())
+    decoder = nn.Sequential(nn.Tanh(), nn.Linear(4, 6), nn.Sigmoid(), nn.Tanh(), nn.SiLU())
+    network = AutoEncoderNetwork(encoder, decoder)
+    assert_agrees(network, ReconstructionLoss(), rows(10, 6), [0.1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_small_batches(n):
+    assert_agrees(autoencoder("silu"), ReconstructionLoss(), rows(n, 6), [0.4])
+    assert_agrees(vae(), NegativeElbo(), rows(n, 6), [0.4])
+
+
+@pytest.mark.parametrize("trim", [0.0, 0.4])
+def test_corruption_draws_what_the_objective_draws(trim):
+    corrupt = ReconstructionLoss(Corruption([0.3], [0.2]))
+    network = autoencoder("relu")
+    vector = flatten_parameters(network)
+    x = rows(40, 6)
+    loss, gradient = expected(network, corrupt, x, [trim], 0.3)
+    got = batch_gradient(network, corrupt, [trim], vector, seeded(5))(x, 0.3)
+    torch.testing.assert_close(got, loss)
+    torch.testing.assert_close(vector.grad, gradient)
+
+
+@pytest.mark.parametrize("trim", [[0.0, 0.0], [0.3, 0.3], [0.0, 0.4], [0.2, 0.5]])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_stacked_members(trim, activation):
+    network = stacked_mlp(6, [[8, 3], [5, 2]], activation, seeded())
+    assert_agrees(network, ReconstructionLoss(), rows(2, 40, 6), trim)
+
+
+def test_what_a_member_does_not_have_gets_no_gradient():
+    network = stacked_mlp(6, [[8, 3], [5, 2]], "silu", seeded())
+    vector = flatten_parameters(network)
+    corrupt = ReconstructionLoss(Corruption([0.3, 0.0], [0.0, 0.2]))
+    batch_gradient(network, corrupt, [0.1, 0.4], vector, seeded(), stacked=True)(
+        rows(2, 40, 6), 0.5
+    )
+    first, second = network.encoder[0], network.encoder[2]
+    assert (first.weight.grad[1, :, 5:] == 0).all()
+    assert (first.bias.grad[1, :, 5:] == 0).all()
+    assert (second.weight.grad[1, 5:] == 0).all()
+    assert (second.weight.grad[1, :, 2:] == 0).all()
+    assert (second.weight.grad[1, :5, :2] != 0).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_reconstruction_with_a_learned_variance(scale):
+    objective = ReconstructionLoss(learn_variance=True)
+    assert_agrees(autoencoder(learn_variance=True), objective, scale * rows(33, 6), [0.3])
+    assert_agrees(autoencoder(), objective, rows(33, 6), [0.3])
+    assert_agrees(autoencoder(learn_variance=True), ReconstructionLoss(), rows(33, 6))
+
+
+@pytest.mark.parametrize("trim", [0.0, 0.4])
+@pytest.mark.parametrize("capacity", [None, 0.1, 3.0])
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("learn_variance", [False, True])
+def test_elbo(learn_variance, beta, capacity, trim):
+    network = vae(learn_variance=learn_variance)
+    assert_agrees(network, NegativeElbo(beta, capacity), rows(33, 6), [trim])
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "tanh", "softplus"])
+def test_elbo_behind_an_output_activation(output):
+    assert_agrees(vae("relu", output), NegativeElbo(), rows(20, 6), [0.2])
+
+
+@pytest.mark.parametrize("clip", [None, (-0.1, 0.1)])
+def test_clamps_that_bite_pass_no_gradient(clip):
+    network, x = vae(clip=clip), 40 * rows(50, 6)
+    with torch.no_grad():
+        _, logvar = network.posterior(x)
+        _, spread = network.decode_distribution(network.encode(x))
+    assert (spread.abs() == GaussianOutput.CLIP[1]).any()
+    assert clip is None or (logvar.abs() == 0.1).any()
+    x = x / 10 if clip is None else x  # exp of a free log variance soon leaves float32
+    assert_agrees(network, NegativeElbo(), x, [0.2])
+
+
+CASES = {
+    "plain": (lambda: autoencoder("relu"), ReconstructionLoss(), {}),
+    "corrupt": (autoencoder, ReconstructionLoss(Corruption([0.2], [0.3])), {}),
+    "stacked": (
+        lambda: stacked_mlp(6, [[8, 3], [5, 2]], "silu", seeded()),
+        ReconstructionLoss(Corruption([0.3, 0.0], [0.0, 0.2])),
+        {"n_members": 2, "trim": [0.1, 0.4], "rows_per_member": 70},
+    ),
+    "vae": (vae, NegativeElbo(capacity=2.0, corrupt=Corruption([0.1], [0.0])), {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_runs_agree(case):
+    make, objective, options = CASES[case]
+    options = TrainingOptions(**{"epochs": 4, "trim": [0.3], "lr": 1e-3, **options})
+    known, other = make(), make()
+
+    def unknown(*arguments):
+        return objective(*arguments)
+
+    histories = []
+    for network, loss in ((known, objective), (other, unknown)):
+        training = Training(network, loss, rows(101, 6).__getitem__, 101, options, seeded(2))
+        histories.append([epoch.loss for epoch in training.epochs()])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-4)
+    for ours, autograds in zip(known.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, autograds, rtol=1e-3, atol=1e-4)
+
+
+def with_hook(register):
+    network = autoencoder()
+    register(network)
+    return network
+
+
+class Subclass(AutoEncoderNetwork):
+    def encode(self, x):
+        return super().encode(x) + 1
+
+
+class Doubled(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def tied():
+    network = autoencoder(widths=[6])
+    network.decoder[0].weight = network.encoder[0].weight
+    return network
+
+
+UNKNOWN = {
+    "subclass": lambda: Subclass(nn.Linear(6, 2), nn.Linear(2, 6)),
+    "sequence": lambda: AutoEncoderNetwork(Doubled(nn.Linear(6, 2)), nn.Linear(2, 6)),
+    "layer": lambda: AutoEncoderNetwork(nn.Linear(6, 2), nn.Bilinear(2, 2, 6)),
+    "softmax": lambda: autoencoder("softmax"),
+    "batch norm": lambda: mlp(6, [4, 2], "relu", True, 0.0, seeded()),
+    "dropout": lambda: mlp(6, [4, 2], "relu", False, 0.2, seeded()),
+    "no bias": lambda: AutoEncoderNetwork(nn.Linear(6, 2, bias=False), nn.Linear(2, 6)),
+    "frozen": lambda: with_hook(lambda n: n.encoder[0].bias.requires_grad_(False)),
+    "tied": tied,
+    "forward hook": lambda: with_hook(lambda n: n.encoder[0].register_forward_hook(print)),
+    "forward pre-hook": lambda: with_hook(lambda n: n.decoder.register_forward_pre_hook(print)),
+    "backward hook": lambda: with_hook(lambda n: n.register_full_backward_hook(print)),
+    "hook of a parameter": lambda: with_hook(lambda n: n.decoder[0].weight.register_hook(print)),
+    "parametrized": lambda: with_hook(
+        lambda n: nn.utils.parametrizations.weight_norm(n.encoder[0])
+    ),
+    "stacked": lambda: stacked_mlp(6, [[2], [3]], "relu", seeded()),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_what_is_not_known_is_left_to_autograd(case):
+    assert not is_known(UNKNOWN[case](), ReconstructionLoss(), stacked=False)
+
+
+def test_heads_that_hand_back_no_sum_are_left_to_autograd():
+    network = vae()
+    network.logvar = nn.Sequential(nn.Tanh(), nn.Linear(5, 3))
+    assert not is_known(network, NegativeElbo(), stacked=False)
+    assert not is_known(vae(), ReconstructionLoss(), stacked=False)
+
+
+def test_autograd_writes_what_the_closed_form_does():
+    seen = []
+    network, x = autoencoder("silu"), rows(33, 6)
+    loss, gradient = expected(network, ReconstructionLoss(), x, [0.3], 0.3)
+    network.encoder.register_forward_hook(lambda *_: seen.append(1))
+    vector = flatten_parameters(network)
+    compute = batch_gradient(network, ReconstructionLoss(), [0.3], vector, seeded())
+    for _ in range(2):  # the second is not added to the first
+        torch.testing.assert_close(compute(x, 0.3), loss)
+        torch.testing.assert_close(vector.grad, gradient)
+    assert len(seen) == 2
+
+
+def test_a_batch_leaves_nothing_to_the_next():
+    network = vae()
+    vector = flatten_parameters(network)
+    generator = seeded()
+    compute = batch_gradient(network, NegativeElbo(), [0.4], vector, generator)
+    fresh = batch_gradient(network, NegativeElbo(), [0.4], vector, seeded(3))
+    x = rows(30, 6)
+    compute(1e3 * rows(30, 6, seed=7), 0.1)
+    compute(rows(31, 6), 0.1)
+    generator.manual_seed(3)
+    losses, gradients = [], []
+    for each in (compute, fresh):
+        losses.append(each(x, 0.5))
+        gradients.append(vector.grad.clone())
+    assert torch.equal(*losses)
+    assert torch.equal(*gradients)
