@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
 import statistics
 import sys
@@ -34,6 +33,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from figures import RESULTS, Figures, draw_costs
 from pyod.models.auto_encoder import AutoEncoder as PyodAutoEncoder
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
@@ -41,20 +41,13 @@ from pyod_ae_plugin.benchmarking.summary import circumstances
 from pyod_ae_plugin.detectors import NeuralDetector
 from pyod_ae_plugin.engine import training
 
-RESULTS = Path(__file__).parent / "results"
 N_FEATURES, N_TRAINING = 30, 20_000
 ROUNDS = 7
 NETWORK: dict[str, Any] = {"hidden_neuron_list": (64, 32), "hidden_activation_name": "relu"}
 PLAIN = {**NETWORK, "score_head": "euclidean"}
 PLAIN_TILE = 2**20
 
-rows_of_results: list[dict[str, object]] = []
-
-
-def report(what: str, value: float, unit: str) -> None:
-    """Print a figure and keep it."""
-    print(f"  {what:66} {value:12.4g} {unit}", flush=True)
-    rows_of_results.append({"what": what, "value": value, "unit": unit})
+figures = Figures()
 
 
 def in_turn(functions: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
@@ -98,10 +91,10 @@ def rates() -> dict[str, float]:
         "float32": 2 * 8192**3 / seconds["float32"],
         "tf32": 2 * 8192**3 / seconds["tf32"],
     }
-    report("copy on the device, bytes read and written", found["bytes"] / 1e9, "GB/s")
-    report("copy from page-locked memory", found["pinned"] / 1e9, "GB/s")
-    report("matrix product, float32", found["float32"] / 1e12, "TFLOP/s")
-    report("matrix product, tf32", found["tf32"] / 1e12, "TFLOP/s")
+    figures.add("copy on the device, bytes read and written", found["bytes"] / 1e9, "GB/s")
+    figures.add("copy from page-locked memory", found["pinned"] / 1e9, "GB/s")
+    figures.add("matrix product, float32", found["float32"] / 1e12, "TFLOP/s")
+    figures.add("matrix product, tf32", found["tf32"] / 1e12, "TFLOP/s")
     return found
 
 
@@ -148,14 +141,16 @@ def scoring(X: np.ndarray, rate: dict[str, float]) -> None:
         )
         bytes_, operations = 4 * n * (N_FEATURES + 1), n * flops(detector)
         bound = max(bytes_ / rate["bytes"], operations / rate["float32"])
-        report(f"{name}: rows on the device", n / seconds["ours"] / 1e6, "million rows/s")
-        report(f"{name}: ... as times of the plain module", seconds["plain"] / seconds["ours"], "x")
-        report(f"{name}: ... of the bound", bound / seconds["ours"], "")
+        figures.add(f"{name}: rows on the device", n / seconds["ours"] / 1e6, "million rows/s")
+        figures.add(
+            f"{name}: ... as times of the plain module", seconds["plain"] / seconds["ours"], "x"
+        )
+        figures.add(f"{name}: ... of the bound", bound / seconds["ours"], "")
         share = operations / seconds["ours"] / rate["float32"]
-        report(f"{name}: ... of the matmul rate, float32", share, "")
-        report(f"{name}: rows on the host", n / seconds["host"] / 1e6, "million rows/s")
+        figures.add(f"{name}: ... of the matmul rate, float32", share, "")
+        figures.add(f"{name}: rows on the host", n / seconds["host"] / 1e6, "million rows/s")
         of_copying = rows.nbytes / seconds["host"] / rate["pinned"]
-        report(f"{name}: ... of copying them from page-locked memory", of_copying, "")
+        figures.add(f"{name}: ... of copying them from page-locked memory", of_copying, "")
 
     peer = PyodAutoEncoder(epoch_num=1, verbose=0, device="cuda", hidden_neuron_list=[64, 32])
     peer.fit(X[:2000])
@@ -164,7 +159,7 @@ def scoring(X: np.ndarray, rate: dict[str, float]) -> None:
     peers = in_turn({"PyOD": lambda: peer.decision_function(few)}, rounds=3)
     host = in_turn({"ours": lambda: ours.decision_function(X)}, rounds=3)
     times = (peers["PyOD"] / len(few)) / (host["ours"] / len(X))
-    report("30-64-32-64-30: rows on the host, as times of PyOD's AutoEncoder", times, "x")
+    figures.add("30-64-32-64-30: rows on the host, as times of PyOD's AutoEncoder", times, "x")
 
 
 def errors(X: np.ndarray) -> None:
@@ -176,8 +171,8 @@ def errors(X: np.ndarray) -> None:
         for precision in ("float32", "tf32", "bfloat16"):
             detector.set_params(precision=precision)
             error = ((detector.score_tensor(x).double() - exact) / exact).abs()
-            report(f"{name}, {precision}: median relative error", error.median().item(), "")
-            report(f"{name}, {precision}: largest relative error", error.max().item(), "")
+            figures.add(f"{name}, {precision}: median relative error", error.median().item(), "")
+            figures.add(f"{name}, {precision}: largest relative error", error.max().item(), "")
 
 
 @torch.inference_mode()
@@ -210,17 +205,16 @@ def fitting(X: np.ndarray) -> None:
         rounds=3,
     )
     steps = epochs * -(-N_TRAINING // 256)
-    report("training, batches of 256: fit", seconds["ours"], "s")
-    report("training, batches of 256: steps in a second of fit", steps / seconds["ours"], "/s")
-    report("... as times of steps not recorded", seconds["eager"] / seconds["ours"], "x")
+    figures.add("training, batches of 256: fit", seconds["ours"], "s")
+    figures.add("training, batches of 256: steps in a second of fit", steps / seconds["ours"], "/s")
+    figures.add("... as times of steps not recorded", seconds["eager"] / seconds["ours"], "x")
     times = epochs * seconds["PyOD, one epoch"] / seconds["ours"]
-    report("... as times of PyOD's fit of as many epochs, at its batches of 32", times, "x")
-    report("training with our defaults: fit", seconds["ours, defaults"], "s")
+    figures.add("... as times of PyOD's fit of as many epochs, at its batches of 32", times, "x")
+    figures.add("training with our defaults: fit", seconds["ours, defaults"], "s")
 
 
-def costs(X: np.ndarray) -> dict[str, tuple[list[int], list[float]]]:
+def costs(X: np.ndarray) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
     """Nanoseconds a row on the device, by the number of rows and of features."""
-    found: dict[str, tuple[list[int], list[float]]] = {}
     fit = {"epoch_num": 1, "verbose": 0, "device": "cuda"}
     detector = AutoEncoder(**PLAIN, **fit).fit(X[:N_TRAINING])
     counts = [n for n in (1, 10**3, 10**4, 10**5, 10**6, 10**7) if n <= len(X)]
@@ -228,26 +222,18 @@ def costs(X: np.ndarray) -> dict[str, tuple[list[int], list[float]]]:
     for n in counts:
         x = torch.from_numpy(X[:n]).cuda()
         times.append(in_turn({"": partial(detector.score_tensor, x)})[""])
-        report(f"30-64-32-64-30: {n} rows on the device", times[-1] * 1e6, "microseconds")
-    found["rows"] = counts, [t / n * 1e9 for t, n in zip(times, counts, strict=True)]
+        figures.add(f"30-64-32-64-30: {n} rows on the device", times[-1] * 1e6, "microseconds")
+    by_rows = counts, [t / n * 1e9 for t, n in zip(times, counts, strict=True)]
     widths, per_row = [4, 8, 16, 32, 64, 128, 256], []
     for d in widths:
         x = torch.randn(10**6, d, device="cuda")
         wide = AutoEncoder(**PLAIN, **fit).fit(x[:N_TRAINING].cpu().numpy())
         per_row.append(in_turn({"": partial(wide.score_tensor, x)})[""] / len(x) * 1e9)
-        report(f"d-64-32-64-d: {d} features, a row on the device", per_row[-1], "ns")
-    found["features"] = widths, per_row
-    return found
-
-
-def draw(found: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, (what, (x, y)) in zip(figure.subplots(1, 2), found.items(), strict=True):
-        axes.loglog(x, y, color="#0072b2", marker="o")
-        axes.set(xlabel=f"number of {what}", ylabel="nanoseconds a row")
-    figure.savefig(path, dpi=150)
+        figures.add(f"d-64-32-64-d: {d} features, a row on the device", per_row[-1], "ns")
+    return {
+        "rows": {"30-64-32-64-30": by_rows},
+        "features": {"d-64-32-64-d": (widths, per_row)},
+    }
 
 
 def main() -> None:
@@ -266,13 +252,8 @@ def main() -> None:
     errors(X)
     fitting(X)
     found = costs(X)
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    with (arguments.results / "gpu.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows_of_results[0])
-        writer.writeheader()
-        writer.writerows(rows_of_results)
-    (arguments.results / "gpu.json").write_text(json.dumps(described, indent=1))
-    draw(found, arguments.results / "gpu.png")
+    figures.write(arguments.results / "gpu.csv", described)
+    draw_costs(found, arguments.results / "gpu.png")
 
 
 if __name__ == "__main__":

@@ -4,17 +4,17 @@
 
 Prints, for AutoEncoder and VAE with the network and the score of PyOD's: the time of fit for the
 same epochs, the throughput of decision_function, the throughput of a bare chain of torch.addmm on
-one resident tile, the cost per row from 10 thousand to 5 million rows, and the memory that scoring
-5 million rows takes beyond the caller's array. Then what our own defaults cost, and what more
-members cost an ensemble. Figures are medians; peers are measured in turn, so
-that a slow moment of the machine hits both.
+one resident tile, the cost of scoring a row against the number of rows and of features, and the
+memory that scoring 5 million rows takes beyond the caller's array. Then what our own defaults cost,
+and what more members cost an ensemble. Writes all that to ``benchmarks/results`` (``speed.csv``,
+``.json``, ``.png``). Figures are medians; peers are measured in turn, so that a slow moment of the
+machine hits both.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import platform
 import resource
 import statistics
 import subprocess
@@ -23,15 +23,17 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from figures import RESULTS, Figures, draw_costs
 from pyod.models.auto_encoder import AutoEncoder as PyodAutoEncoder
 from pyod.models.vae import VAE as PyodVAE
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
+from pyod_ae_plugin.benchmarking.summary import circumstances
 from pyod_ae_plugin.detectors import NeuralDetector
 
 N_ROWS, N_FEATURES, EPOCHS = 20_000, 30, 2
@@ -50,6 +52,7 @@ ALIKE: dict[str, dict[str, Any]] = {
 for alike in ALIKE.values():
     alike |= {"hidden_activation_name": "relu", "score_head": "euclidean"}
 ROW_COUNTS = (10_000, 100_000, 1_000_000, 5_000_000)
+FEATURE_COUNTS = (4, 16, 64, 256)
 
 
 def in_turn(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -99,8 +102,8 @@ def bare_chain(detector: NeuralDetector, activations: bool) -> Callable[[], None
     return chain
 
 
-def compare(name: str, rounds: int) -> None:
-    """Print fit and score of one detector beside PyOD's."""
+def compare(name: str, rounds: int, figures: Figures) -> None:
+    """Report fit and score of one detector beside PyOD's."""
     theirs, ours = PAIRS[name][1], partial(PAIRS[name][0], **ALIKE[name])
     X = np.random.default_rng(0).normal(size=(N_ROWS, N_FEATURES))
     options = {"epoch_num": EPOCHS, "verbose": 0, "device": "cpu"}
@@ -116,7 +119,10 @@ def compare(name: str, rounds: int) -> None:
     )
     print(f"\n{name}: fit, {EPOCHS} epochs of {N_ROWS} x {N_FEATURES} float64")
     for what, seconds in fit.items():
-        print(f"  {what:30} {seconds:8.3f} s   {fit['PyOD'] / seconds:6.1f} x PyOD")
+        figures.add(f"{name}: fit, {what}", seconds, "s")
+    for what, seconds in fit.items():
+        if what != "PyOD":
+            figures.add(f"{name}: fit, {what}", fit["PyOD"] / seconds, "x PyOD")
 
     detector, peer = ours(**options).fit(X), theirs(**options).fit(X)
     score = in_turn(
@@ -130,33 +136,49 @@ def compare(name: str, rounds: int) -> None:
     )
     print(f"{name}: decision_function, {N_ROWS} x {N_FEATURES} float64")
     for what, seconds in score.items():
-        rate, times = N_ROWS / seconds / 1e6, score["PyOD"] / seconds
-        print(f"  {what:30} {rate:8.3f} million rows/s   {times:6.1f} x PyOD")
+        figures.add(f"{name}: scoring, {what}", N_ROWS / seconds / 1e6, "million rows/s")
+    figures.add(f"{name}: scoring, ours", score["PyOD"] / score["ours"], "x PyOD")
     for chain in ("bare chain of addmm", "the same with activations"):
-        print(f"  {'ours / ' + chain:34} {score[chain] / score['ours']:4.2f}")
+        figures.add(f"{name}: scoring, ours / {chain}", score[chain] / score["ours"])
 
 
-def flatness() -> None:
-    """Print the cost per row as the number of rows grows."""
+def costs(figures: Figures) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """Report the cost of scoring a row by the number of rows, and of features."""
+    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {"rows": {}, "features": {}}
+
+    def cost(detector: Any, X: np.ndarray, name: str, quantity: str, count: int) -> None:
+        seconds = in_turn({"": lambda: detector.decision_function(X)}, 3)[""]
+        x, y = found[quantity].setdefault(name, ([], []))
+        x.append(count)
+        y.append(seconds / len(X) * 1e9)
+        figures.add(f"{name}: scoring a row, {count} {quantity}", y[-1], "ns")
+
+    print("\nCost of scoring a row")
+    options = {"epoch_num": 1, "verbose": 0, "device": "cpu"}
     X = np.random.default_rng(0).normal(size=(ROW_COUNTS[-1], N_FEATURES))
-    for name, (ours, _) in PAIRS.items():
-        detector = ours(epoch_num=1, verbose=0, device="cpu", **ALIKE[name]).fit(X[:N_ROWS])
-        print(f"\n{name}: nanoseconds per row")
+    for name, (ours, theirs) in PAIRS.items():
+        detector = ours(**options, **ALIKE[name]).fit(X[:N_ROWS])
         for n in ROW_COUNTS:
-            rows = X[:n]
-            seconds = in_turn({"score": lambda: detector.decision_function(rows)}, 5)["score"]  # noqa: B023
-            print(f"  {n:>9} rows {seconds / n * 1e9:8.1f}")
+            cost(detector, X[:n], name, "rows", n)
+        peer = theirs(**options).fit(X[:2000])
+        for n in ROW_COUNTS[:2]:
+            cost(peer, X[:n], f"PyOD's {name}", "rows", n)
+        for d in FEATURE_COUNTS:
+            wide = np.random.default_rng(0).normal(size=(N_ROWS, d))
+            cost(ours(**options, **ALIKE[name]).fit(wide), wide, name, "features", d)
+            cost(theirs(**options).fit(wide[:2000]), wide, f"PyOD's {name}", "features", d)
+    return found
 
 
-def defaults(rounds: int) -> None:
-    """Print what our detectors cost with their defaults, and what an ensemble's members do."""
+def defaults(rounds: int, figures: Figures) -> None:
+    """Report what our detectors cost with their defaults, and what an ensemble's members do."""
     X = np.random.default_rng(0).normal(size=(N_ROWS, N_FEATURES))
     kinds = {
         "AutoEncoder": AutoEncoder,
         "VAE": VAE,
         "AutoEncoderEnsemble": AutoEncoderEnsemble,
-        "the same, 1 member": partial(AutoEncoderEnsemble, n_estimators=1),
-        "the same, 32 members": partial(AutoEncoderEnsemble, n_estimators=32),
+        "AutoEncoderEnsemble, 1 member": partial(AutoEncoderEnsemble, n_estimators=1),
+        "AutoEncoderEnsemble, 32 members": partial(AutoEncoderEnsemble, n_estimators=32),
     }
     detectors = {name: kind(verbose=0, device="cpu").fit(X) for name, kind in kinds.items()}
     fit = in_turn({name: partial(d.fit, X) for name, d in detectors.items()}, rounds)
@@ -164,14 +186,16 @@ def defaults(rounds: int) -> None:
     score = in_turn(
         {name: partial(d.decision_function, X) for name, d in detectors.items()}, rounds
     )
-    print(f"\nDefaults: fit of {N_ROWS} and of 6000 rows, decision_function")
+    print("\nDefaults")
     for name in kinds:
+        figures.add(f"{name}, defaults: fit of {N_ROWS} rows", fit[name], "s")
+        figures.add(f"{name}, defaults: fit of 6000 rows", small[name], "s")
         rate = N_ROWS / score[name] / 1e6
-        print(f"  {name:22} {fit[name]:6.2f} s {small[name]:6.2f} s {rate:7.3f} million rows/s")
+        figures.add(f"{name}, defaults: scoring", rate, "million rows/s")
     training = {name: fit[name] - score[name] for name in kinds}
-    many = training["the same, 32 members"]
-    print(f"  training 32 members / training AutoEncoder: {many / training['AutoEncoder']:.1f}")
-    print(f"  training 32 members / training 1 member: {many / training['the same, 1 member']:.1f}")
+    many = training["AutoEncoderEnsemble, 32 members"]
+    for name in ("AutoEncoder", "AutoEncoderEnsemble, 1 member"):
+        figures.add(f"training 32 members / training {name}", many / training[name])
 
 
 def memory() -> None:
@@ -194,23 +218,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="fits of each detector (default 5)")
     parser.add_argument("--memory", action="store_true", help="measure memory only")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     if arguments.memory:
         memory()
         return
-    print(
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"pyod {version('pyod')}, {torch.get_num_threads()} threads, {platform.machine()}",
-        flush=True,
-    )
+    described = {**circumstances("speed"), "threads": torch.get_num_threads()}
+    print(described, flush=True)
     # The peak is of a process's whole life, so memory is measured in one of its own; and first,
     # since a child's peak starts at what its parent holds.
     subprocess.run([sys.executable, __file__, "--memory"], check=True)
+    figures = Figures()
     for name in PAIRS:
-        compare(name, arguments.rounds)
-    defaults(arguments.rounds)
-    flatness()
+        compare(name, arguments.rounds, figures)
+    defaults(arguments.rounds, figures)
+    found = costs(figures)
+    figures.write(arguments.results / "speed.csv", described)
+    draw_costs(found, arguments.results / "speed.png")
 
 
 if __name__ == "__main__":

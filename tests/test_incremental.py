@@ -136,6 +136,18 @@ def test_two_passes_give_the_scores_of_all_rows(Detector, few_kept):
     assert np.allclose(1 / standardize.scale, X.std(0), rtol=1e-5)  # of all rows, not the sample
 
 
+@pytest.mark.parametrize("change", [-1, 1])
+def test_batches_that_change_between_the_passes_are_refused(change, few_kept):
+    class Changing(Once):
+        def __iter__(self):
+            self.passes += 1
+            return iter(self.batches[: 10 if self.passes == 1 else 10 + change])
+
+    batches = Changing(np.random.default_rng(0).normal(size=(11, 200, 4)))
+    with pytest.raises(ValueError, match=r"2000 rows in the first pass and (1800|2200)"):
+        quick(AutoEncoder).fit_batches(batches)
+
+
 def test_a_generator_of_batches_is_judged_by_its_sample(few_kept):
     X = np.random.default_rng(0).normal(size=(3000, 4))
     detector = quick(AutoEncoder).fit_batches(iter(np.array_split(X, 11)))

@@ -1,15 +1,18 @@
 """The fused kernel, against the module that it stands for; on a CPU by triton's interpreter."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pyod_ae_plugin.engine import tiles
-from pyod_ae_plugin.engine.triton_kernels import fused_score_function
+from pyod_ae_plugin.engine import gpu, tiles
+from pyod_ae_plugin.engine.graphs import RecordedTiles
+from pyod_ae_plugin.engine.triton_kernels import FusedScore, fused_score_function
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp, variational_mlp
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 from pyod_ae_plugin.scoring import (
@@ -213,6 +216,29 @@ def test_it_takes_part_in_the_loop_over_tiles(monkeypatch):
     expected = score(rows)
     assert torch.equal(tiles.map_rows(score, rows, module), expected.double())
     assert torch.equal(tiles.map_resident(score, rows, module), expected)
+
+
+def test_a_kernel_that_cannot_be_used_is_told_of_and_done_without(monkeypatch):
+    module = module_with()
+    assert isinstance(gpu._new_function(module, "float32"), FusedScore)
+
+    def fails(self, x, out=None):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(FusedScore, "__call__", fails)
+    with pytest.warns(RuntimeWarning, match=r"cannot be used here .*C compiler"):
+        assert isinstance(gpu._new_function(module, "float32"), RecordedTiles)
+
+
+def test_functions_that_are_kept_do_not_keep_the_module():
+    for make in (module_with, NOT_APPLICABLE["other network"]):
+        module = make()
+        function, gone = gpu._new_function(module, "float32"), weakref.ref(module)
+        x = raw_rows(3, module.standardize.n_features)
+        torch.testing.assert_close(function(x), module(x), rtol=1e-4, atol=1e-4)
+        del module
+        gc.collect()
+        assert gone() is None
 
 
 @pytest.mark.gpu

@@ -118,7 +118,7 @@ class IncrementalDetector(NeuralDetector):
             if sample.is_complete or isinstance(batches, Iterator):
                 scores = self._score(sample.rows().numpy())
             else:
-                scores = np.concatenate(list(self.score_batches(batches)))
+                scores = self._scores_of_all(batches, sample.n_seen)
             self._set_scores(scores)
         self._end_fit(completed)
         return self
@@ -181,6 +181,19 @@ class IncrementalDetector(NeuralDetector):
         """
         check_is_fitted(self, "scoring_module_")
         return map(self.decision_function, batches)
+
+    def _scores_of_all(self, batches: Iterable[Any], n: int) -> Array:
+        scores, stop = np.empty(n), 0
+        for of_batch in self.score_batches(batches):
+            start, stop = stop, stop + len(of_batch)
+            if stop <= n:
+                scores[start:stop] = of_batch
+        if stop != n:
+            raise ValueError(
+                f"The batches held {n} rows in the first pass and {stop} in the second. Pass what "
+                "gives the same batches each time it is gone through."
+            )
+        return scores
 
     def _new_stream(self, n_features: int) -> Stream:
         capacity = max(_CELLS_KEPT // n_features, _LEAST_ROWS_KEPT)

@@ -21,6 +21,8 @@ except ImportError:  # scikit-learn 1.5
         return estimator._validate_data(X, force_all_finite=ensure_all_finite, **kwargs)
 
 
+_DLPACK_CPU = 1  # by the standard
+
 _SHARED_DTYPES = frozenset(
     np.dtype(name)
     for name in [
@@ -103,7 +105,7 @@ def device_rows(estimator: BaseEstimator, X: Any) -> Tensor | None:
         rows = X.detach()
     elif hasattr(X, "__cuda_array_interface__"):
         rows = torch.as_tensor(X, device="cuda")
-    elif not isinstance(X, np.ndarray) and hasattr(X, "__dlpack_device__"):
+    elif hasattr(X, "__dlpack_device__") and X.__dlpack_device__()[0] != _DLPACK_CPU:
         rows = torch.utils.dlpack.from_dlpack(X)
     else:
         return None

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.graphs import RecordedTiles
-from pyod_ae_plugin.engine.triton_kernels import Precision, fused_score_function
+from pyod_ae_plugin.engine.triton_kernels import FusedScore, Precision, fused_score_function
 from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
 from pyod_ae_plugin.networks.layers import is_hooked
 from pyod_ae_plugin.scoring import ScoringModule
 
 # What was made for a module, by what it hangs on. Made anew when that changes.
-_made: WeakKeyDictionary[ScoringModule, dict[Hashable, Callable[[Tensor], Tensor]]]
+_made: WeakKeyDictionary[ScoringModule, dict[tuple[Any, ...], Callable[[Tensor], Tensor]]]
 _made = WeakKeyDictionary()
 _making = threading.Lock()
 
@@ -38,33 +41,55 @@ def gpu_score_function(module: ScoringModule, precision: Precision) -> Callable[
     """
     device = module.standardize.scale.device
     stream = torch.cuda.current_stream(device).cuda_stream
-    # memory that was freed may come back at the same place, so the version counts too
-    tensors = tuple(
-        (t.data_ptr(), t._version) for t in chain(module.parameters(), module.buffers())
-    )
-    key = threading.get_ident(), stream, precision, is_hooked(module), tensors
+    weights = tuple(map(_identity, chain(module.parameters(), module.buffers())))
+    key = threading.get_ident(), stream, precision, is_hooked(module), weights
     with _making:
         made = _made.setdefault(module, {})
         if key not in made:
-            for old in [k for k in made if k[-1] != tensors]:  # type: ignore[index]
+            for old in [k for k in made if k[-1] != weights]:
                 del made[old]
             made[key] = _new_function(module, precision)
         return made[key]
 
 
+def _identity(tensor: Tensor) -> tuple[int, int]:
+    # memory that was freed may come back at the same place, so the version counts too
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
 def _new_function(module: ScoringModule, precision: Precision) -> Callable[[Tensor], Tensor]:
     fused = fused_score_function(module, precision)
-    if fused is not None:
+    if fused is not None and _compiles(fused, module):
         return fused
+    # what is kept for a module must not keep the module
+    scored_by = weakref.ref(module)
 
     def plain(tile: Tensor) -> Tensor:
         with _matrix_products(precision):
-            scores: Tensor = module(tile)
-            return scores
+            scores: Tensor = cast(ScoringModule, scored_by())(tile)
+            return scores.float()
 
     # A network of others may look at values on the way, which a graph cannot.
     known = type(module.network) in (AutoEncoderNetwork, VariationalNetwork)
     return RecordedTiles(plain) if known and not is_hooked(module) else plain
+
+
+def _compiles(fused: FusedScore, module: ScoringModule) -> bool:
+    """Whether the fused kernel can be compiled and has room on this GPU; else warn."""
+    scale = module.standardize.scale
+    try:
+        fused(scale.new_zeros(1, len(scale)))
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # of Triton, of its driver or of the C compiler, without a base
+        warnings.warn(
+            f"The fused kernel cannot be used here ({error!r}). Rows are scored on the GPU by "
+            "several kernels, which is slower and otherwise the same.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def _mapped(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Start and stop of each tile, and what its rows are mapped to."""
     if isinstance(function, FusedScore):
-        height = max(_COPIED_BYTES // (4 * module.standardize.n_features), _ALIGNMENT)
+        height = min(max(_COPIED_BYTES // (4 * module.standardize.n_features), _ALIGNMENT), n)
     else:
         height = _tile_height(n, module, module.standardize.scale.device)
     start = 0

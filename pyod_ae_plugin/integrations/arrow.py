@@ -1,4 +1,4 @@
-"""Parquet and CSV files of any size, through pyarrow's datasets."""
+"""Parquet and CSV files of any size, through pyarrow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ def pyarrow() -> Any:
     try:
         import pyarrow
         import pyarrow.csv
-        import pyarrow.dataset
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError(
@@ -74,20 +73,20 @@ def csv_batches(
 
     ``names`` are those of all columns; the first ``skip_rows`` lines are passed over.
     """
-    arrow = pyarrow()
-    types = dict.fromkeys(names, arrow.float64())
-    dataset = arrow.dataset.dataset(
+    csv = pyarrow().csv
+    # Not a dataset: its scan reads on while the batches wait to be taken, and keeps them all.
+    reader = csv.open_csv(
         path,
-        schema=arrow.schema(types),
-        format=arrow.dataset.CsvFileFormat(
-            read_options=arrow.csv.ReadOptions(column_names=names, skip_rows=skip_rows),
-            # an empty cell is not a number; "nan" is one, and is refused as such
-            convert_options=arrow.csv.ConvertOptions(column_types=types, null_values=[]),
+        csv.ReadOptions(column_names=names, skip_rows=skip_rows),
+        # an empty cell is not a number; "nan" is one, and is refused as such
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pyarrow().float64()),
+            null_values=[],
+            include_columns=columns,
         ),
     )
     pieces: list[Array] = []
-    # little is read ahead, so that what a scan holds does not grow with the file
-    for batch in dataset.to_batches(list(columns), batch_readahead=2, fragment_readahead=1):
+    for batch in reader:
         pieces.append(_as_array(batch))
         if sum(map(len, pieces)) >= n_rows:
             yield np.concatenate(pieces)
