@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from pyod_ae_plugin.plugins.manager import create_detector, detector_names, find
+from pyod_ae_plugin.thresholds import RULES, ThresholdRule
 from pyod_ae_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _TENSORS = "tensors.safetensors"
 # Marks the scoring module's tensors; the others are the fitted attributes that are arrays.
 _MODULE_PREFIX = "module."
 _TUPLE = "tuple"
+_RULE = "threshold_rule"
 
 
 def save_detector(detector: NeuralDetector, path: Path) -> None:
@@ -126,7 +128,7 @@ def load_detector(path: str | Path, device: str | torch.device | None = None) ->
     try:
         description = json.loads((path / _DESCRIPTION).read_text(), object_hook=_from_json)
         tensors = load_file(path / _TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"The detector in {path} is damaged: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ValueError(
@@ -211,6 +213,8 @@ def _to_json(name: str, value: Any) -> Any:
         return _to_json(name, value.tolist())
     if isinstance(value, (torch.device, PathLike)):
         return str(value)
+    if isinstance(value, ThresholdRule) and RULES.get(type(value).__name__) is type(value):
+        return {_RULE: [type(value).__name__, _to_json(name, value.get_params())]}
     if isinstance(value, Mapping):
         return {str(k): _to_json(name, v) for k, v in value.items()}
     if isinstance(value, tuple):
@@ -224,4 +228,7 @@ def _to_json(name: str, value: Any) -> Any:
 
 
 def _from_json(value: dict[str, Any]) -> Any:
+    if value.keys() == {_RULE}:
+        rule, params = value[_RULE]
+        return RULES[rule](**params)
     return tuple(value[_TUPLE]) if value.keys() == {_TUPLE} else value

@@ -30,7 +30,8 @@ class AutoEncoder(SingleNetworkDetector):
     ----------
     contamination : float in (0, 0.5] or thresholder, default=0.1
         Share of outliers in the training rows, which sets the threshold; or an object of
-        :mod:`pyod.models.thresholds`, which sets it from the scores.
+        :mod:`pyod_ae_plugin.thresholds` or :mod:`pyod.models.thresholds`, which sets it from the
+        scores.
     preprocessing : bool, default=True
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
@@ -93,7 +94,8 @@ class AutoEncoder(SingleNetworkDetector):
     early_stopping : bool, default=False
         Hold rows out and stop when their loss no longer falls; the best epoch is kept.
     validation_fraction : float in (0, 1), default=0.1
-        Share of the training rows held out by early stopping.
+        Share of the training rows held out by early stopping, and, for themselves, by
+        ``held_out_threshold``.
     n_iter_no_change : int, default=5
         Epochs without improvement after which early stopping stops.
     tol : float, default=1e-4
@@ -105,6 +107,10 @@ class AutoEncoder(SingleNetworkDetector):
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
         Of the factors in matrix products when rows are scored on a GPU. Less is faster and changes
         scores: ``benchmarks/gpu.py`` prints by how much.
+    held_out_threshold : bool, default=False
+        Keep rows from training, a share of ``validation_fraction``, and set the threshold by their
+        scores, so that it is not too low by what the network has memorised. It gives
+        :meth:`predict_p_value`, too.
 
     Attributes
     ----------
@@ -112,6 +118,8 @@ class AutoEncoder(SingleNetworkDetector):
         Scores of the training rows; the larger, the more abnormal.
     threshold_ : float
         Rows with larger scores are outliers. With a thresholder, its own figure, on its scale.
+    held_out_scores_ : ndarray of shape (n_held_out,)
+        Scores, ascending, of the rows kept from training by ``held_out_threshold``.
     labels_ : ndarray of shape (n_samples,)
         0 for the inliers and 1 for the outliers among the training rows.
     model : torch.nn.Module
@@ -184,6 +192,7 @@ class AutoEncoder(SingleNetworkDetector):
         tol: float = 1e-4,
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
+        held_out_threshold: bool = False,
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -210,6 +219,7 @@ class AutoEncoder(SingleNetworkDetector):
             tol=tol,
             checkpoint=checkpoint,
             precision=precision,
+            held_out_threshold=held_out_threshold,
         )
         self.hidden_neuron_list = hidden_neuron_list
         self.hidden_activation_name = hidden_activation_name

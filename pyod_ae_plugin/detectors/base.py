@@ -25,17 +25,16 @@ from pyod_ae_plugin.detectors.parameters import (
 )
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.running import losses, run
-from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
+from pyod_ae_plugin.detectors.thresholding import ThresholdingDetector
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.options import TrainingOptions
-from pyod_ae_plugin.engine.rows import Rows, training_batches
+from pyod_ae_plugin.engine.rows import Rows, SelectedRows, training_batches
 from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
-from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,7 +82,7 @@ class Trained(NamedTuple):
     completed: bool
 
 
-class NeuralDetector(ScoringDetector):
+class NeuralDetector(ThresholdingDetector):
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
@@ -115,8 +114,10 @@ class NeuralDetector(ScoringDetector):
         mask: float | None,
         noise: float | None,
         score_head: str,
+        validation_fraction: float,
         checkpoint: str | PathLike[str] | None,
         precision: Precision,
+        held_out_threshold: bool,
     ) -> None:
         super().__init__(contamination=contamination)
         self.preprocessing = preprocessing
@@ -133,8 +134,10 @@ class NeuralDetector(ScoringDetector):
         self.mask = mask
         self.noise = noise
         self.score_head = score_head
+        self.validation_fraction = validation_fraction
         self.checkpoint = checkpoint
         self.precision = precision
+        self.held_out_threshold = held_out_threshold
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit the detector to training rows.
@@ -163,11 +166,11 @@ class NeuralDetector(ScoringDetector):
         with unchanged_on_error(self):
             self._check_params()
             X = validate_rows(self, X, reset=True)
-            rows = as_rows(X)
+            rows, held_out = self._split(as_rows(X))
             self.__dict__.pop("_stream", None)  # what partial_fit saw is forgotten
             with self._private_randomness():
                 completed = self._fit_rows(rows)
-            self._set_scores(self._score(X))
+            self._set_scores(self._score(X), self._scores_of(held_out))
         self._end_fit(completed)
         return self
 
@@ -214,16 +217,21 @@ class NeuralDetector(ScoringDetector):
         )
         self.history_ = trained.history
 
-    def _set_scores(self, scores: Array) -> None:
-        """Set threshold and labels by the scores of the training rows."""
-        if scores.min() >= HIGHEST_SCORE:
-            raise FloatingPointError(
-                "Training diverged: every score overflows. Lower the learning rate lr, and "
-                "keep preprocessing=True so that the features are standardised."
-            )
-        self._set_n_classes(None)  # y says nothing about the columns of predict_proba
-        self.decision_scores_ = scores
-        self._process_decision_scores()
+    def _split(self, rows: Rows) -> tuple[Rows, Rows | None]:
+        """The rows to train on, and those that are held out for the threshold."""
+        if not self.held_out_threshold:
+            return rows, None
+        n = len(rows)
+        if n < 2:
+            raise ValueError(f"held_out_threshold=True needs at least 2 rows, got {n}.")
+        generator = torch.Generator().manual_seed(seed_of(self.random_state))
+        shuffled = torch.randperm(n, generator=generator)
+        n_held_out = min(max(round(n * self.validation_fraction), 1), n - 1)
+        held_out, trained_on = (
+            SelectedRows(rows, indices.sort().values)
+            for indices in (shuffled[:n_held_out], shuffled[n_held_out:])
+        )
+        return trained_on, held_out
 
     def _end_fit(self, completed: bool) -> None:
         if not completed:

@@ -47,7 +47,8 @@ class AutoEncoderEnsemble(IncrementalDetector):
         Members.
     contamination : float in (0, 0.5] or thresholder, default=0.1
         Share of outliers in the training rows, which sets the threshold; or an object of
-        :mod:`pyod.models.thresholds`, which sets it from the scores.
+        :mod:`pyod_ae_plugin.thresholds` or :mod:`pyod.models.thresholds`, which sets it from the
+        scores.
     max_samples : int or None, default=1024
         Rows that each member is trained on, drawn without replacement for each; None is all. A
         fit then takes hardly longer for more rows.
@@ -105,6 +106,12 @@ class AutoEncoderEnsemble(IncrementalDetector):
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
         Of the factors in matrix products when rows are scored on a GPU. Less is faster and changes
         scores: ``benchmarks/gpu.py`` prints by how much.
+    held_out_threshold : bool, default=False
+        Keep rows from training, a share of ``validation_fraction``, and set the threshold by their
+        scores, so that it is not too low by what the network has memorised. It gives
+        :meth:`predict_p_value`, too.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of the rows kept from training by ``held_out_threshold``.
 
     Attributes
     ----------
@@ -112,6 +119,8 @@ class AutoEncoderEnsemble(IncrementalDetector):
         Scores of the training rows; the larger, the more abnormal. 0 is an ordinary row.
     threshold_ : float
         Rows with larger scores are outliers. With a thresholder, its own figure, on its scale.
+    held_out_scores_ : ndarray of shape (n_held_out,)
+        Scores, ascending, of the rows kept from training by ``held_out_threshold``.
     labels_ : ndarray of shape (n_samples,)
         0 for the inliers and 1 for the outliers among the training rows.
     model : torch.nn.Module
@@ -186,6 +195,8 @@ class AutoEncoderEnsemble(IncrementalDetector):
         score_head: str = "nearest_neighbor",
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
+        held_out_threshold: bool = False,
+        validation_fraction: float = 0.1,
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -205,6 +216,8 @@ class AutoEncoderEnsemble(IncrementalDetector):
             score_head=score_head,
             checkpoint=checkpoint,
             precision=precision,
+            held_out_threshold=held_out_threshold,
+            validation_fraction=validation_fraction,
         )
         self.n_estimators = n_estimators
         self.max_samples = max_samples

@@ -114,12 +114,12 @@ class IncrementalDetector(NeuralDetector):
             if stream is None:
                 raise ValueError("fit_batches was given no batches.")
             sample = stream.sample
-            completed = self._fit_stream(stream)
+            completed, held_out = self._fit_stream(stream)
             if sample.is_complete or isinstance(batches, Iterator):
                 scores = self._score(sample.rows().numpy())
             else:
                 scores = self._scores_of_all(batches, sample.n_seen)
-            self._set_scores(scores)
+            self._set_scores(scores, held_out)
         self._end_fit(completed)
         return self
 
@@ -162,8 +162,9 @@ class IncrementalDetector(NeuralDetector):
                     network = copy.deepcopy(self.scoring_module_.network).requires_grad_(True)
                     stream = stream._replace(moments=None, network=network)
             stream = stream.added(X)
-            completed = self._fit_stream(stream, share=len(X) / stream.sample.n_seen, keep=True)
-            self._set_scores(self._score(stream.sample.rows().numpy()))
+            share = len(X) / stream.sample.n_seen
+            completed, held_out = self._fit_stream(stream, share=share, keep=True)
+            self._set_scores(self._score(stream.sample.rows().numpy()), held_out)
         self._end_fit(completed)
         return self
 
@@ -201,9 +202,14 @@ class IncrementalDetector(NeuralDetector):
         moments = Moments(n_features) if self.preprocessing else None
         return Stream(RowSample(capacity), moments, generator, None)
 
-    def _fit_stream(self, stream: Stream, share: float = 1.0, keep: bool = False) -> bool:
-        """Fit the scoring module to a stream; return whether training came to its end."""
-        rows = stream.sample.rows()
+    def _fit_stream(
+        self, stream: Stream, share: float = 1.0, keep: bool = False
+    ) -> tuple[bool, Array | None]:
+        """Fit the scoring module to a stream.
+
+        Return whether training came to its end, and the scores of the rows that were held out.
+        """
+        rows, held_out = self._split(stream.sample.rows())
         standardize = self._standardize_for(stream, rows.shape[1])
 
         def plan(n_features: int, seed: int, generator: torch.Generator) -> Plan:
@@ -219,7 +225,7 @@ class IncrementalDetector(NeuralDetector):
             if keep:
                 self._stream = stream._replace(network=copy.deepcopy(trained.network))
             self._set_module(rows, trained)
-        return trained.completed
+        return trained.completed, self._scores_of(held_out)
 
     def _standardize_for(self, stream: Stream, n_features: int) -> Standardize:
         if stream.moments is None and stream.network is not None and self.preprocessing:

@@ -49,6 +49,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "network": [str, callable],
     "score_head": [str],
     "checkpoint": [str, os.PathLike, None],
+    "held_out_threshold": ["boolean"],
     "precision": [StrOptions({"float32", "tf32", "bfloat16"})],
     "early_stopping": ["boolean"],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],

@@ -18,6 +18,7 @@ from pyod_ae_plugin.engine.fitting import scoring_module
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.persistence import load_detector, save_detector
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
+from pyod_ae_plugin.thresholds import ThresholdRule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,6 +32,8 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
 
     scoring_module_: ScoringModule
     device: str | torch.device | None
+    contamination: Any
+    threshold_: float
 
     def save(self, path: str | Path) -> None:
         """Save the fitted detector to a folder, without pickle.
@@ -60,7 +63,7 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
 
     def fitted_attributes(self) -> dict[str, Any]:
         """What fit learned, except the scoring module, by attribute name."""
-        apart = {*self.get_params(deep=False), "scoring_module_", "_stream"}
+        apart = {*self.get_params(deep=False), "scoring_module_", "thresholder_", "_stream"}
         return {name: value for name, value in vars(self).items() if name not in apart}
 
     def restore(
@@ -91,6 +94,9 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
         module.load_state_dict(module_state, assign=True)
         self.scoring_module_ = module.requires_grad_(False).to(target)
         self.__dict__.update(attributes)
+        if isinstance(self.contamination, ThresholdRule):
+            self.thresholder_ = copy.deepcopy(self.contamination)
+            self.thresholder_.thresh_ = self.threshold_
 
     @abc.abstractmethod
     def _check_params(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyod_ae_plugin.detectors.persistent import PersistentDetector
 from pyod_ae_plugin.detectors.rows import as_rows, check_tensor, device_rows, validate_rows
 from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
@@ -150,6 +151,12 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         if scores.max() >= HIGHEST_SCORE:
             assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
         return scores
+
+    def _scores_of(self, rows: Rows | None) -> Array | None:
+        """Scores of rows that have been checked."""
+        module = self.scoring_module_
+        function = score_function(module, self.precision)
+        return None if rows is None else map_rows(function, rows, module).numpy()
 
     def _score_resident(self, rows: Tensor) -> Array:
         scores: Array = self.score_tensor(self._moved(rows)).double().cpu().numpy()

@@ -33,7 +33,6 @@ class SingleNetworkDetector(IncrementalDetector):
         compile_mode: str,
         network: str | NetworkFactory,
         early_stopping: bool,
-        validation_fraction: float,
         n_iter_no_change: int,
         tol: float,
         **common: Any,
@@ -43,7 +42,6 @@ class SingleNetworkDetector(IncrementalDetector):
         self.compile_mode = compile_mode
         self.network = network
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
 

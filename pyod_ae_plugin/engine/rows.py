@@ -31,6 +31,23 @@ class Rows(Protocol):
         """Rows by their indices."""
 
 
+class SelectedRows:
+    """Some of the rows, in the order of their indices, without a copy."""
+
+    def __init__(self, rows: Rows, indices: Tensor) -> None:
+        self._rows, self._indices = rows, indices
+        self.shape = (len(indices), rows.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        return self._rows.index_select(0, self._indices[rows])
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        return self._rows.index_select(dim, self._indices[index.long()])
+
+
 def training_tile_rows(n_features: int, device: torch.device) -> int:
     """Rows taken at a time where only their values are looked at."""
     return max(rows_in_memory(n_features, n_features, device), 1)

@@ -1,0 +1,150 @@
+"""From scores to labels: thresholds, and p-values by rows that were kept from training."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from pyod.models.base import BaseDetector
+from scipy.stats import false_discovery_control
+from sklearn.utils.validation import check_is_fitted
+
+from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
+from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+
+
+class ThresholdingDetector(ScoringDetector):
+    """Base class of detectors that label rows by a threshold on their scores."""
+
+    contamination: Any
+
+    def predict(
+        self, X: Any, return_confidence: bool = False, *, fdr: float | None = None
+    ) -> Array | tuple[Array, Array]:
+        """Labels of rows: 0 for inliers, 1 for outliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        return_confidence : bool, default=False
+            Whether to return PyOD's confidence in each label, too.
+        fdr : float in (0, 1) or None, default=None
+            If given, rows are outliers not by the threshold, but so that among all rows of X that
+            are called outliers no more than this share are inliers, on average: Benjamini and
+            Hochberg's procedure [1]_ on :meth:`predict_p_value`. It holds where the rows that were
+            held out are inliers, as with ``novelty=True`` [2]_.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+        confidence : ndarray of shape (n_samples,)
+            Only with ``return_confidence``.
+
+        References
+        ----------
+        .. [1] Benjamini, Y., & Hochberg, Y. (1995). Controlling the False Discovery Rate. Journal
+               of the Royal Statistical Society B 57(1).
+        .. [2] Bates, S., Candes, E., Lei, L., Romano, Y., & Sesia, M. (2023). Testing for
+               Outliers with Conformal p-values. Annals of Statistics 51(1).
+        """
+        check_is_fitted(self, "scoring_module_")
+        if fdr is None:
+            labels: Array | tuple[Array, Array] = BaseDetector.predict(
+                self._with_fitted_threshold(), X, return_confidence
+            )
+            return labels
+        if not isinstance(fdr, Real) or not 0 < fdr < 1:
+            raise ValueError(f"fdr must be between 0 and 1, got {fdr!r}.")
+        adjusted = false_discovery_control(self.predict_p_value(X), method="bh")
+        discovered: Array = (adjusted <= fdr).astype(int)
+        return (discovered, self.predict_confidence(X)) if return_confidence else discovered
+
+    def predict_p_value(self, X: Any) -> Array:
+        """Conformal p-values of rows [1]_: how unusual a score is among inliers' scores.
+
+        ``(1 + number of held-out scores >= score) / (1 + number of held-out scores)``. For a row
+        that comes from where the held-out rows do, it is at most p with a probability of at most
+        p. Needs ``held_out_threshold=True``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In (0, 1]; small for outliers.
+
+        Raises
+        ------
+        ValueError
+            If no rows were kept from training.
+
+        References
+        ----------
+        .. [1] Vovk, V., Gammerman, A., & Shafer, G. (2005). Algorithmic Learning in a Random
+               World. Springer.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(1000, 5))
+        >>> detector = AutoEncoder(
+        ...     novelty=True, held_out_threshold=True, validation_fraction=0.5, verbose=0)
+        >>> p = detector.fit(X).predict_p_value([[0.0] * 5, [9.0] * 5])
+        >>> bool(p[0] > 0.3), bool(p[1] < 0.01)
+        (True, True)
+        """
+        check_is_fitted(self, "scoring_module_")
+        if not hasattr(self, "held_out_scores_"):
+            raise ValueError(
+                "p-values need rows that were kept from training; fit with held_out_threshold=True."
+            )
+        n = len(self.held_out_scores_)
+        n_below = np.searchsorted(self.held_out_scores_, self.decision_function(X), side="left")
+        p_values: Array = (1 + n - n_below) / (1 + n)
+        return p_values
+
+    def predict_confidence(self, X: Any) -> Array:
+        """PyOD's confidence in the labels; see :meth:`pyod.models.base.BaseDetector`."""
+        check_is_fitted(self, "scoring_module_")
+        confidence: Array = BaseDetector.predict_confidence(self._with_fitted_threshold(), X)
+        return confidence
+
+    def _set_scores(self, scores: Array, held_out: Array | None = None) -> None:
+        """Set threshold and labels by the scores of the training rows, or of those held out."""
+        if scores.min() >= HIGHEST_SCORE:
+            raise FloatingPointError(
+                "Training diverged: every score overflows. Lower the learning rate lr, and "
+                "keep preprocessing=True so that the features are standardised."
+            )
+        self._set_n_classes(None)  # y says nothing about the columns of predict_proba
+        self.__dict__.pop("held_out_scores_", None)
+        self.__dict__.pop("thresholder_", None)
+        deciding = scores if held_out is None else held_out
+        if held_out is not None:
+            self.held_out_scores_ = np.sort(held_out)
+        self.decision_scores_ = scores
+        self._mu, self._sigma = scores.mean(), scores.std()
+        if isinstance(self.contamination, float):
+            self.threshold_ = np.percentile(deciding, 100 * (1 - self.contamination))
+            self.labels_ = (scores > self.threshold_).astype(int)
+            return
+        # A parameter is left as it was passed, and may be shared with other detectors.
+        thresholder = copy.deepcopy(self.contamination)
+        thresholder.fit(deciding)
+        self.labels_ = thresholder.labels_ if held_out is None else thresholder.predict(scores)
+        # as PyOD has it for thresholders that have no threshold
+        self.threshold_ = thresholder.thresh_ or self.labels_.mean()
+        self.thresholder_ = thresholder
+
+    def _with_fitted_threshold(self) -> ThresholdingDetector:
+        """Return the detector with the fitted thresholder where PyOD looks for it."""
+        if not hasattr(self, "thresholder_"):
+            return self
+        fitted = object.__new__(type(self))
+        fitted.__dict__.update(self.__dict__, contamination=self.thresholder_)
+        return fitted

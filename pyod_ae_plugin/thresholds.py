@@ -1,0 +1,146 @@
+"""Rules that set the threshold from scores, for the parameter ``contamination``.
+
+They follow the protocol of PyThresh: ``fit`` to scores, ``predict`` labels of scores.
+"""
+
+from __future__ import annotations
+
+import abc
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Array = np.ndarray[Any, Any]
+
+
+class ThresholdRule(BaseEstimator, abc.ABC):  # type: ignore[misc]
+    """Base class of rules by which scores above a threshold are outliers.
+
+    A subclass provides :meth:`_threshold`.
+
+    Attributes
+    ----------
+    thresh_ : float
+        Rows with larger scores are outliers.
+    labels_ : ndarray of shape (n,)
+        0 for the inliers and 1 for the outliers among the scores that it was fitted to.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]]
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Set the threshold.
+
+        Parameters
+        ----------
+        X : array-like of shape (n,)
+            Scores; the larger, the more abnormal.
+        y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        self : object
+        """
+        self._validate_params()
+        scores = np.asarray(X, dtype=np.float64)
+        self.thresh_ = float(self._threshold(scores))
+        self.labels_ = self.predict(scores)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Labels [n] of scores [n]: 1 above the threshold, else 0."""
+        check_is_fitted(self, "thresh_")
+        return (np.asarray(X) > self.thresh_).astype(int)
+
+    @abc.abstractmethod
+    def _threshold(self, scores: Array) -> float:
+        """The threshold for scores [n]."""
+
+
+class MeanStd(ThresholdRule):
+    """Mean plus some standard deviations of the scores.
+
+    Parameters
+    ----------
+    k : float, default=2.0
+        How many.
+
+    Examples
+    --------
+    >>> MeanStd(k=1).fit([1.0, 1.0, 1.0, 5.0]).thresh_.__round__(2)
+    3.73
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "k": [Interval(Real, None, None, closed="neither")]
+    }
+
+    def __init__(self, k: float = 2.0) -> None:
+        self.k = k
+
+    def _threshold(self, scores: Array) -> float:
+        return float(scores.mean() + self.k * scores.std())
+
+
+class TopN(ThresholdRule):
+    """The so many highest scores, as a reviewer has time for; fewer where scores are equal.
+
+    Parameters
+    ----------
+    n : int, default=10
+        How many of the scores that the rule is fitted to are outliers.
+
+    Examples
+    --------
+    >>> TopN(2).fit([3.0, 1.0, 5.0, 4.0]).labels_
+    array([0, 0, 1, 1])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n": [Interval(Integral, 1, None, closed="left")]
+    }
+
+    def __init__(self, n: int = 10) -> None:
+        self.n = n
+
+    def _threshold(self, scores: Array) -> float:
+        if self.n >= len(scores):
+            return float(np.nextafter(scores.min(), -np.inf))
+        return float(np.sort(scores)[-self.n - 1])
+
+
+class Quantile(ThresholdRule):
+    """A quantile of the scores.
+
+    ``Quantile(0.9)`` is what ``contamination=0.1`` stands for, and takes quantiles below 0.5 too.
+
+    Parameters
+    ----------
+    q : float in [0, 1], default=0.9
+
+    Examples
+    --------
+    >>> Quantile(0.5).fit([1.0, 2.0, 4.0]).thresh_
+    2.0
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "q": [Interval(Real, 0, 1, closed="both")]
+    }
+
+    def __init__(self, q: float = 0.9) -> None:
+        self.q = q
+
+    def _threshold(self, scores: Array) -> float:
+        return float(np.quantile(scores, self.q))
+
+
+RULES = {rule.__name__: rule for rule in (MeanStd, TopN, Quantile)}

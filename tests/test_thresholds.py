@@ -1,0 +1,222 @@
+"""Threshold rules, thresholds by rows held out, conformal p-values, false discovery rates."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pyod.models import thresholds as pyod_thresholds
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer
+
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin.engine.rows import SelectedRows
+from pyod_ae_plugin.thresholds import MeanStd, Quantile, TopN
+
+DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+SCORES = hnp.arrays(np.float64, st.integers(1, 50), elements=st.floats(-1e6, 1e6))
+
+
+def quick(Detector, **params):
+    few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
+    return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **few, **params})
+
+
+@given(SCORES, st.floats(-3, 3))
+def test_mean_std(scores, k):
+    rule = MeanStd(k).fit(scores)
+    assert rule.thresh_ == pytest.approx(np.mean(scores) + k * np.std(scores))
+
+
+@given(SCORES, st.integers(1, 60))
+def test_top_n_are_the_highest_and_never_more(scores, n):
+    labels = TopN(n).fit(scores).labels_
+    if n >= len(scores):
+        assert labels.all()
+    else:
+        assert labels.sum() <= n
+        assert (np.sort(scores)[::-1][labels.sum() :] <= np.sort(scores)[::-1][n]).all()
+        if len(set(scores)) == len(scores):
+            assert labels.sum() == n
+
+
+@given(SCORES, st.floats(0, 1))
+def test_quantile(scores, q):
+    assert Quantile(q).fit(scores).thresh_ == np.quantile(scores, q)
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong"), [(MeanStd, "2"), (TopN, 0), (TopN, 2.5), (Quantile, 1.5), (Quantile, -0.1)]
+)
+def test_rules_refuse_wrong_parameters(rule, wrong, X):
+    with pytest.raises(ValueError, match=rf"of {rule.__name__} must be"):
+        quick(AutoEncoder, contamination=rule(wrong)).fit(X)
+
+
+@pytest.mark.parametrize("rule", [MeanStd(1.5), TopN(7), Quantile(0.2)])
+@pytest.mark.parametrize("Detector", DETECTORS)
+def test_rules_set_the_threshold(Detector, rule, X, tmp_path):
+    detector = quick(Detector, contamination=rule).fit(X)
+    expected = clone(rule).fit(detector.decision_scores_)
+    assert detector.threshold_ == expected.thresh_
+    assert np.array_equal(detector.labels_, expected.labels_)
+    assert np.array_equal(detector.predict(X), detector.labels_)
+    assert detector.contamination is rule
+    assert not hasattr(rule, "thresh_")
+    assert ((detector.predict_confidence(X) >= 0) & (detector.predict_confidence(X) <= 1)).all()
+    detector.save(tmp_path / "model")
+    loaded = load_detector(tmp_path / "model")
+    assert repr(loaded.contamination) == repr(rule)
+    assert np.array_equal(loaded.predict(X), detector.labels_)
+
+
+PYTHRESH = [name for name, make in vars(pyod_thresholds).items() if name.isupper()]
+# Of those, what takes long, needs further packages, or several detectors' scores.
+SLOW = {"ALL", "COMB", "CPD", "MCST", "META", "VAE", "OCSVM", "CLUST", "GAMGMM", "MIXMOD", "DECOMP"}
+
+
+@pytest.mark.parametrize("name", sorted(set(PYTHRESH) - SLOW))
+@pytest.mark.filterwarnings("ignore")
+def test_pyods_thresholders_set_the_threshold(name, data):
+    pytest.importorskip("pythresh", reason="needs pythresh, of the extra ensembles")
+    thresholder = getattr(pyod_thresholds, name)()
+    first, second = quick(AutoEncoder, contamination=thresholder), quick(VAE)
+    second.set_params(contamination=thresholder)  # one object for two detectors
+    first.fit(data[0])
+    labels, predicted = first.labels_, first.predict(data[1])
+    reference = copy.deepcopy(thresholder)
+    reference.fit(first.decision_scores_)
+    assert np.array_equal(labels, reference.labels_)
+    assert set(np.unique(predicted)) <= {0, 1}
+    second.fit(data[0] * 5)
+    assert np.array_equal(first.predict(data[1]), predicted)
+
+
+@pytest.mark.parametrize("Detector", DETECTORS)
+def test_rows_held_out_are_not_trained_on(Detector, X):
+    detector = quick(Detector, held_out_threshold=True, validation_fraction=0.25, novelty=True)
+    detector.fit(X)
+    scores, held_out = detector.decision_scores_, detector.held_out_scores_
+    assert len(scores) == len(X)
+    assert len(held_out) == 75
+    assert set(held_out) <= set(scores)
+    assert detector.threshold_ == np.percentile(held_out, 90)
+    assert np.array_equal(detector.labels_, scores > detector.threshold_)
+    # what is held out has no part in scaling, weights or head
+    changed = X.copy()
+    changed[np.isin(scores, held_out)] *= 100
+    other = clone(detector).fit(changed)
+    assert np.array_equal(other.decision_function(X), detector.decision_function(X))
+
+
+def test_the_held_out_threshold_is_less_biased():
+    rng = np.random.default_rng(0)
+    shares = []
+    for held_out in (False, True):
+        detector = AutoEncoder(
+            novelty=True, held_out_threshold=held_out, validation_fraction=0.4, verbose=0,
+            hidden_neuron_list=(64, 32), score_head="mahalanobis", epoch_num=200, device="cpu",
+        )  # fmt: skip
+        detector.fit(rng.normal(size=(200, 20)))
+        shares.append(detector.predict(rng.normal(size=(2000, 20))).mean())
+    assert shares[0] > 0.2  # twice the contamination
+    assert 0.04 < shares[1] < 0.17
+
+
+def test_held_out_scores_survive_saving(X, tmp_path):
+    detector = quick(AutoEncoder, held_out_threshold=True, contamination=MeanStd()).fit(X)
+    detector.save(tmp_path / "model")
+    loaded = load_detector(tmp_path / "model")
+    assert np.array_equal(loaded.predict_p_value(X), detector.predict_p_value(X))
+
+
+def test_batches_may_be_held_out_from_too(X):
+    detector = quick(AutoEncoder, held_out_threshold=True).fit_batches([X[:100], X[100:]])
+    assert len(detector.held_out_scores_) == 30
+    assert len(detector.partial_fit(X[:100]).held_out_scores_) == 10
+
+
+def test_without_rows_held_out_there_are_no_p_values(X):
+    detector = quick(AutoEncoder).fit(X)
+    for ask in (detector.predict_p_value, lambda X: detector.predict(X, fdr=0.1)):
+        with pytest.raises(ValueError, match="held_out_threshold=True"):
+            ask(X)
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        quick(AutoEncoder, held_out_threshold=True).fit(X[:1])
+    held_out = quick(AutoEncoder, held_out_threshold=True).fit(X)
+    for fdr in (0, 1, "0.1"):
+        with pytest.raises(ValueError, match="fdr must be between 0 and 1"):
+            held_out.predict(X, fdr=fdr)
+    assert not hasattr(held_out.set_params(held_out_threshold=False).fit(X), "held_out_scores_")
+
+
+def fitted_to_inliers(rows, seed, **params):
+    return AutoEncoder(
+        novelty=True, held_out_threshold=True, validation_fraction=0.5, random_state=seed,
+        epoch_num=20, verbose=0, device="cpu", **params,
+    ).fit(rows)  # fmt: skip
+
+
+def test_p_values_of_inliers_are_uniform():
+    rng = np.random.default_rng(0)
+    p = np.concatenate(
+        [
+            fitted_to_inliers(rng.normal(size=(400, 5)), seed).predict_p_value(
+                rng.normal(size=(300, 5))
+            )
+            for seed in range(10)
+        ]
+    )
+    assert ((p > 0) & (p <= 1)).all()
+    for level in (0.05, 0.1, 0.3, 0.5):
+        # ten sets of 200 held-out rows: their spread adds to that of 3,000 draws
+        deviation = np.sqrt(level * (1 - level) * (1 / 3000 + 1 / 2000))
+        assert abs((p <= level).mean() - level) < 4 * deviation + 0.005
+
+
+def false_discoveries(detector, inliers, outliers, fdr):
+    """Share of inliers among the discoveries, and share of the outliers discovered."""
+    labels = detector.predict(np.concatenate([inliers, outliers]), fdr=fdr)
+    false, true = labels[: len(inliers)].sum(), labels[len(inliers) :].sum()
+    return false / max(false + true, 1), true / len(outliers)
+
+
+@pytest.mark.parametrize("fdr", [0.1, 0.3])
+def test_the_false_discovery_rate_holds_on_simulated_data(fdr):
+    rng = np.random.default_rng(1)
+    rates = []
+    for seed in range(20):
+        detector = fitted_to_inliers(rng.normal(size=(800, 5)), seed)
+        inliers, outliers = rng.normal(size=(300, 5)), rng.normal(5, 1, size=(100, 5))
+        rates.append(false_discoveries(detector, inliers, outliers, fdr))
+    realised, power = np.mean(rates, axis=0)
+    spread = np.std([r for r, _ in rates]) / np.sqrt(len(rates))
+    assert realised < fdr + 2 * spread
+    assert power > 0.9
+
+
+def test_the_false_discovery_rate_holds_on_real_data():
+    X, benign = load_breast_cancer(return_X_y=True)
+    rates = []
+    for seed in range(20):
+        inliers = np.random.default_rng(seed).permutation(X[benign == 1])
+        detector = fitted_to_inliers(inliers[:250], seed)
+        rates.append(false_discoveries(detector, inliers[250:], X[benign == 0], 0.1))
+    realised, power = np.mean(rates, axis=0)
+    spread = np.std([r for r, _ in rates]) / np.sqrt(len(rates))
+    assert realised < 0.1 + 2 * spread
+    assert power > 0.5
+
+
+def test_selected_rows_are_rows():
+    rows = torch.randn(20, 3)
+    indices = torch.tensor([3, 5, 8, 13])
+    selected = SelectedRows(rows, indices)
+    assert len(selected) == 4
+    assert tuple(selected.shape) == (4, 3)
+    assert torch.equal(selected[1:3], rows[[5, 8]])
+    assert torch.equal(selected.index_select(0, torch.tensor([3, 0], dtype=torch.int32)),
+                       rows[[13, 3]])  # fmt: skip
