@@ -73,15 +73,18 @@ def test_rules_set_the_threshold(Detector, rule, X, tmp_path):
     assert np.array_equal(loaded.predict(X), detector.labels_)
 
 
-PYTHRESH = [name for name, make in vars(pyod_thresholds).items() if name.isupper()]
-# Of those, what takes long, needs further packages, or several detectors' scores.
-SLOW = {"ALL", "COMB", "CPD", "MCST", "META", "VAE", "OCSVM", "CLUST", "GAMGMM", "MIXMOD", "DECOMP"}
+PYTHRESH = sorted(name for name in vars(pyod_thresholds) if name.isupper())
+NEEDED = {"CLUST": "pyclustering", "CPD": "ruptures", "META": "sklego"}
 
 
-@pytest.mark.parametrize("name", sorted(set(PYTHRESH) - SLOW))
+@pytest.mark.parametrize("name", PYTHRESH)
 @pytest.mark.filterwarnings("ignore")
 def test_pyods_thresholders_set_the_threshold(name, data):
     pytest.importorskip("pythresh", reason="needs pythresh, of the extra ensembles")
+    if name in NEEDED:
+        pytest.importorskip(NEEDED[name], reason=f"PyThresh's {name} needs {NEEDED[name]}")
+    if name == "GAMGMM":
+        pytest.skip("PyThresh's GAMGMM takes minutes")
     thresholder = getattr(pyod_thresholds, name)()
     first, second = quick(AutoEncoder, contamination=thresholder), quick(VAE)
     second.set_params(contamination=thresholder)  # one object for two detectors
@@ -89,7 +92,8 @@ def test_pyods_thresholders_set_the_threshold(name, data):
     labels, predicted = first.labels_, first.predict(data[1])
     reference = copy.deepcopy(thresholder)
     reference.fit(first.decision_scores_)
-    assert np.array_equal(labels, reference.labels_)
+    # PyThresh's VAE draws anew each time
+    assert name == "VAE" or np.array_equal(labels, reference.labels_)
     assert set(np.unique(predicted)) <= {0, 1}
     second.fit(data[0] * 5)
     assert np.array_equal(first.predict(data[1]), predicted)
