@@ -82,4 +82,6 @@ def serve(random_state: int | None = None, replace: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(serve)
+    app = typer.Typer(add_completion=False)
+    app.command(help="Run PyOD's MCP server with the detectors of pyod_ae_plugin.")(serve)
+    app()
