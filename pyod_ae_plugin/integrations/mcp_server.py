@@ -1,0 +1,87 @@
+"""PyOD's MCP server with our detectors.
+
+    python -m pyod_ae_plugin.integrations.mcp_server [--random-state N] [--replace]
+
+serves PyOD's ten tools over stdin and stdout, as ``python -m pyod.mcp_server`` does.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from pyod_ae_plugin.integrations.ad_engine import extend
+
+if TYPE_CHECKING:
+    from pyod.utils.ad_engine import ADEngine
+
+
+def extend_mcp_server(*, random_state: int | None = None, replace: bool = False) -> ADEngine:
+    """Extend the engine behind the tools of ``pyod.mcp_server``.
+
+    PyOD keeps one engine for all tools and callers of a process, in that module. It is this engine
+    that is extended: PyOD leaves no other way to reach it. Engines made elsewhere are untouched.
+
+    Parameters
+    ----------
+    random_state : int or None, default=None
+        Seed of what the tools run. None leaves it as it is, for a new engine without a seed.
+    replace : bool, default=False
+        See :func:`~pyod_ae_plugin.integrations.ad_engine.extend`.
+
+    Returns
+    -------
+    engine : ADEngine
+        The engine of the tools.
+
+    Examples
+    --------
+    >>> import json
+    >>> from pyod import mcp_server
+    >>> from pyod_ae_plugin.integrations.mcp_server import extend_mcp_server
+    >>> engine = extend_mcp_server(random_state=0)
+    >>> profile = json.dumps({"data_type": "tabular", "n_samples": 1000, "n_features": 8})
+    >>> plan = mcp_server.plan_detection(profile)
+    >>> print(json.loads(mcp_server.build_detector(plan))["code_snippet"])
+    from pyod_ae_plugin import VAE
+    clf = VAE(verbose=0, contamination=0.1)
+    """
+    from pyod import mcp_server
+
+    engine = mcp_server._get_engine()
+    if random_state is not None:
+        engine.random_state = random_state
+    return extend(engine, replace=replace)
+
+
+def serve(random_state: int | None = None, replace: bool = False) -> None:
+    """Run PyOD's MCP server with the detectors of pyod_ae_plugin until stdin ends.
+
+    Parameters
+    ----------
+    random_state, replace
+        See :func:`extend_mcp_server`.
+
+    Raises
+    ------
+    ImportError
+        If mcp is missing, or is of a version that PyOD's server does not run with.
+    """
+    from pyod import mcp_server
+
+    try:
+        import mcp.server.fastmcp  # noqa: F401
+    except ImportError as error:  # also from mcp 2, which has no FastMCP
+        raise ImportError(
+            "PyOD's MCP server needs mcp 1: pip install 'pyod-ae-plugin[mcp]'."
+        ) from error
+    extend_mcp_server(random_state=random_state, replace=replace)
+    sys.exit(mcp_server.main())
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False)
+    app.command(help="Run PyOD's MCP server with the detectors of pyod_ae_plugin.")(serve)
+    app()
