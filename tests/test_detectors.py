@@ -18,11 +18,7 @@ from hypothesis.extra import numpy as hnp
 from pyod.models.auto_encoder import AutoEncoder as PyodAutoEncoder
 from pyod.models.vae import VAE as PyodVAE
 from scipy import sparse
-from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV, KFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
 from torch import nn
 
 from pyod_ae_plugin import VAE, AutoEncoder
@@ -675,22 +671,6 @@ def test_codes_have_names(X):
 
 
 @BOTH
-def test_clone_pipeline_and_grid_search(Detector, data):
-    X_train, _, y_train, _ = data
-    detector = quick(Detector, epoch_num=2)
-    assert clone(detector).get_params() == detector.get_params()
-    pipeline = make_pipeline(MinMaxScaler(), detector).fit(X_train)
-    assert pipeline.decision_function(X_train).shape == (600,)
-    search = GridSearchCV(
-        detector,
-        {"epoch_num": [1, 2]},
-        scoring="roc_auc",
-        cv=KFold(2, shuffle=True, random_state=0),
-    )
-    assert search.fit(X_train, y_train).best_score_ > 0.5
-
-
-@BOTH
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
 def test_copies_score_alike(Detector, copied, X):
     detector = quick(Detector).fit(X)
@@ -699,29 +679,11 @@ def test_copies_score_alike(Detector, copied, X):
     assert twin.get_params() == detector.get_params()
 
 
-def test_pickles_are_small(X):
-    sizes = []
-    for n_copies in (10, 40):
-        big = np.tile(X, (n_copies, 1))
-        detector = quick(AutoEncoder, hidden_neuron_list=(8, 4)).fit(big)
-        sizes.append(len(pickle.dumps(detector)) - 2 * 8 * len(big))  # scores and labels apart
-    references = 4 * 1024 * (X.shape[1] + 4)
-    assert abs(sizes[1] - sizes[0]) < 100
-    assert sizes[1] < references + 10_000
-
-
 def test_pickling_leaves_the_detector_as_it_is(X):
     detector = quick(AutoEncoder).fit(X)
     module = detector.scoring_module_
     pickle.dumps(detector)
     assert detector.scoring_module_ is module
-
-
-def test_joblib_workers_fit_and_score(X):
-    detector = quick(AutoEncoder)
-    alone = clone(detector).fit(X).decision_scores_
-    fitted = joblib.Parallel(n_jobs=2)(joblib.delayed(clone(detector).fit)(X) for _ in range(2))
-    assert all(np.array_equal(d.decision_scores_, alone) for d in fitted)
 
 
 # ------------------------------------------------------------------------------ on a GPU

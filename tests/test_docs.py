@@ -21,3 +21,9 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_tests_that_a_page_names_exist():
+    for page in PAGES:
+        for file, name in re.findall(r"(tests/\w+\.py)::(\w+)", page.read_text()):
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{page.name} names {file}::{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.scoring import contributions
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 Array = np.ndarray[Any, Any]
@@ -120,6 +122,52 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         """
         check_is_fitted(self, "scoring_module_")
         return self._map(self.scoring_module_.reconstruct, X)
+
+    def explain(self, X: Any) -> Array:
+        """What each feature of a row adds to its score.
+
+        Contributions are integrated gradients [1]_ from the mean training row to the row: those of
+        a row sum to its score less the score of the mean training row, which may be above 0 and
+        above that of a row. Features that make a row more normal than the mean contribute less
+        than 0. Of an ensemble it is the combined score that is explained.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            On the scale of the scores, and finite. A row's contributions do not depend on the rows
+            beside it. With ``preprocessing=False`` they are from the row of zeros.
+
+        Raises
+        ------
+        TypeError
+            If scores of a score head from a plugin have no gradient.
+
+        See Also
+        --------
+        pyod_ae_plugin.plots.plot_explanation : Draws the largest of a row.
+
+        References
+        ----------
+        .. [1] Sundararajan, M., Taly, A., & Yan, Q. (2017). Axiomatic Attribution for Deep
+               Networks. ICML.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> row = X[:1].copy()
+        >>> row[0, 3] = 8
+        >>> int(detector.explain(row).argmax())
+        3
+        """
+        check_is_fitted(self, "scoring_module_")
+        return self._map(partial(contributions, self.scoring_module_), X)
 
     def predict_proba(
         self, X: Any, method: str = "linear", return_confidence: bool = False

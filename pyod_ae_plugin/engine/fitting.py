@@ -65,6 +65,7 @@ def fitted_module(
         # Training left views of one vector. Matrix kernels are chosen by how memory is aligned,
         # so a module that is loaded again would else round otherwise.
         parameter.data = parameter.data.clone()
+        parameter.grad = None
     sample = _sample_for_head(rows, options.n_members or 1)
     height = training_tile_rows(rows.shape[1], device)
     with torch.no_grad():

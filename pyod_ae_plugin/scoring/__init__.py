@@ -1,5 +1,6 @@
 """From raw rows to anomaly scores: standardisation, residual, score head, in pure torch."""
 
+from pyod_ae_plugin.scoring.contributions import contributions
 from pyod_ae_plugin.scoring.ensemble import CombinedHead
 from pyod_ae_plugin.scoring.heads import Euclidean, ScoreHead
 from pyod_ae_plugin.scoring.likelihood import (
@@ -26,4 +27,5 @@ __all__ = [
     "ScoreHead",
     "ScoringModule",
     "Standardize",
+    "contributions",
 ]

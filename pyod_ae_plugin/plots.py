@@ -1,0 +1,103 @@
+"""Figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils import _safe_indexing
+
+from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Two of the colours of Okabe and Ito, which the colour-blind can tell apart, and grey.
+_MORE_ABNORMAL, _MORE_NORMAL, _OTHERS = "#0072B2", "#E69F00", "#BBBBBB"
+
+
+def plot_explanation(
+    detector: ScoringDetector, X: Any, i: int = 0, max_features: int = 10, ax: Axes | None = None
+) -> Axes:
+    """Draw what the features of a row contribute to its score, the largest contributions on top.
+
+    Parameters
+    ----------
+    detector : AutoEncoder, VAE or AutoEncoderEnsemble
+        Fitted.
+    X : array-like of shape (n_samples, n_features)
+        Training rows or others.
+    i : int, default=0
+        Which row of X; the others are not looked at.
+    max_features : int, default=10
+        How many features have bars of their own; the others share one.
+    ax : matplotlib.axes.Axes or None, default=None
+        Where to draw; None is the axes of a new figure of :mod:`matplotlib.pyplot`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+
+    See Also
+    --------
+    pyod_ae_plugin.AutoEncoder.explain : The numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matplotlib.figure import Figure
+    >>> from pyod_ae_plugin import AutoEncoder
+    >>> from pyod_ae_plugin.plots import plot_explanation
+    >>> X = np.random.default_rng(0).normal(size=(300, 5))
+    >>> X[7, 3] = 8
+    >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+    >>> axes = plot_explanation(detector, X, 7, ax=Figure().add_subplot())
+    >>> axes.get_yticklabels()[0].get_text()
+    'feature 3 = 8'
+    """
+    row = _safe_indexing(X, [i])
+    parts = detector.explain(row)[0]
+    score = detector.decision_function(row)[0]
+    order = np.argsort(-np.abs(parts), kind="stable")
+    shown, others = order[:max_features], order[max_features:]
+    values, names = np.asarray(row)[0], _feature_names(detector)
+    labels = [f"{names[j]} = {values[j]:.4g}" for j in shown]
+    lengths = list(parts[shown])
+    colors = [_MORE_ABNORMAL if length > 0 else _MORE_NORMAL for length in lengths]
+    if len(others):
+        labels.append(f"{len(others)} others")
+        lengths.append(parts[others].sum())
+        colors.append(_OTHERS)
+
+    ax = _new_axes(len(labels)) if ax is None else ax
+    bars = ax.barh(range(len(labels)), lengths, color=colors)
+    ax.bar_label(bars, fmt="{:+.3g}", padding=3)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.margins(x=0.15)  # room for the numbers
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(
+        xlabel="Contribution to the anomaly score",
+        title=f"Score {score:.4g}, from a baseline of {score - parts.sum():.4g}",
+    )
+    return ax
+
+
+def _feature_names(detector: ScoringDetector) -> Array:
+    unnamed = np.array([f"feature {j}" for j in range(detector.n_features_in_)])
+    names: Array = getattr(detector, "feature_names_in_", unnamed)
+    return names
+
+
+def _new_axes(n_bars: int) -> Axes:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: pip install 'pyod-ae-plugin[plots]'.") from error
+    return pyplot.subplots(figsize=(7, 1.3 + 0.36 * n_bars), layout="constrained")[1]

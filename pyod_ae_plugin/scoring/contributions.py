@@ -1,0 +1,106 @@
+"""What each feature of a row adds to its score: integrated gradients of a scoring module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyod_ae_plugin.scoring.module import HIGHEST_SCORE, ScoringModule
+
+_N_NODES = 16
+
+
+def contributions(module: ScoringModule, x: Tensor) -> Tensor:
+    """Contributions of the features of raw rows to their scores.
+
+    Feature j of a row contributes ``z_j`` times the mean of ``d score / d z_j`` on the straight
+    line from the mean training row, 0 in standard units, to the row [1]_. By the fundamental
+    theorem of calculus contributions sum to the score less the score of the mean training row.
+    The mean is by Gauss-Legendre quadrature with 16 nodes [2]_. What that leaves of the sum, about
+    1% for scores with kinks, is shared out in proportion to the sizes of the contributions.
+
+    A residual alone does not tell which feature is strange: a network that lets a strange value
+    through to its code rebuilds every other feature badly.
+
+    Where float32 overflows on the way, the score is shared out in proportion to ``abs(z_j)``.
+
+    Parameters
+    ----------
+    module : ScoringModule
+        Its score head must be differentiable, as are all that are made of operations of torch.
+    x : Tensor of shape (n, n_features)
+        Raw rows of any real or boolean dtype.
+
+    Returns
+    -------
+    Tensor of shape (n, n_features)
+        float64, finite.
+
+    Raises
+    ------
+    TypeError
+        If the scores have no gradient.
+
+    References
+    ----------
+    .. [1] Sundararajan, M., Taly, A., & Yan, Q. (2017). Axiomatic Attribution for Deep Networks.
+           ICML. Equation 1.
+    .. [2] Golub, G. H., & Welsch, J. H. (1969). Calculation of Gauss Quadrature Rules.
+           Mathematics of Computation 23(106).
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> from pyod_ae_plugin.scoring import Euclidean, Standardize
+    >>> keep_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
+    >>> module = ScoringModule(Standardize(2), keep_nothing, Euclidean(2))
+    >>> contributions(module, torch.tensor([[3.0, -4.0]]))  # 9 / 5 and 16 / 5, of a length of 5
+    tensor([[1.8000, 3.2000]], dtype=torch.float64)
+    """
+    with torch.inference_mode(False):  # its tensors could not be differentiated
+        z = module.standardize(x)
+        with torch.no_grad():
+            scores = _scores(module, z)
+            above_mean_row = (scores - _scores(module, torch.zeros_like(z[:1]))).unsqueeze(-1)
+        gradient = torch.zeros_like(z, dtype=torch.float64)
+        for place, weight in zip(*_nodes_and_weights(_N_NODES), strict=True):
+            gradient += weight * _gradient(module, place * z)
+    parts = gradient * z
+    parts = parts + _shares(parts) * (above_mean_row - parts.sum(-1, keepdim=True))
+    usable = parts.isfinite().all(-1) & (scores < HIGHEST_SCORE)
+    return torch.where(usable.unsqueeze(-1), parts, _shares(z.double()) * above_mean_row)
+
+
+def _scores(module: ScoringModule, z: Tensor) -> Tensor:
+    scores = module.head.score(module.network, z)
+    return torch.nan_to_num(scores, nan=HIGHEST_SCORE).double()
+
+
+def _gradient(module: ScoringModule, z: Tensor) -> Tensor:
+    with torch.enable_grad():
+        z.requires_grad_()
+        scores = module.head.score(module.network, z)
+        if not scores.requires_grad:
+            raise TypeError(
+                f"Scores of the score head {type(module.head).__name__} have no gradient, of which "
+                "explanations are made. Compute them by operations of torch, without no_grad(), "
+                "detach(), item() or NumPy."
+            )
+        (gradient,) = torch.autograd.grad(scores.sum(), z)
+    return gradient
+
+
+def _shares(x: Tensor) -> Tensor:
+    """The sizes [n, d] of what is in a row, as shares of their sum; finite."""
+    size = x.abs().nan_to_num().clamp_max(torch.finfo(torch.float32).max)
+    return size / size.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _nodes_and_weights(n: int) -> tuple[list[float], list[float]]:
+    """Gauss-Legendre quadrature on [0, 1] by the eigenvectors of the Jacobi matrix."""
+    k = torch.arange(1, n, dtype=torch.float64)
+    beside_diagonal = k / (4 * k.square() - 1).sqrt()
+    jacobi = torch.diag(beside_diagonal, 1) + torch.diag(beside_diagonal, -1)
+    nodes, vectors = torch.linalg.eigh(jacobi)
+    return ((nodes + 1) / 2).tolist(), vectors[0].square().tolist()
