@@ -4,8 +4,9 @@
 
 Fits our detectors to made-up data of eight kinds (factors, clusters, curves and independent
 features; 8 and 30 columns), shifts one feature of each of 300 fresh rows by so many standard
-deviations, and prints in how many rows that feature contributes most: by ``explain``, and by the squared residual of
-the network. Writes the figures to ``benchmarks/results`` (``explanations.csv``, ``.json``).
+deviations, and prints in how many rows that feature contributes most: by ``explain``, and by the
+squared residual of the network. Writes the figures to ``benchmarks/results``
+(``explanations.csv``, ``.json``).
 """
 
 from __future__ import annotations
