@@ -11,6 +11,10 @@ from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.chart import draw_chart
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
 from pyod_ae_plugin.benchmarking.evaluation import Result, run
+from pyod_ae_plugin.benchmarking.protocols import (
+    NoveltyProtocol,
+    OutlierProtocol,
+)
 from pyod_ae_plugin.benchmarking.summary import (
     dataset_table,
     detector_means,
@@ -79,7 +83,7 @@ def test_at_most_keeps_the_share_of_outliers(toy):
 
 
 def test_outlier_protocol_judges_the_training_scores(toy):
-    (got,) = run([toy], ["pyod.PCA"], create_detector, 1, novelty=False)
+    (got,) = run([toy], ["pyod.PCA"], create_detector, OutlierProtocol(), 1)
     scores = create_detector("pyod.PCA").fit(toy.X).decision_scores_
     assert got.roc_auc == pytest.approx(roc_auc_score(toy.y, scores))
     assert got.average_precision == pytest.approx(average_precision_score(toy.y, scores))
@@ -96,7 +100,7 @@ def test_novelty_protocol_trains_on_half_of_the_inliers(toy):
         seen.append(detector)
         return detector
 
-    first, second = run([toy], ["AutoEncoder"], create, 2, novelty=True)
+    first, second = run([toy], ["AutoEncoder"], create, NoveltyProtocol(), 2)
     assert first.n_train == second.n_train == 90
     assert first.roc_auc != second.roc_auc
     used = [(d.novelty, d.random_state, d.verbose) for d in seen[1::2]]
@@ -107,13 +111,13 @@ def test_a_failing_detector_is_a_result(toy):
     def create(name):
         raise RuntimeError("no such luck")
 
-    (got,) = run([toy], ["x"], create, 1, novelty=False)
+    (got,) = run([toy], ["x"], create, OutlierProtocol(), 1)
     assert got.error == "RuntimeError: no such luck"
     assert np.isnan(got.roc_auc)
 
 
 def test_detectors_that_must_know_the_width_are_told(toy):
-    (got,) = run([toy], ["pyod.DeepSVDD"], create_detector, 1, novelty=False)
+    (got,) = run([toy], ["pyod.DeepSVDD"], create_detector, OutlierProtocol(), 1)
     assert got.error == ""
 
 

@@ -153,7 +153,7 @@ def test_bench_prints_tables_and_writes_files(run, tmp_path, X):
     np.savez(tmp_path / "toy.npz", X=X, y=y)
     status, out, _ = run(
         "bench", "--data", tmp_path, "--detectors", "AutoEncoder,pyod.KNN", "--seeds", 2,
-        "--novelty", "-o", tmp_path / "r.csv", "--chart", tmp_path / "c.png",
+        "--protocol", "novelty", "-o", tmp_path / "r.csv", "--chart", tmp_path / "c.png",
     )  # fmt: skip
     assert status == 0
     assert all(word in out for word in ("toy", "AutoEncoder", "pyod.KNN", "ROC AUC", "mean rank"))

@@ -62,5 +62,14 @@ def _pyod_detectors() -> dict[str, Callable[..., BaseDetector]]:
 
 def _create(class_path: str, **params: Any) -> BaseDetector:
     module, _, name = class_path.rpartition(".")
+    if name == "LSCP" and "detector_list" not in params:
+        params["detector_list"] = _lscp_members()
     detector: BaseDetector = getattr(importlib.import_module(module), name)(**params)
     return detector
+
+
+def _lscp_members() -> list[BaseDetector]:
+    """Detectors for LSCP to select from: it has no default, and these are PyOD's comparison's."""
+    from pyod.models.lof import LOF
+
+    return [LOF(n_neighbors=n_neighbors) for n_neighbors in range(5, 55, 5)]
