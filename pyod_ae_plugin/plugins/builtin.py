@@ -64,7 +64,13 @@ def _create(class_path: str, **params: Any) -> BaseDetector:
     module, _, name = class_path.rpartition(".")
     if name == "LSCP" and "detector_list" not in params:
         params["detector_list"] = _lscp_members()
-    detector: BaseDetector = getattr(importlib.import_module(module), name)(**params)
+    try:
+        detector: BaseDetector = getattr(importlib.import_module(module), name)(**params)
+    except ImportError as error:
+        raise ImportError(
+            f"pyod.{name} needs a package that is not installed ({error}): "
+            "pip install 'pyod-ae-plugin[ensembles]'."
+        ) from error
     return detector
 
 
