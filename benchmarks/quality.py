@@ -35,11 +35,12 @@ from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.chart import draw_chart
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
 from pyod_ae_plugin.benchmarking.evaluation import Result, evaluate
+from pyod_ae_plugin.benchmarking.protocols import NoveltyProtocol, OutlierProtocol, Protocol
 from pyod_ae_plugin.benchmarking.summary import circumstances, detector_means, write_results
 
 RESULTS = Path(__file__).parent / "results"
 MOST_FEATURES, MOST_ROWS = 500, 6_000
-PROTOCOLS = ("outlier", "novelty")
+PROTOCOLS = (OutlierProtocol(), NoveltyProtocol())
 PEERS = ("AutoEncoder", "VAE", "DeepSVDD", "LUNAR", "IForest", "KNN", "LOF", "ECOD", "MCD", "PCA")
 DETECTORS = ("AutoEncoder", "VAE", "AutoEncoderEnsemble", *(f"pyod.{p}" for p in (*PEERS, "OCSVM")))
 
@@ -109,12 +110,12 @@ def ablations() -> dict[str, partial[BaseDetector]]:
 
 
 def in_one_thread(
-    name: str, create: partial[BaseDetector], dataset: Dataset, seed: int, novelty: bool
+    name: str, create: partial[BaseDetector], dataset: Dataset, seed: int, protocol: Protocol
 ) -> Result:
     """One detector on one data set with one seed, in a process of its own."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    return evaluate(name, lambda _, **settings: create(**settings), dataset, seed, novelty)
+    return evaluate(name, lambda _, **settings: create(**settings), dataset, seed, protocol)
 
 
 def table(results: list[Result]) -> Table:
@@ -190,10 +191,10 @@ def main() -> None:
     console = Console(width=220)
     arguments.results.mkdir(parents=True, exist_ok=True)
     for protocol in PROTOCOLS:
-        kind = f"{what}-{'shipped' if arguments.shipped else 'adbench'}-{protocol}"
+        kind = f"{what}-{'shipped' if arguments.shipped else 'adbench'}-{protocol.name}"
         path = arguments.results / f"{kind}.csv"
         tasks = [
-            joblib.delayed(in_one_thread)(name, create, dataset, seed, protocol == "novelty")
+            joblib.delayed(in_one_thread)(name, create, dataset, seed, protocol)
             for name, create in chosen.items()
             for dataset in datasets
             for seed in range(arguments.seeds)
@@ -203,10 +204,10 @@ def main() -> None:
         kept = detectors.keys() - chosen.keys()  # what is no longer listed is dropped
         results = [r for r in earlier_runs(path) if r.detector in kept] + new
         results.sort(key=lambda r: list(detectors).index(r.detector))
-        write_results(results, path, protocol)
-        path.with_suffix(".json").write_text(json.dumps(circumstances(protocol), indent=1))
-        draw_chart(results, path.with_suffix(".png"), f"{protocol.capitalize()} protocol")
-        console.print(f"\n{protocol.capitalize()} protocol, {len(datasets)} data sets")
+        write_results(results, path, protocol.name)
+        path.with_suffix(".json").write_text(json.dumps(circumstances(protocol.name), indent=1))
+        draw_chart(results, path.with_suffix(".png"), f"{protocol.name.capitalize()} protocol")
+        console.print(f"\n{protocol.name.capitalize()} protocol, {len(datasets)} data sets")
         console.print(table(results))
         if not arguments.ablation:
             console.print(set_table(results))

@@ -13,13 +13,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.benchmarking.datasets import Dataset
     from pyod_ae_plugin.benchmarking.evaluation import Result
+    from pyod_ae_plugin.benchmarking.protocols import Protocol
 
 app = typer.Typer(
     help="Autoencoder outlier detectors for PyOD: fit, score and compare without writing code.",
@@ -132,10 +133,23 @@ def bench(
     detectors: Annotated[
         str, typer.Option(help="Names from `pyod-ae list`, with commas between.")
     ] = BENCH_DETECTORS,
-    novelty: Annotated[
-        bool, typer.Option("--novelty", help="Train on half of the inliers, judge all others.")
+    protocol: Annotated[
+        Literal["outlier", "novelty", "adbench"],
+        typer.Option(
+            help="Fit to all rows and judge them; or to half of the inliers and judge all others; "
+            "or to 70 % and judge 30 %, as ADBench does."
+        ),
+    ] = "outlier",
+    duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--duplicates", help="Protocol adbench: copy rows of sets of fewer than 1,000."
+        ),
     ] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds.")] = 1,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs with different seeds; 1, or 3 by protocol adbench."),
+    ] = None,
     max_rows: Annotated[
         int, typer.Option(min=10, help="Draw no more rows than this from a data set.")
     ] = BENCH_ROWS,
@@ -148,6 +162,7 @@ def bench(
     from rich.console import Console
 
     from pyod_ae_plugin.benchmarking.chart import draw_chart
+    from pyod_ae_plugin.benchmarking.protocols import PROTOCOLS, AdBenchProtocol
     from pyod_ae_plugin.benchmarking.summary import dataset_table, mean_table, write_results
 
     names = list(dict.fromkeys(name.strip() for name in detectors.split(",") if name.strip()))
@@ -156,27 +171,35 @@ def bench(
             raise typer.BadParameter(f"{target} must end in {' or '.join(endings)}.")
         if target is not None and not target.resolve().parent.is_dir():
             raise typer.BadParameter(f"{target}: there is no such folder.")
-    protocol = "novelty" if novelty else "outlier"
-    results = _run(_datasets(data, max_rows), names, seeds, novelty)
+    if duplicates and protocol != "adbench":
+        raise typer.BadParameter("--duplicates belongs to --protocol adbench.")
+    chosen = (
+        AdBenchProtocol(max_rows, duplicates)
+        if protocol == "adbench"
+        else PROTOCOLS[protocol](max_rows)
+    )
+    n_seeds = seeds or chosen.n_seeds
+    results = _run(_datasets(data, chosen), names, chosen, n_seeds)
 
     console = Console()
     console.width = max(console.width, TABLE_WIDTH)  # rather wrapped than cut off
     console.print(dataset_table(results))
     console.print(mean_table(results))
-    console.print(
-        f"{protocol.capitalize()} protocol, {seeds} seed(s), at most {max_rows} rows a set."
-    )
+    followed = f"{protocol} with duplicates" if duplicates else protocol
+    console.print(f"Protocol {followed}, {n_seeds} seed(s), at most {max_rows} rows a set.")
     if output is not None:
-        write_results(results, output, protocol)
+        write_results(results, output, followed)
     if chart is not None:
-        draw_chart(results, chart, f"{protocol.capitalize()} protocol")
+        draw_chart(results, chart, f"Protocol {followed}")
     failures = [result for result in results if result.error]
     for result in failures:
         typer.secho(f"{result.detector} on {result.dataset}: {result.error}", fg="red", err=True)
     raise typer.Exit(1 if failures else 0)
 
 
-def _run(datasets: list[Dataset], names: list[str], seeds: int, novelty: bool) -> list[Result]:
+def _run(
+    datasets: list[Dataset], names: list[str], protocol: Protocol, n_seeds: int
+) -> list[Result]:
     from tqdm import tqdm
 
     from pyod_ae_plugin import create_detector, detector_names
@@ -186,20 +209,20 @@ def _run(datasets: list[Dataset], names: list[str], seeds: int, novelty: bool) -
     if unknown or not names:
         raise typer.BadParameter(f"Unknown detectors {unknown}; `pyod-ae list` shows all.")
     results = []
-    n_runs = len(datasets) * len(names) * seeds
+    n_runs = len(datasets) * len(names) * n_seeds
     with tqdm(total=n_runs, desc="bench", unit="run") as bar:
-        for result in run(datasets, names, create_detector, seeds, novelty):
+        for result in run(datasets, names, create_detector, protocol, n_seeds):
             bar.set_postfix_str(f"{result.dataset} {result.detector}")
             bar.update()
             results.append(result)
     return results
 
 
-def _datasets(folder: Path | None, max_rows: int) -> list[Dataset]:
+def _datasets(folder: Path | None, protocol: Protocol) -> list[Dataset]:
     from pyod_ae_plugin.benchmarking.datasets import folder_datasets, shipped_datasets
 
     datasets: Iterator[Dataset] = shipped_datasets() if folder is None else folder_datasets(folder)
-    return [dataset.at_most(max_rows, seed=0) for dataset in datasets]
+    return [protocol.draw(dataset) for dataset in datasets]
 
 
 def _params(assignments: list[str]) -> dict[str, Any]:

@@ -6,11 +6,19 @@ import json
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import MinMaxScaler
 
 from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.chart import draw_chart
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
 from pyod_ae_plugin.benchmarking.evaluation import Result, run
+from pyod_ae_plugin.benchmarking.protocols import (
+    PROTOCOLS,
+    AdBenchProtocol,
+    NoveltyProtocol,
+    OutlierProtocol,
+)
 from pyod_ae_plugin.benchmarking.summary import (
     dataset_table,
     detector_means,
@@ -79,7 +87,7 @@ def test_at_most_keeps_the_share_of_outliers(toy):
 
 
 def test_outlier_protocol_judges_the_training_scores(toy):
-    (got,) = run([toy], ["pyod.PCA"], create_detector, 1, novelty=False)
+    (got,) = run([toy], ["pyod.PCA"], create_detector, OutlierProtocol(), 1)
     scores = create_detector("pyod.PCA").fit(toy.X).decision_scores_
     assert got.roc_auc == pytest.approx(roc_auc_score(toy.y, scores))
     assert got.average_precision == pytest.approx(average_precision_score(toy.y, scores))
@@ -96,24 +104,86 @@ def test_novelty_protocol_trains_on_half_of_the_inliers(toy):
         seen.append(detector)
         return detector
 
-    first, second = run([toy], ["AutoEncoder"], create, 2, novelty=True)
+    first, second = run([toy], ["AutoEncoder"], create, NoveltyProtocol(), 2)
     assert first.n_train == second.n_train == 90
     assert first.roc_auc != second.roc_auc
     used = [(d.novelty, d.random_state, d.verbose) for d in seen[1::2]]
     assert used == [(True, 0, 0), (True, 1, 0)]
 
 
+def split_as_adbench_does(X, y, seed):
+    """What ``DataGenerator.generator`` of ADBench 0.1.11 calls when it duplicates and samples."""
+    np.random.seed(seed)
+    if len(y) < 1000:
+        drawn = np.random.choice(np.arange(len(y)), 1000, replace=True)
+        X, y = X[drawn], y[drawn]
+    if len(y) > 10000:
+        np.random.seed(seed)
+        drawn = np.random.choice(np.arange(len(y)), 10000, replace=False)
+        X, y = X[drawn], y[drawn]
+    X_train, X_test, _, y_test = train_test_split(X, y, test_size=0.3, shuffle=True, stratify=y)
+    scaler = MinMaxScaler().fit(X_train)
+    return scaler.transform(X_train), scaler.transform(X_test), y_test
+
+
+@pytest.mark.parametrize("n_rows", [200, 2_000, 12_000])
+def test_adbench_protocol_draws_the_rows_that_adbench_draws(n_rows):
+    X = np.random.default_rng(0).normal(size=(n_rows, 2))
+    dataset = Dataset("made up", X, (np.arange(n_rows) % 10 == 0).astype(int))
+    protocol = AdBenchProtocol(duplicates=True)
+    assert protocol.draw(dataset) is dataset
+    for seed in (1, 2):
+        ours = protocol.scaled_split(dataset, seed)
+        theirs = split_as_adbench_does(dataset.X, dataset.y, seed)
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_adbench_protocol_takes_small_sets_as_they_are_and_no_more_rows_than_told(toy):
+    X_train, X_test, y_test = AdBenchProtocol().scaled_split(toy, 1)
+    assert (len(X_train), len(X_test), y_test.sum()) == (140, 60, 6)
+    assert (X_train.min(0) == 0).all()
+    assert np.allclose(X_train.max(0), 1)
+    assert sum(map(len, AdBenchProtocol(max_rows=100).split(toy, 1)[:2])) == 100
+
+
+def test_adbench_protocol_judges_rows_that_were_not_fitted_with_seeds_from_1(toy):
+    results = list(run([toy], ["pyod.KNN"], create_detector, AdBenchProtocol(), 3))
+    assert [(r.seed, r.n_train) for r in results] == [(1, 140), (2, 140), (3, 140)]
+    X_train, X_test, y_test = AdBenchProtocol().scaled_split(toy, 2)
+    scores = create_detector("pyod.KNN").fit(X_train).decision_function(X_test)
+    assert results[1].roc_auc == roc_auc_score(y_test, scores)
+
+
+def test_adbench_s_own_files_are_split_with_their_share_of_outliers(adbench):
+    for dataset in folder_datasets(adbench):
+        X_train, X_test, y_test = AdBenchProtocol().split(dataset, 3)
+        assert len(X_train) + len(X_test) == min(len(dataset.X), 10_000)
+        assert y_test.mean() == pytest.approx(dataset.y.mean(), abs=0.02)
+
+
+def test_protocols_are_known_by_their_names():
+    assert list(PROTOCOLS) == ["outlier", "novelty", "adbench"]
+    assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
+
+
+def test_a_set_that_cannot_be_split_is_a_result(toy):
+    lonely = Dataset("lonely", toy.X, (np.arange(200) == 0).astype(int))
+    (got,) = run([lonely], ["pyod.KNN"], create_detector, AdBenchProtocol(), 1)
+    assert got.error.startswith("ValueError: The least populated class")
+    assert (got.n_train, got.n_features) == (200, 4)
+
+
 def test_a_failing_detector_is_a_result(toy):
     def create(name):
         raise RuntimeError("no such luck")
 
-    (got,) = run([toy], ["x"], create, 1, novelty=False)
+    (got,) = run([toy], ["x"], create, OutlierProtocol(), 1)
     assert got.error == "RuntimeError: no such luck"
     assert np.isnan(got.roc_auc)
 
 
 def test_detectors_that_must_know_the_width_are_told(toy):
-    (got,) = run([toy], ["pyod.DeepSVDD"], create_detector, 1, novelty=False)
+    (got,) = run([toy], ["pyod.DeepSVDD"], create_detector, OutlierProtocol(), 1)
     assert got.error == ""
 
 

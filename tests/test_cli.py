@@ -153,12 +153,41 @@ def test_bench_prints_tables_and_writes_files(run, tmp_path, X):
     np.savez(tmp_path / "toy.npz", X=X, y=y)
     status, out, _ = run(
         "bench", "--data", tmp_path, "--detectors", "AutoEncoder,pyod.KNN", "--seeds", 2,
-        "--novelty", "-o", tmp_path / "r.csv", "--chart", tmp_path / "c.png",
+        "--protocol", "novelty", "-o", tmp_path / "r.csv", "--chart", tmp_path / "c.png",
     )  # fmt: skip
     assert status == 0
     assert all(word in out for word in ("toy", "AutoEncoder", "pyod.KNN", "ROC AUC", "mean rank"))
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 1 + 2 * 2
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "followed", "n_runs"),
+    [
+        (["outlier"], "outlier, 1 seed(s)", 1),
+        (["novelty", "--seeds", 2], "novelty, 2 seed(s)", 2),
+        (["adbench"], "adbench, 3 seed(s)", 3),
+        (["adbench", "--duplicates", "--seeds", 1], "adbench with duplicates, 1 seed(s)", 1),
+    ],
+)
+def test_bench_follows_a_protocol(run, tmp_path, X, options, followed, n_runs):
+    np.savez(tmp_path / "toy.npz", X=X, y=np.arange(300) % 10 == 0)
+    status, out, _ = run(
+        "bench", "--data", tmp_path, "--detectors", "pyod.KNN", "-o", tmp_path / "r.json",
+        "--protocol", *options,
+    )  # fmt: skip
+    assert status == 0
+    assert f"Protocol {followed}" in out
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["protocol"] == followed.partition(",")[0]
+    n_train = {"outlier": 300, "novelty": 135, "adbench": 210, "adbench with duplicates": 700}
+    assert [r["n_train"] for r in written["results"]] == [n_train[written["protocol"]]] * n_runs
+
+
+def test_duplicates_belong_to_one_protocol(run):
+    status, _, err = run("bench", "--duplicates")
+    assert status == 2
+    assert "--protocol adbench" in err
 
 
 def test_bench_exits_with_1_when_a_run_failed(run, tmp_path, X):

@@ -77,6 +77,22 @@ show([type(loaded).__name__,
         load_detector(tmp_path / "model")
 
 
+def test_a_plugin_s_detector_is_benchmarked_by_name(with_plugin):
+    shown = with_plugin("""
+from pyod_ae_plugin.benchmarking.datasets import Dataset
+from pyod_ae_plugin.benchmarking.evaluation import run
+from pyod_ae_plugin.benchmarking.protocols import AdBenchProtocol
+from pyod_ae_plugin.integrations.adbench import adbench_model
+warnings.simplefilter("ignore")
+toy = Dataset("toy", X, np.repeat([0, 1], [90, 10]))
+results = list(run([toy], ["Tiny", "pyod.KNN"], create_detector, AdBenchProtocol(), 1))
+model = adbench_model("Tiny", epoch_num=2)(seed=np.int64(1)).fit(X_train=X, y_train=toy.y)
+show([[[r.detector, r.error] for r in results], type(model.detector_).__name__,
+      model.predict_score(X).shape])
+""")
+    assert shown == [[["Tiny", ""], ["pyod.KNN", ""]], "Tiny", [100]]
+
+
 def test_broken_plugins_are_warned_about_by_name_and_stop_nothing(with_plugin):
     names, messages = with_plugin("""
 with warnings.catch_warnings(record=True) as caught:

@@ -62,5 +62,20 @@ def _pyod_detectors() -> dict[str, Callable[..., BaseDetector]]:
 
 def _create(class_path: str, **params: Any) -> BaseDetector:
     module, _, name = class_path.rpartition(".")
-    detector: BaseDetector = getattr(importlib.import_module(module), name)(**params)
+    if name == "LSCP" and "detector_list" not in params:
+        params["detector_list"] = _lscp_members()
+    try:
+        detector: BaseDetector = getattr(importlib.import_module(module), name)(**params)
+    except ImportError as error:
+        raise ImportError(
+            f"pyod.{name} needs a package that is not installed ({error}): "
+            "pip install 'pyod-ae-plugin[ensembles]'."
+        ) from error
     return detector
+
+
+def _lscp_members() -> list[BaseDetector]:
+    """Detectors for LSCP to select from: it has no default, and these are PyOD's comparison's."""
+    from pyod.models.lof import LOF
+
+    return [LOF(n_neighbors=n_neighbors) for n_neighbors in range(5, 55, 5)]
