@@ -1,11 +1,14 @@
 """The convolutional networks, which come as a plugin: images in rows."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
 
 from pyod_ae_plugin import VAE, AutoEncoder, load_detector
 from pyod_ae_plugin.networks import conv, variational_conv
@@ -185,6 +188,28 @@ def test_it_learns_from_batches_and_from_later_rows(Detector, X, tmp_path):
     assert later.decision_scores_.mean() < whole.decision_function(X + 1).mean()
 
 
+def test_numbers_of_numpy_and_lists_are_as_good(X):
+    whole = quick(AutoEncoder).fit(X)
+    of_numpy = {"input_shape": np.array([5, 6]), "hidden_neuron_list": np.array([3, 5, 2])}
+    for params in (of_numpy, {k: v.tolist() for k, v in of_numpy.items()}):
+        scores = quick(AutoEncoder, **params).fit(X).decision_scores_
+        assert np.array_equal(scores, whole.decision_scores_)
+    of_numpy = {"encoder_neuron_list": np.array([3]), "decoder_neuron_list": np.array([3])}
+    assert quick(VAE, **of_numpy).fit(X).transform(X).shape == (200, 2)
+
+
+@BOTH
+def test_it_is_cloned_searched_and_pickled(Detector, X):
+    search = GridSearchCV(
+        quick(Detector, epoch_num=1),
+        {"input_shape": [(5, 6), (3, 2, 5)]},
+        scoring=lambda detector, X, y=None: detector.input_shape == (3, 2, 5),
+    ).fit(X)
+    best = pickle.loads(pickle.dumps(search.best_estimator_))
+    assert best.input_shape == (3, 2, 5)
+    assert np.array_equal(best.decision_function(X), search.decision_function(X))
+
+
 # --------------------------------------------------------------------------- its errors
 
 
@@ -213,6 +238,11 @@ def test_shapes_that_are_not_those_of_the_rows_are_refused(Detector, kind, X):
 def test_a_shape_is_not_passed_over_by_networks_that_know_none(X):
     with pytest.raises(ValueError, match=r"the network factory mlp takes no input_shape.*'conv'"):
         AutoEncoder(input_shape=(5, 6), verbose=0).fit(X)
+
+
+def test_a_network_of_the_other_detector_is_refused_with_advice(X):
+    with pytest.raises(TypeError, match=r"conv needs 'hidden_neuron_list'.*made for it"):
+        quick(VAE, network="conv").fit(X)
 
 
 def test_a_bottleneck_without_convolutions_is_refused(X):

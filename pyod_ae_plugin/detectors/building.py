@@ -65,7 +65,8 @@ def build_network(
         elif parameter.default is parameter.empty and parameter.kind not in _VARIADIC:
             raise TypeError(
                 f"The network factory {_name(factory)} needs {name!r}, which is no parameter of "
-                f"this detector; those are {sorted(params)}."
+                f"this detector. Take a network that is made for it, or give {name!r} a default. "
+                f"Its parameters are {sorted(params)}."
             )
     with torch.device(generator.device):
         network = factory(n_features, **keywords)

@@ -74,7 +74,7 @@ def conv(
     >>> network.encode(torch.zeros(3, 64)).shape, network(torch.zeros(3, 64)).shape
     (torch.Size([3, 2]), torch.Size([3, 64]))
     """
-    *channels, n_latent = hidden_neuron_list
+    *channels, n_latent = map(int, hidden_neuron_list)
     if not channels:
         raise ValueError(
             "A convolutional network needs in hidden_neuron_list the channels of at least one "
@@ -174,7 +174,8 @@ def _image_shape(input_shape: Sequence[int] | None, n_features: int) -> Image:
             f"A convolutional network needs input_shape=, the (height, width) or (channels, "
             f"height, width) of the images in rows of {n_features} features."
         )
-    channels, height, width = (1, *input_shape) if len(input_shape) == 2 else input_shape
+    # torch takes no integers of NumPy
+    channels, height, width = map(int, (1, *input_shape) if len(input_shape) == 2 else input_shape)
     if channels * height * width != n_features:
         raise ValueError(
             f"input_shape={tuple(input_shape)} is that of {channels * height * width} features, "
@@ -214,7 +215,7 @@ def _decoder(
 ) -> list[nn.Module]:
     """Layers from latent codes to what the last transposed convolution is given."""
     *sizes, smallest = _sizes(image, len(channels))
-    first = (channels[0], *smallest)
+    first = (int(channels[0]), *smallest)
     layers: list[nn.Module] = [Linear(n_latent, math.prod(first), generator)]
     layers += [nn.Unflatten(1, first), *hidden(channels[0])]
     for (n_in, n_out), size in zip(pairwise(channels), sizes[:0:-1], strict=True):
