@@ -11,6 +11,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
 from pyod_ae_plugin import VAE, AutoEncoder, load_detector
+from pyod_ae_plugin.engine import gpu
+from pyod_ae_plugin.engine.gradients import is_known
+from pyod_ae_plugin.engine.graphs import RecordedTiles, can_be_recorded
+from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.rows import ResidentBatches
+from pyod_ae_plugin.engine.triton_kernels import fused_score_function
 from pyod_ae_plugin.networks import conv, variational_conv
 
 NETWORKS = {AutoEncoder: "conv", VAE: "variational_conv"}
@@ -149,6 +155,19 @@ def test_the_scores_are_those_of_the_network(Detector, X):
         residual = detector.model(z) - z
     assert np.allclose(detector.decision_function(X), residual.norm(dim=1), rtol=1e-4)
     assert np.allclose(detector.reconstruct(X), (residual + z) * X.std(0) + X.mean(0), atol=1e-4)
+
+
+@BOTH
+def test_it_takes_the_ways_that_know_nothing_of_layers(Detector, X):
+    detector = quick(Detector, mask=0.1).fit(X)
+    module, batches = detector.scoring_module_, ResidentBatches.__new__(ResidentBatches)
+    assert score_function(module) is module
+    assert not is_known(detector.model, detector._objective(), stacked=False)
+    assert fused_score_function(module) is None
+    assert not isinstance(gpu._new_function(module, "float32"), RecordedTiles)
+    assert not can_be_recorded(detector.model, batches)
+    dense = quick(Detector, None, network={AutoEncoder: "mlp", VAE: "variational_mlp"}[Detector])
+    assert can_be_recorded(dense.fit(X).model, batches)
 
 
 @BOTH

@@ -269,6 +269,13 @@ def inference_stack(stack: nn.Module) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+def has_known_layers(network: nn.Module) -> bool:
+    """Whether all that a network is made of is of this module, or an activation of torch."""
+    known = {nn.Sequential, nn.Linear, Linear, StackedLinear, GaussianOutput, Dropout, BatchNorm}
+    known |= {type(make()) for make in ACTIVATIONS.values()}
+    return all(type(module) in known for module in network.modules() if module is not network)
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether a forward hook hangs on a module or on one below it."""
     return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
