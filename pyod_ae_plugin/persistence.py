@@ -155,7 +155,7 @@ def _restored(
         else:
             attributes[key] = tensor.numpy()
     attributes |= description["attributes"]
-    unknown = [key for key in attributes if not _is_fitted_name(key)]
+    unknown = [key for key in attributes if not is_fitted_name(key)]
     if unknown:
         raise TypeError(f"{unknown[0]!r} is no fitted attribute")
     if "feature_names_in_" in attributes:
@@ -165,9 +165,10 @@ def _restored(
     return restored
 
 
-def _is_fitted_name(name: str) -> bool:
+def is_fitted_name(name: str) -> bool:
     """Whether fit sets such an attribute: threshold_, say, or PyOD's _mu, _sigma and _classes."""
-    learned = name.endswith("_") and not name.startswith("_") and name != "scoring_module_"
+    apart = name in ("scoring_module_", "thresholder_")  # kept as tensors; follows from threshold_
+    learned = name.endswith("_") and not name.startswith("_") and not apart
     return learned or name in ("_mu", "_sigma", "_classes")
 
 

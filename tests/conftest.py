@@ -7,8 +7,8 @@ import pytest
 import torch
 from pyod.utils.data import generate_data
 
-# A distribution of its own, part of which cannot be imported on purpose.
-collect_ignore = ["plugin_package"]
+# A distribution of its own that cannot be imported on purpose.
+collect_ignore = ["broken_plugins"]
 
 ADBENCH = Path(__file__).parents[2] / "shared" / "data" / "adbench"
 

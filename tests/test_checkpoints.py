@@ -23,6 +23,10 @@ CASES = {
     ),
     "early stopping": (AutoEncoder, {"early_stopping": True, "n_iter_no_change": 3}),
     "SGD": (AutoEncoder, {"optimizer_name": "sgd", "optimizer_params": {"sgd_momentum": 0.9}}),
+    "convolutions": (
+        AutoEncoder,
+        {"network": "conv", "input_shape": (2, 3), "hidden_neuron_list": (4, 2)},
+    ),
     "VAE": (VAE, {"capacity": 2.0}),
     "ensemble": (AutoEncoderEnsemble, {"n_estimators": 3}),
 }

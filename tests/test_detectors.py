@@ -339,7 +339,7 @@ BAD_PARAMS = [
     ({"verbose": 3}, "verbose"),
     ({"hidden_activation_name": "swish"}, "hidden_activation_name"),
     ({"dropout_rate": 1.0}, "dropout_rate"),
-    ({"network": "transformer"}, "Unknown network 'transformer'. Known are: mlp"),
+    ({"network": "transformer"}, "Unknown network 'transformer'. Known are: conv, mlp"),
     ({"score_head": "cosine"}, "Unknown score head 'cosine'. Known are: elbo, euclidean"),
     ({"trim": 1.0}, "trim"),
     ({"device": "tpu9"}, "device='tpu9' cannot be used here"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyod_ae_plugin.networks import Network, mlp, variational_mlp
+from pyod_ae_plugin.networks import Network, conv, mlp, variational_conv, variational_mlp
 from pyod_ae_plugin.plugins.manager import find
 from pyod_ae_plugin.scoring import ScoreHead
 
@@ -25,7 +25,17 @@ def find_network(network: str | NetworkFactory) -> NetworkFactory:
 
 def draws_privately(factory: NetworkFactory) -> bool:
     """Whether a factory is known to leave torch's global generators alone."""
-    return factory in (mlp, variational_mlp)
+    return factory in (mlp, variational_mlp, conv, variational_conv)
+
+
+def check_takes(factory: NetworkFactory, name: str, value: Any) -> None:
+    """Raise unless a factory takes a parameter that it would be wrong to pass over."""
+    if name not in inspect.signature(factory).parameters:
+        raise ValueError(
+            f"{name}={value!r} is given, but the network factory {_name(factory)} takes no {name}. "
+            f"Take a network that does, such as 'conv' for AutoEncoder and 'variational_conv' for "
+            f"VAE, or leave it None."
+        )
 
 
 def build_network(
@@ -55,7 +65,8 @@ def build_network(
         elif parameter.default is parameter.empty and parameter.kind not in _VARIADIC:
             raise TypeError(
                 f"The network factory {_name(factory)} needs {name!r}, which is no parameter of "
-                f"this detector; those are {sorted(params)}."
+                f"this detector. Take a network that is made for it, or give {name!r} a default. "
+                f"Its parameters are {sorted(params)}."
             )
     with torch.device(generator.device):
         network = factory(n_features, **keywords)

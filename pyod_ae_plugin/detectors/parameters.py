@@ -47,6 +47,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "mask": [Interval(Real, 0, 1, closed="left"), None],
     "noise": [Interval(Real, 0, None, closed="left"), None],
     "network": [str, callable],
+    "input_shape": ["array-like", None],
     "score_head": [str],
     "checkpoint": [str, os.PathLike, None],
     "held_out_threshold": ["boolean"],
@@ -98,11 +99,26 @@ def check_widths(name: str, widths: Sequence[int]) -> None:
     """Raise unless a parameter is a sequence of at least one layer width."""
     if not isinstance(widths, (list, tuple, np.ndarray)):
         raise TypeError(f"{name} must be a list or tuple of layer widths; got {widths!r}.")
-    integers = all(isinstance(w, Integral) and not isinstance(w, bool) for w in widths)
-    if len(widths) == 0 or not integers or min(widths) < 1:
+    if len(widths) == 0 or not all(map(_is_count, widths)):
         raise ValueError(
             f"{name} must hold at least one layer width, each an int >= 1; got {widths!r}."
         )
+
+
+def check_input_shape(shape: Any) -> None:
+    """Raise unless a parameter is None or the shape of an image."""
+    if shape is None:
+        return
+    sequence = isinstance(shape, (list, tuple, np.ndarray)) and len(shape) in (2, 3)
+    if not sequence or not all(map(_is_count, shape)):
+        raise ValueError(
+            "input_shape must be (height, width) or (channels, height, width), each an int >= 1; "
+            f"got {shape!r}."
+        )
+
+
+def _is_count(n: Any) -> bool:
+    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1
 
 
 def seed_of(random_state: Any) -> int:

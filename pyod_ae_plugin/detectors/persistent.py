@@ -16,7 +16,7 @@ from torch import Tensor
 from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import scoring_module
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.persistence import load_detector, save_detector
+from pyod_ae_plugin.persistence import is_fitted_name, load_detector, save_detector
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.thresholds import ThresholdRule
 
@@ -63,8 +63,7 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
 
     def fitted_attributes(self) -> dict[str, Any]:
         """What fit learned, except the scoring module, by attribute name."""
-        apart = {*self.get_params(deep=False), "scoring_module_", "thresholder_", "_stream"}
-        return {name: value for name, value in vars(self).items() if name not in apart}
+        return {name: value for name, value in vars(self).items() if is_fitted_name(name)}
 
     def restore(
         self,

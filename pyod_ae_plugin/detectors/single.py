@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from pyod_ae_plugin.detectors.base import Plan
 from pyod_ae_plugin.detectors.building import (
     NetworkFactory,
     build_network,
+    check_takes,
     draws_privately,
     find_head,
     find_network,
 )
 from pyod_ae_plugin.detectors.incremental import IncrementalDetector
+from pyod_ae_plugin.detectors.parameters import check_input_shape
 from pyod_ae_plugin.engine.objectives import Corruption, Objective
 from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions
 from pyod_ae_plugin.networks import Network
@@ -32,6 +35,7 @@ class SingleNetworkDetector(IncrementalDetector):
         use_compile: bool,
         compile_mode: str,
         network: str | NetworkFactory,
+        input_shape: Sequence[int] | None,
         early_stopping: bool,
         n_iter_no_change: int,
         tol: float,
@@ -41,9 +45,16 @@ class SingleNetworkDetector(IncrementalDetector):
         self.use_compile = use_compile
         self.compile_mode = compile_mode
         self.network = network
+        self.input_shape = input_shape
         self.early_stopping = early_stopping
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_input_shape(self.input_shape)
+        if self.input_shape is not None:
+            check_takes(find_network(self.network), "input_shape", self.input_shape)
 
     @abc.abstractmethod
     def _objective(self) -> Objective:

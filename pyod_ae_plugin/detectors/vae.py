@@ -100,6 +100,10 @@ class VAE(SingleNetworkDetector):
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode``, ``decode`` and ``posterior``. It may name further
         parameters of the detector, which it is then given.
+    input_shape : tuple of int or None, default=None
+        Shape of the image in a row, (height, width) or (channels, height, width), for a network
+        that asks for it. 'variational_conv' does: it takes the widths of hidden layers for the
+        channels of convolutions, each of which halves height and width.
     score_head : str, default='nearest_neighbor'
         Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
@@ -212,6 +216,7 @@ class VAE(SingleNetworkDetector):
         mask: float | None = None,
         noise: float | None = None,
         network: str | NetworkFactory = "variational_mlp",
+        input_shape: Sequence[int] | None = None,
         score_head: str = "nearest_neighbor",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -239,6 +244,7 @@ class VAE(SingleNetworkDetector):
             mask=mask,
             noise=noise,
             network=network,
+            input_shape=input_shape,
             score_head=score_head,
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyod_ae_plugin.engine.graphs import RecordedTiles
 from pyod_ae_plugin.engine.triton_kernels import FusedScore, Precision, fused_score_function
 from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
-from pyod_ae_plugin.networks.layers import is_hooked
+from pyod_ae_plugin.networks.layers import has_known_layers, is_hooked
 from pyod_ae_plugin.scoring import ScoringModule
 
 # What was made for a module, by what it hangs on. Made anew when that changes.
@@ -69,8 +69,9 @@ def _new_function(module: ScoringModule, precision: Precision) -> Callable[[Tens
             scores: Tensor = cast(ScoringModule, scored_by())(tile)
             return scores.float()
 
-    # A network of others may look at values on the way, which a graph cannot.
-    known = type(module.network) in (AutoEncoderNetwork, VariationalNetwork)
+    # Layers of others may look at values on the way, which a graph cannot.
+    network = module.network
+    known = type(network) in (AutoEncoderNetwork, VariationalNetwork) and has_known_layers(network)
     return RecordedTiles(plain) if known and not is_hooked(module) else plain
 
 

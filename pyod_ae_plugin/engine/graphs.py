@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyod_ae_plugin.engine.rows import ResidentBatches
 from pyod_ae_plugin.networks import AutoEncoderNetwork, Network, VariationalNetwork
-from pyod_ae_plugin.networks.layers import is_hooked
+from pyod_ae_plugin.networks.layers import has_known_layers, is_hooked
 
 _WARM_UPS = 3
 
@@ -18,10 +18,10 @@ _WARM_UPS = 3
 def can_be_recorded(network: Network, batches: Callable[[Tensor], Tensor]) -> bool:
     """Whether a step of training by these batches can be recorded.
 
-    Batches must be gathered on the GPU. A network of others may look at values on the way, which
-    a graph cannot, and hooks would be called once only.
+    Batches must be gathered on the GPU. Layers of others may look at values on the way, which a
+    graph cannot, and hooks would be called once only.
     """
-    known = type(network) in (AutoEncoderNetwork, VariationalNetwork)
+    known = type(network) in (AutoEncoderNetwork, VariationalNetwork) and has_known_layers(network)
     return known and not is_hooked(network) and isinstance(batches, ResidentBatches)
 
 

@@ -3,6 +3,7 @@
 from typing import Any, TypeAlias
 
 from pyod_ae_plugin.networks.autoencoder import AutoEncoderNetwork, mlp
+from pyod_ae_plugin.networks.convolutional import conv, variational_conv
 from pyod_ae_plugin.networks.stacked import joined, stacked_mlp
 from pyod_ae_plugin.networks.variational import VariationalNetwork, variational_mlp
 
@@ -15,8 +16,10 @@ __all__ = [
     "AutoEncoderNetwork",
     "Network",
     "VariationalNetwork",
+    "conv",
     "joined",
     "mlp",
     "stacked_mlp",
+    "variational_conv",
     "variational_mlp",
 ]

@@ -52,10 +52,16 @@ class Linear(nn.Linear):
         self.out_features = out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features))
-        bound = 1 / math.sqrt(in_features)
-        with torch.no_grad():
-            self.weight.uniform_(-math.sqrt(3) * bound, math.sqrt(3) * bound, generator=generator)
-            self.bias.uniform_(-bound, bound, generator=generator)
+        draw_weights(self, in_features, generator)
+
+
+def draw_weights(layer: nn.Module, fan_in: float, generator: torch.Generator) -> None:
+    """Initialise a layer, each output of which is made of ``fan_in`` inputs, as :class:`Linear`."""
+    bound = 1 / math.sqrt(fan_in)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            reach = math.sqrt(3) * bound if name == "weight" else bound
+            parameter.uniform_(-reach, reach, generator=generator)
 
 
 class StackedLinear(nn.Module):
@@ -261,6 +267,13 @@ def inference_stack(stack: nn.Module) -> nn.Module:
         elif not isinstance(layer, (Dropout, nn.Identity)):
             layers.append(layer)
     return nn.Sequential(*layers)
+
+
+def has_known_layers(network: nn.Module) -> bool:
+    """Whether all that a network is made of is of this module, or an activation of torch."""
+    known = {nn.Sequential, nn.Linear, Linear, StackedLinear, GaussianOutput, Dropout, BatchNorm}
+    known |= {type(make()) for make in ACTIVATIONS.values()}
+    return all(type(module) in known for module in network.modules() if module is not network)
 
 
 def is_hooked(module: nn.Module) -> bool:

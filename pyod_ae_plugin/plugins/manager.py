@@ -15,8 +15,6 @@ from pyod_ae_plugin.plugins import hookspecs
 if TYPE_CHECKING:
     from pyod.models.base import BaseDetector
 
-BUILTIN = "builtin"
-
 
 class PluginWarning(UserWarning):
     """A plugin could not be used, in whole or in part."""
@@ -28,8 +26,9 @@ def plugin_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     entry_points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
-    # The package's own plugin comes first, so that nobody takes one of its names.
-    for entry_point in sorted(entry_points, key=lambda e: (e.name != BUILTIN, e.name)):
+    # The package's own plugins come first, so that nobody takes one of their names.
+    own = f"{hookspecs.PROJECT}."
+    for entry_point in sorted(entry_points, key=lambda e: (not e.value.startswith(own), e.name)):
         try:
             manager.register(entry_point.load(), name=entry_point.name)
         except Exception as error:  # whatever a stranger's import raises

@@ -27,7 +27,8 @@ class ScoringModule(nn.Module):
     Attributes
     ----------
     widths : tuple of int
-        How many outputs the layers of the network have, those of all members together, ascending.
+        How many numbers the layers of the network make of a row, those of all members together,
+        ascending.
     has_single_column : bool
         Whether a weight matrix of the network has one input or one output.
     rounds_alike : bool
@@ -56,9 +57,11 @@ class ScoringModule(nn.Module):
         self.network: Network = network
         self.head = head
         weights = [p for p in network.parameters() if p.ndim >= 2]
-        self.widths = tuple(sorted({_n_outputs(weight) for weight in weights} or {1}))
-        self.has_single_column = any(1 in weight.shape[-2:] for weight in weights)
+        of_matrices = {_n_outputs(weight) for weight in weights if weight.ndim <= 3}
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
+        of_layers = _measured_widths(network, leaves, standardize.n_features)
+        self.widths = tuple(sorted(of_matrices | of_layers or {1}))
+        self.has_single_column = any(1 in weight.shape[-2:] for weight in weights)
         self.rounds_alike = all(isinstance(m, (nn.Linear, nn.ReLU)) for m in leaves)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,6 +80,27 @@ class ScoringModule(nn.Module):
         """
         rebuilt = self.network.decode(self.network.encode(self.standardize(x)))
         return self.standardize.inverse(rebuilt if rebuilt.ndim == 2 else rebuilt.mean(0))
+
+
+def _measured_widths(network: Network, layers: list[nn.Module], n_features: int) -> set[int]:
+    """How many numbers layers make of a row; of a convolution, its weights do not tell."""
+    widths = set()
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+
+    def note(module: nn.Module, given: object, made: object) -> None:
+        if isinstance(made, Tensor):
+            widths.add(made.numel())
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval().decode(network.encode(torch.zeros(1, n_features, device=device)))
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return widths
 
 
 def _n_outputs(weight: Tensor) -> int:

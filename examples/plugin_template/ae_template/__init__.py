@@ -1,0 +1,1 @@
+"""An autoencoder with tied weights: a detector, a network and a score head."""

@@ -1,0 +1,241 @@
+"""Convolutional networks, for rows that hold images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from pyod_ae_plugin.networks.autoencoder import AutoEncoderNetwork
+from pyod_ae_plugin.networks.image_layers import (
+    STRIDE,
+    convolution,
+    hidden_layers,
+    transposed_convolution,
+)
+from pyod_ae_plugin.networks.layers import ACTIVATIONS, GaussianOutput, Linear
+from pyod_ae_plugin.networks.variational import VariationalNetwork
+
+
+def conv(
+    n_features: int,
+    input_shape: Sequence[int] | None,
+    hidden_neuron_list: Sequence[int],
+    hidden_activation_name: str,
+    batch_norm: bool,
+    dropout_rate: float,
+    generator: torch.Generator,
+    learn_variance: bool = False,
+) -> AutoEncoderNetwork:
+    """Convolutional autoencoder of rows that hold images.
+
+    A convolution with kernels of 3 x 3 pixels and a stride of 2 halves height and width, rounded
+    up. Of what the last one makes a linear layer makes the latent code. The decoder mirrors the
+    encoder, by transposed convolutions.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of a row.
+    input_shape : sequence of int
+        ``(height, width)`` or ``(channels, height, width)`` of the image in a row, whose last
+        index runs fastest, as :meth:`numpy.ndarray.reshape` has it.
+    hidden_neuron_list : sequence of int
+        Channels that the convolutions make, and last the width of the latent code: ``[16, 32, 8]``
+        are two convolutions and a code of 8 numbers.
+    hidden_activation_name : str
+        A name in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
+    batch_norm : bool
+        Normalise each channel over the batch.
+    dropout_rate : float
+        Share of each hidden layer's outputs zeroed while training, in [0, 1).
+    generator : torch.Generator
+        Source of the initial weights and of the dropout masks.
+    learn_variance : bool, default=False
+        Whether the decoder also gives the variance of each feature.
+
+    Returns
+    -------
+    AutoEncoderNetwork
+
+    Raises
+    ------
+    ValueError
+        If ``input_shape`` is not the shape of a row, or ``hidden_neuron_list`` has no convolution.
+
+    Examples
+    --------
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = conv(64, (8, 8), [4, 6, 2], "relu", False, 0.0, generator)
+    >>> network.encode(torch.zeros(3, 64)).shape, network(torch.zeros(3, 64)).shape
+    (torch.Size([3, 2]), torch.Size([3, 64]))
+    """
+    *channels, n_latent = map(int, hidden_neuron_list)
+    if not channels:
+        raise ValueError(
+            "A convolutional network needs in hidden_neuron_list the channels of at least one "
+            f"convolution, and last the width of the latent code; got {hidden_neuron_list!r}."
+        )
+    image = _image_shape(input_shape, n_features)
+    hidden = partial(hidden_layers, hidden_activation_name, batch_norm, dropout_rate, generator)
+    encoder = _encoder(image, channels, hidden, generator)
+    encoder.append(Linear(_n_encoded(image, channels), n_latent, generator))
+    decoder = _decoder(n_latent, channels[::-1], image, hidden, generator)
+    decoder.append(_output(channels[0], image, "identity", learn_variance, generator))
+    return AutoEncoderNetwork(nn.Sequential(*encoder), nn.Sequential(*decoder))
+
+
+def variational_conv(
+    n_features: int,
+    input_shape: Sequence[int] | None,
+    encoder_neuron_list: Sequence[int],
+    decoder_neuron_list: Sequence[int],
+    latent_dim: int,
+    hidden_activation_name: str,
+    output_activation_name: str,
+    batch_norm: bool,
+    dropout_rate: float,
+    logvar_clip: tuple[float, float] | None,
+    generator: torch.Generator,
+    learn_variance: bool = False,
+) -> VariationalNetwork:
+    """Convolutional variational autoencoder of rows that hold images; see :func:`conv`.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of a row.
+    input_shape : sequence of int
+        ``(height, width)`` or ``(channels, height, width)`` of the image in a row.
+    encoder_neuron_list, decoder_neuron_list : sequence of int
+        Channels that the convolutions before the latent code make, and those that the transposed
+        convolutions behind it are given.
+    latent_dim : int
+        Width of the latent code.
+    hidden_activation_name, output_activation_name : str
+        Names in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
+    batch_norm : bool
+        Normalise each channel over the batch.
+    dropout_rate : float
+        Share of each hidden layer's outputs zeroed while training, in [0, 1).
+    logvar_clip : tuple of two floats or None
+        Bounds of the posterior's log variance.
+    generator : torch.Generator
+        Source of the initial weights and of the dropout masks.
+    learn_variance : bool, default=False
+        Whether the decoder also gives the variance of each feature.
+
+    Returns
+    -------
+    VariationalNetwork
+
+    Raises
+    ------
+    ValueError
+        If ``input_shape`` is not the shape of a row.
+
+    Examples
+    --------
+    >>> network = variational_conv(64, (8, 8), [4], [4], 2, "relu", "identity", False, 0.0, None,
+    ...                            torch.Generator().manual_seed(0))
+    >>> network(torch.zeros(3, 64)).shape
+    torch.Size([3, 64])
+    """
+    image = _image_shape(input_shape, n_features)
+    hidden = partial(hidden_layers, hidden_activation_name, batch_norm, dropout_rate, generator)
+    n_encoded = _n_encoded(image, encoder_neuron_list)
+    decoder = _decoder(latent_dim, decoder_neuron_list, image, hidden, generator)
+    decoder.append(
+        _output(decoder_neuron_list[-1], image, output_activation_name, learn_variance, generator)
+    )
+    return VariationalNetwork(
+        nn.Sequential(*_encoder(image, encoder_neuron_list, hidden, generator)),
+        Linear(n_encoded, latent_dim, generator),
+        Linear(n_encoded, latent_dim, generator),
+        nn.Sequential(*decoder),
+        logvar_clip,
+    )
+
+
+Image = tuple[int, int, int]
+"""Channels, height and width."""
+
+Hidden = Callable[[int], list[nn.Module]]
+"""From a number of channels to what stands behind a hidden layer that makes them."""
+
+
+def _image_shape(input_shape: Sequence[int] | None, n_features: int) -> Image:
+    if input_shape is None:
+        raise ValueError(
+            f"A convolutional network needs input_shape=, the (height, width) or (channels, "
+            f"height, width) of the images in rows of {n_features} features."
+        )
+    # torch takes no integers of NumPy
+    channels, height, width = map(int, (1, *input_shape) if len(input_shape) == 2 else input_shape)
+    if channels * height * width != n_features:
+        raise ValueError(
+            f"input_shape={tuple(input_shape)} is that of {channels * height * width} features, "
+            f"but rows have {n_features}. Pass the shape of the images as they were before they "
+            "were made rows."
+        )
+    return channels, height, width
+
+
+def _sizes(image: Image, n: int) -> list[tuple[int, int]]:
+    """Heights and widths before the first and behind each of n convolutions."""
+    _, height, width = image
+    return [(-(-height // STRIDE**i), -(-width // STRIDE**i)) for i in range(n + 1)]
+
+
+def _n_encoded(image: Image, channels: Sequence[int]) -> int:
+    """Numbers that the last of the convolutions that make these channels gives of a row."""
+    return int(channels[-1]) * math.prod(_sizes(image, len(channels))[-1])
+
+
+def _encoder(
+    image: Image, channels: Sequence[int], hidden: Hidden, generator: torch.Generator
+) -> list[nn.Module]:
+    """Layers from rows to what the last convolution makes of them, flat."""
+    layers: list[nn.Module] = [nn.Unflatten(1, image)]
+    for n_in, n_out in pairwise([image[0], *channels]):
+        layers += [convolution(n_in, n_out, generator), *hidden(n_out)]
+    return [*layers, nn.Flatten()]
+
+
+def _decoder(
+    n_latent: int,
+    channels: Sequence[int],
+    image: Image,
+    hidden: Hidden,
+    generator: torch.Generator,
+) -> list[nn.Module]:
+    """Layers from latent codes to what the last transposed convolution is given."""
+    *sizes, smallest = _sizes(image, len(channels))
+    first = (int(channels[0]), *smallest)
+    layers: list[nn.Module] = [Linear(n_latent, math.prod(first), generator)]
+    layers += [nn.Unflatten(1, first), *hidden(channels[0])]
+    for (n_in, n_out), size in zip(pairwise(channels), sizes[:0:-1], strict=True):
+        layers += [transposed_convolution(n_in, n_out, size, generator), *hidden(n_out)]
+    return layers
+
+
+def _output(
+    n_in: int,
+    image: Image,
+    activation: str,
+    learn_variance: bool,
+    generator: torch.Generator,
+) -> nn.Module:
+    """The last layer of a decoder, from images of ``n_in`` channels to rows."""
+    n_out, *size = image
+
+    def rows(*behind: nn.Module) -> nn.Module:
+        layer = transposed_convolution(n_in, n_out, size, generator)
+        return nn.Sequential(layer, nn.Flatten(), *behind)
+
+    mean = rows() if activation == "identity" else rows(ACTIVATIONS[activation]())
+    return GaussianOutput(mean, rows()) if learn_variance else mean

@@ -1,0 +1,1 @@
+"""A distribution whose plugins do everything wrong, for the tests."""
