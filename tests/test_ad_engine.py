@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pyod import mcp_server
@@ -236,6 +237,32 @@ def test_a_detector_chosen_by_name_gives_what_it_gives_itself(engine, name, rows
     np.testing.assert_array_equal(result["scores_test"], detector.decision_function(X[250:]))
     np.testing.assert_array_equal(result["labels_test"], detector.predict(X[250:]))
     assert result["n_anomalies"] == 50
+
+
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_findings_of_ours_are_explained_by_contributions(as_frame):
+    names = ["flow", "level", "pressure", "heat"]
+    X = np.random.default_rng(0).normal(size=(400, 4))
+    X[:, 1:3] = X[:, :1] + 0.1 * X[:, 1:3]
+    X[7, 2] += 3  # far from the other features of its row, not from its mean
+    table = pd.DataFrame(X, columns=names) if as_frame else X
+    engine = extend(extend(ADEngine(random_state=0)))
+    plan = engine.make_plan(["pyod_ae.AutoEncoder"], params=[{"verbose": 0, "device": "cpu"}])
+    result = engine.run_detection(table, plan)
+    (entry,) = engine.explain_findings(result, indices=[7], X=table, feature_names=names)
+    features = entry["contributing_features"]
+    assert features[0]["name"] == "pressure"
+    expected = result["detector"].explain(table)[7]
+    assert [f["contribution"] for f in features] == sorted(expected, key=abs, reverse=True)
+    theirs = ADEngine.explain_findings(engine, result, [7], X=X, feature_names=names)[0]
+    for feature in features:
+        known = {k: v for k, v in feature.items() if k != "contribution"}
+        (same,) = [f for f in theirs["contributing_features"] if f["name"] == feature["name"]]
+        assert known == pytest.approx(same)
+    by_pyod = engine.run_detection(X, engine.make_plan(["IForest"]))
+    assert engine.explain_findings(by_pyod, X=X) == ADEngine.explain_findings(engine, by_pyod, X=X)
+    assert "contributing_features" not in engine.explain_findings(result)[0]
+    assert copy.deepcopy(engine).explain_findings(result, [7], X=table)[0]["index"] == 7
 
 
 def test_results_are_analysed_explained_and_reported(engine, rows):

@@ -144,16 +144,6 @@ def test_corruption_changes_what_is_learned(Detector, X, part):
     assert not np.array_equal(clean.decision_scores_, corrupted.decision_scores_)
 
 
-def test_pyod_thresholders_set_the_threshold(data):
-    thresholds = pytest.importorskip(
-        "pythresh.thresholds.iqr", reason="needs pythresh, of the extra ensembles"
-    )
-    X_train, X_test, *_ = data
-    detector = quick(AutoEncoder, contamination=thresholds.IQR()).fit(X_train)
-    assert set(detector.labels_) == {0, 1}
-    assert set(detector.predict(X_test)) <= {0, 1}
-
-
 # -------------------------------------------------------------------------- determinism
 
 

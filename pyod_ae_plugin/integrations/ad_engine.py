@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from sklearn.utils import _safe_indexing
 
 if TYPE_CHECKING:
     from pyod.utils.ad_engine import ADEngine
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
 Engine = TypeVar("Engine", bound="ADEngine")
 
 PREFIX = "pyod_ae."
+_N_FEATURES_SHOWN = 5  # as many as PyOD shows
 
 _KNOWLEDGE = Path(__file__).with_name("knowledge")
 
@@ -30,6 +35,10 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
       ``priority='balanced'``, and all three for ``'accuracy'``. Other tables, and ``'speed'``, are
       routed as before;
     - the benchmark ``pyod_ae_plugin`` behind these rules, and papers.
+
+    What the engine's ``explain_findings`` says of our detectors' findings are the features that
+    contribute most to the score, by :meth:`~pyod_ae_plugin.AutoEncoder.explain`, each with its
+    ``contribution`` besides what PyOD gives.
 
     Parameters
     ----------
@@ -59,7 +68,8 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
       paper. Our detectors have none there and come behind those that have one.
     - Plans that are made by name hold the contamination and no other keyword. Ours then show a
       progress bar, on stderr, unless ``params`` say ``verbose=0``. Plans by routing do.
-    - ``explain_findings`` compares features with their means, for all detectors alike.
+    - The MCP server's ``explain_findings`` is given no detector, and compares features with their
+      means, for all detectors alike.
 
     Examples
     --------
@@ -89,7 +99,44 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
     kb.benchmarks.update(ours.benchmarks)
     kb.papers.update(ours.papers)
     engine.kb = kb
+    engine.explain_findings = MethodType(_explain_findings, engine)
     return engine
+
+
+def _explain_findings(
+    engine: ADEngine,
+    result: dict[str, Any],
+    indices: list[int] | None = None,
+    top_k: int = 5,
+    X: Any = None,
+    feature_names: list[str] | None = None,
+) -> list[dict[str, Any]]:
+    """ADEngine.explain_findings, by contributions to the score where the detector is ours."""
+    from pyod_ae_plugin.detectors.scoring import ScoringDetector
+
+    detector = result.get("detector")
+    entries: list[dict[str, Any]]
+    entries = type(engine).explain_findings(engine, result, indices, top_k, X, feature_names)
+    if X is None or not entries or not isinstance(detector, ScoringDetector):
+        return entries
+    contributions = detector.explain(_safe_indexing(X, [entry["index"] for entry in entries]))
+    values = np.asarray(X, dtype=np.float64)
+    mean, std = values.mean(0), values.std(0)
+    for entry, of_row in zip(entries, contributions, strict=True):
+        row = values[entry["index"]]
+        entry["contributing_features"] = [
+            {
+                "feature": j,
+                "name": feature_names[j] if feature_names is not None else f"feature_{j}",
+                "value": float(row[j]),
+                "mean": float(mean[j]),
+                "z_score": float(abs(row[j] - mean[j]) / (std[j] or 1.0)),
+                "direction": "high" if row[j] >= mean[j] else "low",
+                "contribution": float(of_row[j]),
+            }
+            for j in np.argsort(-np.abs(of_row), kind="stable")[:_N_FEATURES_SHOWN].tolist()
+        ]
+    return entries
 
 
 def _name(name: str, kb: KnowledgeBase, ours: KnowledgeBase, replace: bool) -> str:
