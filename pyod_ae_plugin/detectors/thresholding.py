@@ -51,15 +51,13 @@ class ThresholdingDetector(ScoringDetector):
         """
         check_is_fitted(self, "scoring_module_")
         if fdr is None:
-            labels: Array | tuple[Array, Array] = BaseDetector.predict(
-                self._with_fitted_threshold(), X, return_confidence
-            )
-            return labels
-        if not isinstance(fdr, Real) or not 0 < fdr < 1:
+            labels = self._labels(self.decision_function(X))
+        elif isinstance(fdr, Real) and 0 < fdr < 1:
+            adjusted = false_discovery_control(self.predict_p_value(X), method="bh")
+            labels = (adjusted <= fdr).astype(int)
+        else:
             raise ValueError(f"fdr must be between 0 and 1, got {fdr!r}.")
-        adjusted = false_discovery_control(self.predict_p_value(X), method="bh")
-        discovered: Array = (adjusted <= fdr).astype(int)
-        return (discovered, self.predict_confidence(X)) if return_confidence else discovered
+        return (labels, self.predict_confidence(X)) if return_confidence else labels
 
     def predict_p_value(self, X: Any) -> Array:
         """Conformal p-values of rows [1]_: how unusual a score is among inliers' scores.
@@ -111,8 +109,16 @@ class ThresholdingDetector(ScoringDetector):
     def predict_confidence(self, X: Any) -> Array:
         """PyOD's confidence in the labels; see :meth:`pyod.models.base.BaseDetector`."""
         check_is_fitted(self, "scoring_module_")
-        confidence: Array = BaseDetector.predict_confidence(self._with_fitted_threshold(), X)
-        return confidence
+        if isinstance(self.contamination, float):
+            confidence: Array = BaseDetector.predict_confidence(self, X)
+            return confidence
+        # PyOD would ask the parameter, which is not fitted. It is asked how sure it is that all
+        # rows are inliers, at the share of outliers that the thresholder found.
+        asked = object.__new__(type(self))
+        share = float(np.mean(self.labels_))
+        asked.__dict__.update(self.__dict__, contamination=share, threshold_=np.inf)
+        inlier: Array = BaseDetector.predict_confidence(asked, X)
+        return np.where(self._labels(self.decision_function(X)) == 1, 1 - inlier, inlier)
 
     def _set_scores(self, scores: Array, held_out: Array | None = None) -> None:
         """Set threshold and labels by the scores of the training rows, or of those held out."""
@@ -141,10 +147,8 @@ class ThresholdingDetector(ScoringDetector):
         self.threshold_ = thresholder.thresh_ or self.labels_.mean()
         self.thresholder_ = thresholder
 
-    def _with_fitted_threshold(self) -> ThresholdingDetector:
-        """Return the detector with the fitted thresholder where PyOD looks for it."""
-        if not hasattr(self, "thresholder_"):
-            return self
-        fitted = object.__new__(type(self))
-        fitted.__dict__.update(self.__dict__, contamination=self.thresholder_)
-        return fitted
+    def _labels(self, scores: Array) -> Array:
+        if isinstance(self.contamination, float):
+            return (scores > self.threshold_).astype(int)
+        labels: Array = self.thresholder_.predict(scores)
+        return labels
