@@ -49,7 +49,9 @@ def test_every_tabular_detector_of_pyod_is_created_by_name(name):
     detector = create_with(partial(create_detector, name), 5, random_state=3, verbose=0)
     assert isinstance(detector, BaseDetector)
     assert type(detector).__name__ == name.removeprefix("pyod.")
-    assert getattr(detector, "random_state", 3) == 3
+    seed = getattr(detector, "random_state", 3)
+    # PyOD 3.6.0 makes a RandomState of it in some detectors
+    assert seed == 3 or seed.get_state()[1][0] == 3
 
 
 @pytest.mark.filterwarnings("ignore")
