@@ -126,10 +126,11 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
     def explain(self, X: Any) -> Array:
         """What each feature of a row adds to its score.
 
-        Contributions are integrated gradients [1]_ from the mean training row to the row: those of
-        a row sum to its score less the score of the mean training row, which may be above 0 and
-        above that of a row. Features that make a row more normal than the mean contribute less
-        than 0. Of an ensemble it is the combined score that is explained.
+        Contributions are integrated gradients [1]_ from the mean training row to the row. By the
+        score heads 'euclidean' and 'nll', which are sums over features, those of a row sum to its
+        score: what each feature adds to the score of the mean row is included. By others they sum
+        to the score less that of the mean row, which may be above that of a row. Features that make
+        a row more normal contribute less than 0. Of an ensemble the combined score is explained.
 
         Parameters
         ----------

@@ -16,6 +16,8 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
     Feature j of a row contributes ``z_j`` times the mean of ``d score / d z_j`` on the straight
     line from the mean training row, 0 in standard units, to the row [1]_. By the fundamental
     theorem of calculus contributions sum to the score less the score of the mean training row.
+    Where the score head is additive, a sum over features, the mean row's own summands are added,
+    so that contributions sum to the score.
     The mean is by Gauss-Legendre quadrature with 16 nodes [2]_. What that leaves of the sum, about
     1% for scores with kinks, is shared out in proportion to the sizes of the contributions.
 
@@ -62,14 +64,17 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
         z = module.standardize(x)
         with torch.no_grad():
             scores = _scores(module, z)
-            above_mean_row = (scores - _scores(module, torch.zeros_like(z[:1]))).unsqueeze(-1)
+            mean_row = torch.zeros_like(z[:1])
+            above_mean_row = (scores - _scores(module, mean_row)).unsqueeze(-1)
+            summands = module.head.summands(module.network, mean_row)
         gradient = torch.zeros_like(z, dtype=torch.float64)
         for place, weight in zip(*_nodes_and_weights(_N_NODES), strict=True):
             gradient += weight * _gradient(module, place * z)
     parts = gradient * z
     parts = parts + _shares(parts) * (above_mean_row - parts.sum(-1, keepdim=True))
     usable = parts.isfinite().all(-1) & (scores < HIGHEST_SCORE)
-    return torch.where(usable.unsqueeze(-1), parts, _shares(z.double()) * above_mean_row)
+    parts = torch.where(usable.unsqueeze(-1), parts, _shares(z.double()) * above_mean_row)
+    return parts if summands is None else parts + summands
 
 
 def _scores(module: ScoringModule, z: Tensor) -> Tensor:

@@ -83,6 +83,13 @@ class ScoreHead(nn.Module):
         scores: Tensor = self(residual, code) if self.uses_code else self(residual)
         return scores
 
+    def summands(self, network: Network, z: Tensor) -> Tensor | None:
+        """What each feature of standardised rows adds to their scores, [n, n_features].
+
+        None, as here, where a score is no such sum.
+        """
+        return None
+
 
 class Euclidean(ScoreHead):
     """Length of the residual, PyOD's reconstruction error.
@@ -106,3 +113,9 @@ class Euclidean(ScoreHead):
     def forward(self, residual: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(residual, dim=-1)
         return length
+
+    def summands(self, network: Network, z: Tensor) -> Tensor | None:
+        residual = network.decode(network.encode(z)) - z
+        length = self(residual).clamp_min(torch.finfo(torch.float32).tiny)
+        summands: Tensor = residual.square() / length.unsqueeze(-1)
+        return summands

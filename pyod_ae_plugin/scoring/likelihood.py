@@ -31,6 +31,11 @@ class NegativeLogLikelihood(ScoreHead):
     def score(self, network: Network, z: Tensor) -> Tensor:
         return -log_density(z, *network.decode_distribution(network.encode(z)))
 
+    def summands(self, network: Network, z: Tensor) -> Tensor | None:
+        mean, logvar = network.decode_distribution(network.encode(z))
+        of_features = (part.unsqueeze(-1) for part in (z, mean, logvar))
+        return -log_density(*of_features)
+
 
 class ReconstructionProbability(ScoreHead):
     """Negative reconstruction probability: the mean log density over draws from the posterior.
