@@ -79,13 +79,13 @@ def plot_explanation(
     ax.bar_label(bars, fmt="{:+.3g}", padding=3)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
-    ax.margins(x=0.15)  # room for the numbers
+    ax.margins(x=0.3)  # room for the numbers
     ax.axvline(0, color="black", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set(
-        xlabel="Contribution to the anomaly score",
-        title=f"Score {score:.4g}, from a baseline of {score - parts.sum():.4g}",
-    )
+    baseline = score - parts.sum()
+    # of additive score heads there is none, up to rounding
+    above = f", from a baseline of {baseline:.4g}" if abs(baseline) > 1e-3 * abs(score) else ""
+    ax.set(xlabel="Contribution to the anomaly score", title=f"Score {score:.4g}{above}")
     return ax
 
 

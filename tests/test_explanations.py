@@ -259,6 +259,14 @@ def test_bars_are_the_contributions_largest_first(detector, X, axes):
     assert axes.yaxis_inverted()  # the first bar is on top
 
 
+@pytest.mark.parametrize("head", ["euclidean", "mahalanobis"])
+def test_the_title_names_the_score_and_a_baseline_where_there_is_one(X, axes, head):
+    detector = AutoEncoder(score_head=head, epoch_num=1, device="cpu", verbose=0).fit(X)
+    title = plot_explanation(detector, X, 3, ax=axes).get_title()
+    assert title.startswith(f"Score {detector.decision_scores_[3]:.4g}")
+    assert ("baseline" in title) == (head == "mahalanobis")
+
+
 def test_features_that_make_a_row_more_normal_have_another_colour(X, axes):
     module = ScoringModule(Standardize(2), rebuilds_nothing(), Euclidean(2))
     module.standardize.shift = torch.tensor([-1.0, 0.0])
