@@ -58,7 +58,3 @@ class Checkpoint:
                 + remedy
             )
         return state
-
-    def remove(self) -> None:
-        """Delete the file, if there is one."""
-        self.path.unlink(missing_ok=True)

@@ -170,7 +170,7 @@ class NeuralDetector(ThresholdingDetector):
             self.__dict__.pop("_stream", None)  # what partial_fit saw is forgotten
             with self._private_randomness():
                 completed = self._fit_rows(rows)
-            self._set_scores(self._score(X), self._scores_of(held_out))
+            self._set_scores(self._score(X), held_out)
         self._end_fit(completed)
         return self
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from pyod_ae_plugin.detectors.base import NeuralDetector, Plan, unchanged_on_error
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.scoring import Array
-from pyod_ae_plugin.engine.rows import training_tile_rows
+from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
 from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, Standardize
@@ -113,10 +114,10 @@ class IncrementalDetector(NeuralDetector):
                 stream = (stream or self._new_stream(X.shape[1])).added(X)
             if stream is None:
                 raise ValueError("fit_batches was given no batches.")
-            sample = stream.sample
-            completed, held_out = self._fit_stream(stream)
+            sample, rows = stream.sample, stream.sample.rows()
+            completed, held_out = self._fit_stream(stream, rows)
             if sample.is_complete or isinstance(batches, Iterator):
-                scores = self._score(sample.rows().numpy())
+                scores = self._score(rows.numpy())
             else:
                 scores = self._scores_of_all(batches, sample.n_seen)
             self._set_scores(scores, held_out)
@@ -162,9 +163,9 @@ class IncrementalDetector(NeuralDetector):
                     network = copy.deepcopy(self.scoring_module_.network).requires_grad_(True)
                     stream = stream._replace(moments=None, network=network)
             stream = stream.added(X)
-            share = len(X) / stream.sample.n_seen
-            completed, held_out = self._fit_stream(stream, share=share, keep=True)
-            self._set_scores(self._score(stream.sample.rows().numpy()), held_out)
+            rows, share = stream.sample.rows(), len(X) / stream.sample.n_seen
+            completed, held_out = self._fit_stream(stream, rows, share=share, keep=True)
+            self._set_scores(self._score(rows.numpy()), held_out)
         self._end_fit(completed)
         return self
 
@@ -203,13 +204,13 @@ class IncrementalDetector(NeuralDetector):
         return Stream(RowSample(capacity), moments, generator, None)
 
     def _fit_stream(
-        self, stream: Stream, share: float = 1.0, keep: bool = False
-    ) -> tuple[bool, Array | None]:
-        """Fit the scoring module to a stream.
+        self, stream: Stream, sample: Tensor, share: float = 1.0, keep: bool = False
+    ) -> tuple[bool, Rows | None]:
+        """Fit the scoring module to the sample of a stream.
 
-        Return whether training came to its end, and the scores of the rows that were held out.
+        Return whether training came to its end, and the rows that were held out.
         """
-        rows, held_out = self._split(stream.sample.rows())
+        rows, held_out = self._split(sample)
         standardize = self._standardize_for(stream, rows.shape[1])
 
         def plan(n_features: int, seed: int, generator: torch.Generator) -> Plan:
@@ -225,7 +226,7 @@ class IncrementalDetector(NeuralDetector):
             if keep:
                 self._stream = stream._replace(network=copy.deepcopy(trained.network))
             self._set_module(rows, trained)
-        return trained.completed, self._scores_of(held_out)
+        return trained.completed, held_out
 
     def _standardize_for(self, stream: Stream, n_features: int) -> Standardize:
         if stream.moments is None and stream.network is not None and self.preprocessing:

@@ -195,23 +195,22 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         return self.scoring_module_.network
 
     def _score(self, X: Array) -> Array:
-        module = self.scoring_module_
-        scores: Array = map_rows(score_function(module, self.precision), as_rows(X), module).numpy()
+        scores = self._scores_of(as_rows(X))
         if scores.max() >= HIGHEST_SCORE:
             assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
         return scores
 
-    def _scores_of(self, rows: Rows | None) -> Array | None:
+    def _scores_of(self, rows: Rows) -> Array:
         """Scores of rows that have been checked."""
         module = self.scoring_module_
-        function = score_function(module, self.precision)
-        return None if rows is None else map_rows(function, rows, module).numpy()
+        scores: Array = map_rows(score_function(module, self.precision), rows, module).numpy()
+        return scores
 
     def _score_resident(self, rows: Tensor) -> Array:
         scores: Array = self.score_tensor(self._moved(rows)).double().cpu().numpy()
         suspect = scores.max() >= HIGHEST_SCORE or not self.scoring_module_.head.shows_nonfinite
-        if suspect and not bool(torch.isfinite(rows).all()):
-            raise ValueError("X holds NaN or infinity. Fill or drop such rows.")
+        if suspect:
+            _assert_finite(rows)
         return scores
 
     def _map(self, function: Callable[[Tensor], Tensor], X: Any) -> Array:
@@ -221,11 +220,16 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
             rows = as_rows(validate_rows(self, X, reset=False))
             mapped: Array = map_rows(function, rows, self.scoring_module_).numpy()
             return mapped
-        if not bool(torch.isfinite(resident).all()):
-            raise ValueError("X holds NaN or infinity. Fill or drop such rows.")
+        _assert_finite(resident)
         values = map_resident(function, self._moved(resident), self.scoring_module_)
         of_host: Array = values.double().cpu().numpy()
         return of_host
 
     def _moved(self, rows: Tensor) -> Tensor:
         return rows.to(self.scoring_module_.standardize.scale.device)
+
+
+def _assert_finite(rows: Tensor) -> None:
+    """Raise on NaN and infinity in rows on a GPU."""
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError("X holds NaN or infinity. Fill or drop such rows.")

@@ -12,6 +12,7 @@ from scipy.stats import false_discovery_control
 from sklearn.utils.validation import check_is_fitted
 
 from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
+from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 
@@ -120,8 +121,8 @@ class ThresholdingDetector(ScoringDetector):
         inlier: Array = BaseDetector.predict_confidence(asked, X)
         return np.where(self._labels(self.decision_function(X)) == 1, 1 - inlier, inlier)
 
-    def _set_scores(self, scores: Array, held_out: Array | None = None) -> None:
-        """Set threshold and labels by the scores of the training rows, or of those held out."""
+    def _set_scores(self, scores: Array, held_out: Rows | None = None) -> None:
+        """Set threshold and labels by the scores of the training rows, or of rows held out."""
         if scores.min() >= HIGHEST_SCORE:
             raise FloatingPointError(
                 "Training diverged: every score overflows. Lower the learning rate lr, and "
@@ -130,14 +131,15 @@ class ThresholdingDetector(ScoringDetector):
         self._set_n_classes(None)  # y says nothing about the columns of predict_proba
         self.__dict__.pop("held_out_scores_", None)
         self.__dict__.pop("thresholder_", None)
-        deciding = scores if held_out is None else held_out
+        deciding = scores
         if held_out is not None:
-            self.held_out_scores_ = np.sort(held_out)
+            deciding = self._scores_of(held_out)
+            self.held_out_scores_ = np.sort(deciding)
         self.decision_scores_ = scores
         self._mu, self._sigma = scores.mean(), scores.std()
         if isinstance(self.contamination, float):
             self.threshold_ = np.percentile(deciding, 100 * (1 - self.contamination))
-            self.labels_ = (scores > self.threshold_).astype(int)
+            self.labels_ = self._labels(scores)
             return
         # A parameter is left as it was passed, and may be shared with other detectors.
         thresholder = copy.deepcopy(self.contamination)

@@ -14,10 +14,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from pyod_ae_plugin.engine.graphs import RecordedTiles
+from pyod_ae_plugin.engine.graphs import RecordedTiles, is_of_known_layers
 from pyod_ae_plugin.engine.triton_kernels import FusedScore, Precision, fused_score_function
-from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
-from pyod_ae_plugin.networks.layers import has_known_layers, is_hooked
+from pyod_ae_plugin.networks.layers import is_hooked
 from pyod_ae_plugin.scoring import ScoringModule
 
 # What was made for a module, by what it hangs on. Made anew when that changes.
@@ -69,10 +68,8 @@ def _new_function(module: ScoringModule, precision: Precision) -> Callable[[Tens
             scores: Tensor = cast(ScoringModule, scored_by())(tile)
             return scores.float()
 
-    # Layers of others may look at values on the way, which a graph cannot.
-    network = module.network
-    known = type(network) in (AutoEncoderNetwork, VariationalNetwork) and has_known_layers(network)
-    return RecordedTiles(plain) if known and not is_hooked(module) else plain
+    replayable = is_of_known_layers(module.network) and not is_hooked(module)
+    return RecordedTiles(plain) if replayable else plain
 
 
 def _compiles(fused: FusedScore, module: ScoringModule) -> bool:

@@ -18,11 +18,18 @@ _WARM_UPS = 3
 def can_be_recorded(network: Network, batches: Callable[[Tensor], Tensor]) -> bool:
     """Whether a step of training by these batches can be recorded.
 
-    Batches must be gathered on the GPU. Layers of others may look at values on the way, which a
-    graph cannot, and hooks would be called once only.
+    Batches must be gathered on the GPU, and hooks would be called once only.
     """
-    known = type(network) in (AutoEncoderNetwork, VariationalNetwork) and has_known_layers(network)
-    return known and not is_hooked(network) and isinstance(batches, ResidentBatches)
+    replayable = is_of_known_layers(network) and not is_hooked(network)
+    return replayable and isinstance(batches, ResidentBatches)
+
+
+def is_of_known_layers(network: Network) -> bool:
+    """Whether a network is of this package throughout.
+
+    Layers of others may look at values on the way, which a graph cannot.
+    """
+    return type(network) in (AutoEncoderNetwork, VariationalNetwork) and has_known_layers(network)
 
 
 class Recorded:
