@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 
 from pyod_ae_plugin.detectors.base import Plan
 from pyod_ae_plugin.detectors.building import build_head
@@ -229,6 +230,18 @@ class AutoEncoderEnsemble(IncrementalDetector):
     def _check_params(self) -> None:
         super()._check_params()
         check_widths("hidden_neuron_list", self._widths())
+
+    def restore(
+        self,
+        attributes: Mapping[str, Any],
+        module_state: Mapping[str, Tensor],
+        device: torch.device | None = None,
+    ) -> None:
+        """As for each detector; see :meth:`PersistentDetector.restore`."""
+        n_members = len(module_state["head.location"])
+        if n_members != self.n_estimators:
+            raise ValueError(f"there are {n_members} members, and n_estimators={self.n_estimators}")
+        super().restore(attributes, module_state, device)
 
     def _widths(self) -> Sequence[int]:
         if self.hidden_neuron_list is not None:

@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import (
 
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.thresholds import ThresholdRule
 
 # Measured on contaminated data: benchmarks/quality.py.
 DEFAULT_TRIM = 0.4
@@ -68,12 +69,14 @@ OPTIMIZER_PARAMS = {
 
 
 def check_contamination(contamination: Any) -> None:
-    """Raise on numbers that PyOD would take for a thresholder."""
+    """Raise on numbers that PyOD would take for a thresholder, and on rules with wrong ones."""
     if isinstance(contamination, Real) and not isinstance(contamination, float):
         raise TypeError(
             f"contamination must be a float, got {type(contamination).__name__}; "
             "pass float(contamination)."
         )
+    if isinstance(contamination, ThresholdRule):
+        contamination._validate_params()
 
 
 def check_checkpoint(checkpoint: Any, random_state: Any) -> None:

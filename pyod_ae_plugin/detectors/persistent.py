@@ -13,15 +13,22 @@ from pyod.models.base import BaseDetector
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
+from pyod_ae_plugin.engine.devices import available_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import scoring_module
+from pyod_ae_plugin.engine.limits import AllocationLimit
+from pyod_ae_plugin.engine.states import load_exactly
+from pyod_ae_plugin.fitted import is_fitted_name
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.persistence import is_fitted_name, load_detector, save_detector
+from pyod_ae_plugin.persistence import load_detector, save_detector
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.thresholds import ThresholdRule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# To build a module makes about three times the values that are kept of it.
+_BUILT_PER_KEPT = 8
+_LEAST_LIMIT = 2**24
 
 
 class PersistentDetector(BaseDetector):  # type: ignore[misc]
@@ -36,12 +43,13 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
     threshold_: float
 
     def save(self, path: str | Path) -> None:
-        """Save the fitted detector to a folder, without pickle.
+        """Save the fitted detector, without pickle.
 
         Parameters
         ----------
         path : str or Path
-            The folder; an older detector there is replaced.
+            One file if it ends in ``.safetensors``, else a folder. An older detector there is
+            replaced.
 
         See Also
         --------
@@ -69,7 +77,7 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
         self,
         attributes: Mapping[str, Any],
         module_state: Mapping[str, Tensor],
-        device: str | torch.device | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Make this a fitted detector again, of what :func:`load_detector` read.
 
@@ -79,18 +87,32 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
             As :meth:`fitted_attributes` gave them.
         module_state : mapping of str to Tensor
             The state of the scoring module.
-        device : str, torch.device or None, default=None
+        device : torch.device or None, default=None
             Where it shall score; None is the parameter ``device`` if that is here, else the CPU.
+
+        Raises
+        ------
+        ValueError, TypeError, RuntimeError
+            If the parameters are not usable, or the state is not that of such a module.
+        MemoryError
+            If the parameters ask for a module far larger than the state.
         """
-        target = available_device(self.device) if device is None else resolve_device(device)
         self._check_params()
         n_features = attributes["n_features_in_"]
-        with seeded_global_rng(0, torch.device("cpu")):
+        if module_state["standardize.scale"].shape != (n_features,):
+            raise ValueError("the scaling is not that of n_features_in_ features")
+        n_values = sum(tensor.numel() for tensor in module_state.values())
+        with (
+            seeded_global_rng(0, torch.device("cpu")),
+            AllocationLimit(_BUILT_PER_KEPT * n_values + _LEAST_LIMIT),
+        ):
             network = self._build_network(n_features, torch.Generator())
             head = self._build_head(network, n_features)
-        module = scoring_module(Standardize(n_features), network, head)
-        # assign keeps the dtypes of the file, those of the scaling among them
-        module.load_state_dict(module_state, assign=True)
+            module = scoring_module(Standardize(n_features), network, head)
+        load_exactly(module, module_state)
+        with torch.no_grad():
+            module(torch.zeros(1, n_features))
+        target = available_device(self.device) if device is None else device
         self.scoring_module_ = module.requires_grad_(False).to(target)
         self.__dict__.update(attributes)
         if isinstance(self.contamination, ThresholdRule):

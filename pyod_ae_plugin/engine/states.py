@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+_FLOATS = {torch.float32, torch.float64}
 
 
 def above(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -20,3 +23,31 @@ def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state whose tensors are its own."""
     return {name: value.clone() for name, value in state.items()}
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a module copies of the tensors of a state that is of its names, shapes and types.
+
+    float32 and float64 may stand for each other, as a module chooses between them when fitted.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or one too many, a tensor is of another shape or type, or it holds NaN
+        or infinity.
+    """
+    expected = module.state_dict()
+    if expected.keys() != state.keys():
+        names = sorted(expected.keys() ^ state.keys())
+        raise ValueError(f"{names[0]!r} is missing or one tensor too many")
+    for name, tensor in state.items():
+        like = expected[name]
+        if tensor.shape != like.shape:
+            raise ValueError(
+                f"{name} has the shape {tuple(tensor.shape)}, expected {tuple(like.shape)}"
+            )
+        if tensor.dtype != like.dtype and not {tensor.dtype, like.dtype} <= _FLOATS:
+            raise ValueError(f"{name} is of {tensor.dtype}, expected {like.dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} holds NaN or infinity")
+    module.load_state_dict(copied(state), assign=True)  # assign keeps the types of the state

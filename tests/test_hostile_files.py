@@ -1,0 +1,244 @@
+"""Ten thousand damaged and forged model files: refused, or harmless."""
+
+import json
+import random
+import resource
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin.modelfiles import read_model, write_model
+
+DETECTORS = {
+    "AutoEncoder": AutoEncoder(epoch_num=1, verbose=0, device="cpu", hidden_neuron_list=[4, 2]),
+    "VAE": VAE(epoch_num=1, verbose=0, device="cpu", score_head="elbo"),
+    "conv": AutoEncoder(
+        epoch_num=1, verbose=0, device="cpu", network="conv", input_shape=(2, 3), batch_norm=True
+    ),
+    "AutoEncoderEnsemble": AutoEncoderEnsemble(2, epoch_num=1, verbose=0, device="cpu"),
+}
+N_DAMAGED, N_FORGED = 1700, 800  # of each detector: 10,000 in all
+SECONDS = 60  # in which a file is read or refused, on a busy machine too
+MOST_MEMORY = 2**29
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def fitted(request):
+    X = np.random.default_rng(0).normal(size=(60, 6))
+    return DETECTORS[request.param].fit(X)
+
+
+@pytest.fixture
+def limited():
+    """Fail where a file takes too long or much memory."""
+
+    def too_long(*_):
+        pytest.fail(f"a file took more than {SECONDS} s")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.signal(signal.SIGALRM, too_long)
+    yield
+    signal.alarm(0)
+    taken = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert taken < MOST_MEMORY
+
+
+def is_refused(path):
+    signal.alarm(SECONDS)
+    try:
+        return load_detector(path), None
+    except ValueError as error:
+        return None, error
+
+
+def flip_bits(data, rng):
+    for _ in range(rng.choice([1, 1, 1, 8, 100])):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+
+
+def flip_bits_of_header(data, rng):
+    for _ in range(rng.choice([1, 3])):
+        data[rng.randrange(min(4000, len(data)))] ^= 1 << rng.randrange(8)
+
+
+def truncate(data, rng):
+    del data[rng.randrange(len(data)) :]
+
+
+def cut(data, rng):
+    start = rng.randrange(len(data))
+    del data[start : start + rng.randrange(1, 200)]
+
+
+def insert(data, rng):
+    start = rng.randrange(len(data))
+    data[start:start] = rng.randbytes(rng.randrange(1, 200))
+
+
+def repeat(data, rng):
+    start = rng.randrange(len(data))
+    data[start:start] = data[start : start + rng.randrange(1, 200)]
+
+
+def blank(data, rng):
+    start, n = rng.randrange(len(data)), rng.randrange(1, 2000)
+    data[start : start + n] = bytes(len(data[start : start + n]))
+
+
+def declare_another_length(data, rng):
+    data[:8] = rng.choice([0, 1, 2**31, 2**63, rng.getrandbits(64)]).to_bytes(8, "little")
+
+
+def change_a_digit(data, rng):
+    digits = [i for i, byte in enumerate(data[:20000]) if chr(byte).isdigit()]
+    if digits:
+        data[rng.choice(digits)] = ord(rng.choice("0123456789"))
+
+
+DAMAGES = [
+    flip_bits,
+    flip_bits_of_header,
+    truncate,
+    cut,
+    insert,
+    repeat,
+    blank,
+    declare_another_length,
+    change_a_digit,
+]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", ["model.safetensors", "model"])
+def test_damaged_files_give_no_wrong_score(fitted, tmp_path, limited, name, seed):
+    fitted.save(tmp_path / name)
+    files = [tmp_path / name] if name != "model" else sorted((tmp_path / name).iterdir())
+    originals = {file: file.read_bytes() for file in files}
+    rows = np.random.default_rng(1).normal(size=(5, 6))
+    expected = fitted.decision_function(rows)
+    rng = random.Random(f"{name} {seed}")
+    n_refused = 0
+    for _ in range(N_DAMAGED // 4):
+        file = rng.choice(files)
+        data = bytearray(originals[file])
+        rng.choice(DAMAGES)(data, rng)
+        file.write_bytes(data)
+        loaded, refusal = is_refused(tmp_path / name)
+        n_refused += refusal is not None
+        if loaded is not None:
+            assert np.array_equal(loaded.decision_function(rows), expected)
+        file.write_bytes(originals[file])
+    assert n_refused > 0.8 * (N_DAMAGED // 4)  # the others changed a blank, or nothing
+
+
+HOSTILE_VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    10**9,
+    10**30,
+    0.5,
+    -1e308,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "cuda:99",
+    "meta",
+    "../../etc/passwd",
+    "__import__('os').abort()",
+    "x" * 10**5,
+    [],
+    [0],
+    [10**9],
+    [10**6, 10**6],
+    [1] * 10**5,
+    [[1, 2], [3]],
+    ["a", None],
+    {},
+    {"a": {"b": [1]}},
+    {"tuple": 3},
+    {"tuple": [10**7, 10**7]},
+    {"threshold_rule": ["os.system", {}]},
+    {"threshold_rule": ["TopN", {"n": -1}]},
+    {"threshold_rule": "MeanStd"},
+    json.loads("[" * 300 + "]" * 300),
+]
+
+
+def places(value, path=()):
+    """Paths to all that a description holds."""
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield (*path, key)
+            yield from places(value[key], (*path, key))
+
+
+def forge_description(description, rng):
+    *path, last = rng.choice(list(places(description)))
+    holder = description
+    for key in path:
+        holder = holder[key]
+    if rng.random() < 0.1:
+        del holder[last]
+    else:
+        holder[last] = rng.choice(HOSTILE_VALUES)
+
+
+def forge_tensor(tensors, rng):
+    name = rng.choice(sorted(tensors))
+    tensor = tensors[name]
+    change = rng.randrange(8)
+    if change == 0:
+        del tensors[name]
+    elif change == 1:
+        tensors[rng.choice(["module.evil", "evil", "evil_", "labels_"])] = tensors.pop(name)
+    elif change == 2:
+        tensors[name] = torch.zeros(rng.choice([(0,), (), (1,), (7,), (3, 5), (1, 1, 1), (10**6,)]))
+    elif change == 3:
+        types = [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.int64]
+        tensors[name] = tensor.to(rng.choice(types))
+    elif change == 4:
+        other = rng.choice(sorted(tensors))
+        tensors[name], tensors[other] = tensors[other].clone(), tensor
+    elif change == 5:
+        tensors[name] = tensor.repeat(2, *[1] * max(tensor.ndim - 1, 0))
+    elif tensor.is_floating_point():
+        values = [torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 0.0]
+        tensor.view(-1)[rng.randrange(tensor.numel())] = rng.choice(values)
+    else:
+        tensor.fill_(rng.choice([-1, 2, 2**31]))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_forged_files_are_refused_or_score_finitely(fitted, tmp_path, limited, seed):
+    path = tmp_path / "model.safetensors"
+    fitted.save(path)
+    original = path.read_bytes()
+    rows = np.random.default_rng(1).normal(size=(5, 6))
+    rng = random.Random(seed)
+    n_refused = 0
+    for _ in range(N_FORGED // 2):
+        description, tensors = read_model(path)
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        for _ in range(rng.choice([1, 1, 2])):
+            if rng.random() < 0.5:
+                forge_description(description, rng)
+            else:
+                forge_tensor(tensors, rng)
+        write_model(path, description, tensors)
+        loaded, refusal = is_refused(path)
+        n_refused += refusal is not None
+        if loaded is not None:
+            scores = loaded.decision_function(rows)
+            assert scores.shape == (5,)
+            assert np.isfinite(scores).all()
+            assert set(loaded.predict(rows)) <= {0, 1}
+        path.write_bytes(original)
+    assert n_refused > 0.5 * (N_FORGED // 2)
