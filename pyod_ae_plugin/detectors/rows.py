@@ -62,9 +62,10 @@ def validate_rows(
     """
     if not (reset or ensure_all_finite) and _is_plain(estimator, X):
         return X  # type: ignore[no-any-return]
-    X = validate_data(
-        estimator, X, reset=reset, dtype="numeric", ensure_all_finite=ensure_all_finite
-    )
+    with np.errstate(invalid="ignore"):  # the largest floats and their negatives are summed up
+        X = validate_data(
+            estimator, X, reset=reset, dtype="numeric", ensure_all_finite=ensure_all_finite
+        )
     if X.dtype.kind == "O" or X.dtype.itemsize > 8:
         # Lists with None and numbers too large come through the check above as objects.
         try:
