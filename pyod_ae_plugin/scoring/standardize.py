@@ -28,8 +28,8 @@ class Standardize(nn.Module):
     casts.
 
     A feature that is constant up to rounding is centred and not scaled, unless that would hide a
-    change of it or make rounding look large: a constant below 1 is measured in units of the next
-    power of two, and rounding that exceeds 1 by its standard deviation.
+    change of it or make rounding look large: then it is measured in units of the power of two
+    above its own size, if that is less than 1, or above its rounding, if that is more.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Standardize(nn.Module):
         float64 = torch.finfo(torch.float64)
         mean, std = moments.mean, moments.std.clamp_max(float64.max)
         constant = moments.constant | (std < float64.tiny)
-        std = torch.where(constant, torch.maximum(std, _unit_of_constant(mean)), std)
+        std = torch.where(constant, _unit_of_constants(mean, std), std)
         smallest, largest = _FLOAT32_STD
         near_zero = mean.abs() <= _FLOAT32_OFFSET * std
         in_range = (smallest <= std) & (std <= largest)
@@ -89,6 +89,11 @@ class Standardize(nn.Module):
         return torch.nan_to_num((z.double() - self.shift) / self.scale)
 
 
-def _unit_of_constant(value: Tensor) -> Tensor:
-    """A power of two, so that scaling the constant does not round it, and at most 1."""
-    return torch.where(value == 0, 1.0, power_of_two_above(value.abs()).clamp_max(1.0))
+def _unit_of_constants(value: Tensor, std: Tensor) -> Tensor:
+    """Powers of two, so that scaling does not round: 1, or the size of smaller constants.
+
+    No less than what makes constants seem to vary, which is much where they are huge.
+    """
+    size = torch.where(value == 0, 1.0, value.abs())
+    rounding = torch.maximum(std, torch.finfo(torch.float64).eps * size)
+    return torch.maximum(power_of_two_above(size).clamp_max(1.0), power_of_two_above(rounding))
