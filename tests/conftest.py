@@ -5,10 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from pyod.utils.data import generate_data
 
 # A distribution of its own that cannot be imported on purpose.
 collect_ignore = ["broken_plugins"]
+
+# The same examples at each run; to look for new ones: pytest --hypothesis-profile=hunt
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("hunt", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
 
 ADBENCH = Path(__file__).parents[2] / "shared" / "data" / "adbench"
 

@@ -50,12 +50,24 @@ def test_standardised_rows_have_mean_zero_and_variance_one_or_zero(X, tile_rows)
     assert (((variance - 1).abs() < 1e-3) | (variance < 1e-3)).all()
 
 
-def test_constant_features_are_centred_and_not_scaled():
+def test_constant_features_are_centred_and_not_scaled_but_by_powers_of_two():
     X = np.column_stack([np.full(50, 0.1), np.full(50, 1e12), np.zeros(50), np.arange(50.0)])
     standardize = fitted(X)
     assert torch.equal(standardize(torch.from_numpy(X))[:, :3], torch.zeros(50, 3))
     changed = X[:1] + np.array([2.0, 2.0, 2.0, 0.0])
-    assert np.allclose(standardize(torch.from_numpy(changed))[0, :3], 2.0)
+    # 0.1 is measured in eighths, so that a change from 0.1 to 0.2 is no small one
+    assert np.allclose(standardize(torch.from_numpy(changed))[0, :3], [16.0, 2.0, 2.0])
+    restored = standardize.inverse(standardize(torch.from_numpy(changed)))
+    assert np.allclose(restored, changed, atol=1e-6)
+
+
+def test_rounding_of_huge_constants_does_not_look_huge():
+    X = 1e20 + np.random.default_rng(0).integers(0, 3, size=(300, 2)) * 16384.0
+    z = fitted(X)(torch.from_numpy(X))
+    assert 0.1 < z.abs().max() < 3
+    X = np.full((5000, 2), 1e20)
+    X[0] = np.nextafter(1e20, np.inf)
+    assert fitted(X)(torch.from_numpy(X)).abs().max() <= 1
 
 
 @pytest.mark.parametrize("magnitude", [1e-300, 1e-30, 1e30, 1e300])

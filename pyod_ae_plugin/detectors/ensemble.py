@@ -19,6 +19,7 @@ from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.incremental import IncrementalDetector
 from pyod_ae_plugin.detectors.members import draw_members
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
+from pyod_ae_plugin.engine.fitting import check_within_reach
 from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.engine.triton_kernels import Precision
@@ -270,6 +271,7 @@ class AutoEncoderEnsemble(IncrementalDetector):
             )
             return True
         standardize = copy.deepcopy(earlier.standardize).cpu()
+        check_within_reach(rows, standardize)
         added = self._train(rows, standardize, partial(self._plan, earlier=earlier))
         network = copy.deepcopy(earlier.network).to(added.generator.device)
         self._set_module(rows, added._replace(network=joined(network, added.network)))

@@ -16,6 +16,7 @@ from pyod_ae_plugin.detectors.base import NeuralDetector, Plan, unchanged_on_err
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.scoring import Array
+from pyod_ae_plugin.engine.fitting import check_within_reach
 from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
 from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.networks import Network
@@ -212,6 +213,8 @@ class IncrementalDetector(NeuralDetector):
         """
         rows, held_out = self._split(sample)
         standardize = self._standardize_for(stream, rows.shape[1])
+        if stream.moments is None:
+            check_within_reach(rows, standardize)
 
         def plan(n_features: int, seed: int, generator: torch.Generator) -> Plan:
             planned = self._plan(n_features, seed, generator)

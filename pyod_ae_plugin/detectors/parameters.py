@@ -25,12 +25,15 @@ from pyod_ae_plugin.thresholds import ThresholdRule
 DEFAULT_TRIM = 0.4
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
 
+# Training computes in float32.
+LARGEST = float(torch.finfo(torch.float32).max)
+
 COMPILE_MODES = {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"}
 
 COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "contamination": [Interval(Real, 0, 0.5, closed="right"), HasMethods(["fit", "predict"])],
     "preprocessing": ["boolean"],
-    "lr": [Interval(Real, 0, None, closed="neither"), None],
+    "lr": [Interval(Real, 0, LARGEST, closed="right"), None],
     "epoch_num": [Interval(Integral, 1, None, closed="left"), None],
     "batch_size": [Interval(Integral, 1, None, closed="left"), None],
     "optimizer_name": [StrOptions(set(OPTIMIZERS))],
@@ -46,7 +49,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "novelty": ["boolean"],
     "trim": [Interval(Real, 0, 1, closed="left"), None],
     "mask": [Interval(Real, 0, 1, closed="left"), None],
-    "noise": [Interval(Real, 0, None, closed="left"), None],
+    "noise": [Interval(Real, 0, LARGEST, closed="both"), None],
     "network": [str, callable],
     "input_shape": ["array-like", None],
     "score_head": [str],
@@ -61,9 +64,9 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
 
 # The options that PyOD's optimizers know; each optimizer uses those that it has.
 OPTIMIZER_PARAMS = {
-    "weight_decay": [Interval(Real, 0, None, closed="left")],
-    "adam_eps": [Interval(Real, 0, None, closed="neither")],
-    "sgd_momentum": [Interval(Real, 0, None, closed="left")],
+    "weight_decay": [Interval(Real, 0, LARGEST, closed="both")],
+    "adam_eps": [Interval(Real, 0, LARGEST, closed="right")],
+    "sgd_momentum": [Interval(Real, 0, LARGEST, closed="both")],
     "sgd_nesterov": ["boolean"],
 }
 

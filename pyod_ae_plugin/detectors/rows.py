@@ -62,15 +62,18 @@ def validate_rows(
     """
     if not (reset or ensure_all_finite) and _is_plain(estimator, X):
         return X  # type: ignore[no-any-return]
-    X = validate_data(
-        estimator, X, reset=reset, dtype="numeric", ensure_all_finite=ensure_all_finite
-    )
-    if X.dtype.kind == "O" or X.dtype.itemsize > 8:
-        # Lists with None and numbers too large come through the check above as objects.
-        try:
-            X = X.astype(np.float64)
-        except OverflowError as error:
-            raise ValueError(f"X holds a number too large for float64: {error}.") from error
+    try:
+        # scikit-learn adds all numbers up, which may be the largest floats and their negatives
+        with np.errstate(invalid="ignore", over="ignore"):
+            X = validate_data(
+                estimator, X, reset=reset, dtype="numeric", ensure_all_finite=ensure_all_finite
+            )
+            # Lists with None and numbers too large come through this check as objects.
+            converted = X.dtype.kind == "O" or X.dtype.itemsize > 8
+            X = X.astype(np.float64) if converted else X
+    except OverflowError as error:
+        raise ValueError(f"X holds a number too large for float64: {error}.") from error
+    if converted:
         assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
     elif X.dtype.kind not in "biuf":
         raise TypeError(f"X must hold numbers, got {X.dtype}. Convert it to numbers first.")
@@ -116,7 +119,9 @@ def device_rows(estimator: BaseEstimator, X: Any) -> Tensor | None:
 
 
 def check_tensor(estimator: BaseEstimator, rows: Tensor) -> None:
-    """Raise unless a tensor is [n, n_features] and holds real numbers."""
+    """Raise unless rows are a tensor [n, n_features] and hold real numbers."""
+    if not isinstance(rows, Tensor):
+        raise TypeError(f"Rows must be a torch.Tensor here, got a {type(rows).__name__}.")
     if rows.is_complex():
         raise TypeError(f"X must hold real numbers, got {rows.dtype}.")
     n_features = estimator.n_features_in_

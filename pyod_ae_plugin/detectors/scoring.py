@@ -104,6 +104,7 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         Returns
         -------
         ndarray of shape (n_samples, n_latent)
+            Finite. A value farther than 1e15 standard deviations from the mean counts as that far.
         """
         check_is_fitted(self, "scoring_module_")
         return self._map(self.scoring_module_.encode, X)
@@ -118,7 +119,7 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            In the units of X. A row so far out that float32 overflows is not rebuilt finitely.
+            In the units of X, and finite. Of values far out as in :meth:`transform`.
         """
         check_is_fitted(self, "scoring_module_")
         return self._map(self.scoring_module_.reconstruct, X)

@@ -136,7 +136,7 @@ class ThresholdingDetector(ScoringDetector):
             deciding = self._scores_of(held_out)
             self.held_out_scores_ = np.sort(deciding)
         self.decision_scores_ = scores
-        self._mu, self._sigma = scores.mean(), scores.std()
+        self._mu, self._sigma = _mean_and_std(scores)
         if isinstance(self.contamination, float):
             self.threshold_ = np.percentile(deciding, 100 * (1 - self.contamination))
             self.labels_ = self._labels(scores)
@@ -154,3 +154,11 @@ class ThresholdingDetector(ScoringDetector):
             return (scores > self.threshold_).astype(int)
         labels: Array = self.thresholder_.predict(scores)
         return labels
+
+
+def _mean_and_std(scores: Array) -> tuple[float, float]:
+    """What PyOD turns scores into probabilities by: it divides by the second."""
+    if scores.min() < scores.max():
+        return scores.mean(), scores.std()
+    score = float(scores[0])
+    return score, float(np.finfo(np.float32).eps) * max(abs(score), 1.0)

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyod_ae_plugin.detectors.building import NetworkFactory, check_posterior
-from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
+from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, LARGEST, check_widths
 from pyod_ae_plugin.detectors.single import SingleNetworkDetector
 from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
 from pyod_ae_plugin.engine.triton_kernels import Precision
@@ -179,8 +179,8 @@ class VAE(SingleNetworkDetector):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **COMMON_CONSTRAINTS,
-        "beta": [Interval(Real, 0, None, closed="left")],
-        "capacity": [Interval(Real, 0, None, closed="left"), None],
+        "beta": [Interval(Real, 0, LARGEST, closed="both")],
+        "capacity": [Interval(Real, 0, LARGEST, closed="both"), None],
         "encoder_neuron_list": ["array-like"],
         "decoder_neuron_list": ["array-like"],
         "latent_dim": [Interval(Integral, 1, None, closed="left")],

@@ -12,22 +12,48 @@ from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
+from pyod_ae_plugin.scoring.standardize import FARTHEST
 
 _CELLS_FOR_HEAD = 2**20
 _LEAST_ROWS_FOR_HEAD = 2**11
 
 
 def fitted_standardize(rows: Rows, preprocessing: bool) -> Standardize:
-    """What standardises raw rows as they ask for; or leaves them be, without ``preprocessing``."""
+    """What standardises raw rows as they ask for; or leaves them be, without ``preprocessing``.
+
+    Raises
+    ------
+    ValueError
+        If rows that are left be are too large to be trained on.
+    """
     n_features = rows.shape[1]
     standardize = Standardize(n_features)
     if preprocessing:
         moments = Moments(n_features)
-        height = training_tile_rows(n_features, torch.device("cpu"))
-        for start in range(0, len(rows), height):
-            moments.update(rows[start : start + height])
+        for tile in _tiles(rows):
+            moments.update(tile)
         standardize.fit(moments)
+    else:
+        check_within_reach(rows, standardize)
     return standardize
+
+
+def check_within_reach(rows: Rows, standardize: Standardize) -> None:
+    """Raise if float32 would overflow in training on rows whose own moments do not scale them."""
+    farthest = max(standardize(tile).abs().max().item() for tile in _tiles(rows))
+    if farthest > FARTHEST:
+        raise ValueError(
+            f"X has a value of {farthest:g} in the units in which the network is trained, where "
+            f"at most {FARTHEST:g} is possible in float32. Rows are not scaled to unit variance "
+            "with preprocessing=False, nor where an earlier fit is continued: scale X, or fit anew "
+            "with preprocessing=True."
+        )
+
+
+def _tiles(rows: Rows) -> Iterator[Tensor]:
+    height = training_tile_rows(rows.shape[1], torch.device("cpu"))
+    for start in range(0, len(rows), height):
+        yield rows[start : start + height]
 
 
 def fitted_module(

@@ -64,9 +64,17 @@ class RowSample(NamedTuple):
         return self.n_seen <= self.capacity
 
     def _piece(self) -> tuple[Tensor, Tensor]:
-        rows = torch.cat([r for r, _ in self.pieces])
+        rows = torch.cat(_of_one_dtype([r for r, _ in self.pieces]))
         keys = torch.cat([k for _, k in self.pieces])
         if len(keys) <= self.capacity:
             return rows, keys
         kept = keys.topk(self.capacity, largest=False, sorted=False).indices.sort().values
         return rows[kept], keys[kept]
+
+
+def _of_one_dtype(pieces: list[Tensor]) -> list[Tensor]:
+    """Pieces in the dtype that they share, else in float64.
+
+    torch would join int64 and float16 as float16, which does not hold 70,000.
+    """
+    return pieces if len({p.dtype for p in pieces}) == 1 else [p.double() for p in pieces]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring.heads import ScoreHead
-from pyod_ae_plugin.scoring.standardize import Standardize
+from pyod_ae_plugin.scoring.standardize import FARTHEST, Standardize
 
 HIGHEST_SCORE = torch.finfo(torch.float32).max
 
@@ -69,17 +69,25 @@ class ScoringModule(nn.Module):
         return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latent codes [n, n_latent] of raw rows [n, n_features], those of members in a row."""
-        code: Tensor = self.network.encode(self.standardize(x))
+        """Latent codes [n, n_latent] of raw rows [n, n_features], those of members in a row.
+
+        A value farther than :data:`FARTHEST` standard deviations from the mean counts as that far,
+        so that codes are finite.
+        """
+        code: Tensor = self.network.encode(self._standardized_within_reach(x))
         return code if code.ndim == 2 else code.movedim(0, 1).flatten(1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Reconstructions [n, n_features] of raw rows, in the data's own units, float64.
 
-        Those of an ensemble's members are averaged.
+        Those of an ensemble's members are averaged. Values far out count as in :meth:`encode`.
         """
-        rebuilt = self.network.decode(self.network.encode(self.standardize(x)))
+        rebuilt = self.network.decode(self.network.encode(self._standardized_within_reach(x)))
         return self.standardize.inverse(rebuilt if rebuilt.ndim == 2 else rebuilt.mean(0))
+
+    def _standardized_within_reach(self, x: Tensor) -> Tensor:
+        z: Tensor = self.standardize(x)
+        return z.clamp(-FARTHEST, FARTHEST)
 
 
 def _measured_widths(network: Network, layers: list[nn.Module], n_features: int) -> set[int]:

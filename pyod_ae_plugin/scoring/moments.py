@@ -48,7 +48,7 @@ class Moments:
     def update(self, rows: Tensor) -> None:
         """Take in rows [m, n_features], m >= 1, finite and of any real or boolean dtype."""
         m, x = len(rows), rows.double()
-        unit = torch.maximum(self._unit, _power_of_two_above(x.abs().amax(0)))
+        unit = torch.maximum(self._unit, power_of_two_above(x.abs().amax(0)))
         shrunk = self._unit / unit
         self._origin *= shrunk
         self._mean *= shrunk
@@ -88,7 +88,7 @@ class Moments:
         )
 
 
-def _power_of_two_above(magnitude: Tensor) -> Tensor:
+def power_of_two_above(magnitude: Tensor) -> Tensor:
     """The smallest such power, within what float64 can hold and divide by; 1 above 0."""
     exponent = torch.frexp(magnitude).exponent.clamp(-1021, 1023)
     power = torch.ldexp(torch.ones_like(magnitude), exponent)
