@@ -35,6 +35,10 @@ class Checkpoint:
         with replacing(self.path) as new:
             save_file(tensors, new, self._described)
 
+    def remove(self) -> None:
+        """Delete the file if there is one."""
+        self.path.unlink(missing_ok=True)
+
     def load(self) -> dict[str, torch.Tensor] | None:
         """Return the state that was written last, None if there is no file.
 

@@ -90,6 +90,11 @@ def enough_threads(n_operations: float) -> Iterator[None]:
         yield
         return
     torch.set_num_threads(1)
+    # The number is each thread's own; but torch gives the number that was set last to threads that
+    # first compute later on, and they keep it. Another thread sets that one back.
+    setting_back = threading.Thread(target=torch.set_num_threads, args=(before,))
+    setting_back.start()
+    setting_back.join()
     try:
         yield
     finally:
