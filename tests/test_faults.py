@@ -663,6 +663,25 @@ def test_a_detector_of_a_device_that_is_not_here_scores_on_the_cpu(Detector, X, 
         assert np.array_equal(loaded.decision_function(X), detector.decision_scores_)
 
 
+def test_memory_that_runs_out_in_training_leaves_the_detector_as_it_was(X):
+    def factory(n_features):
+        network = mlp(n_features, [4, 2], "silu", False, 0.0, torch.Generator())
+
+        def needs_too_much(module, given):
+            if len(given[0]) > 40:
+                raise torch.cuda.OutOfMemoryError("all taken")
+
+        network.encoder.register_forward_pre_hook(needs_too_much)
+        return network
+
+    detector = quick(AutoEncoder, network=factory, batch_size=32).fit(X[:40])
+    before = dict(vars(detector))
+    detector.set_params(batch_size=200)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="all taken"):
+        detector.fit(X)
+    assert {**vars(detector), "batch_size": 32} == before
+
+
 LOADS_WITHOUT_GPU = """
 import pickle, sys
 import numpy as np, torch
