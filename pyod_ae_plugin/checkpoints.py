@@ -30,10 +30,27 @@ class Checkpoint:
         self._described = {"format": FORMAT, "fit": fit}
 
     def save(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Write a state."""
+        """Write a state.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written, as on a full disk; the one before stays as it is.
+        """
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        with replacing(self.path) as new:
-            save_file(tensors, new, self._described)
+        try:
+            with replacing(self.path) as new:
+                save_file(tensors, new, self._described)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"The checkpoint {self.path} could not be written: {error}. The fit ends, so that "
+                "no more is lost. Make room and fit again: it goes on from the last checkpoint "
+                "that could be written."
+            ) from error
+
+    def remove(self) -> None:
+        """Delete the file if there is one."""
+        self.path.unlink(missing_ok=True)
 
     def load(self) -> dict[str, torch.Tensor] | None:
         """Return the state that was written last, None if there is no file.

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ class Parts:
     """
 
     def __init__(self, output: Path, identity: str) -> None:
-        self._folder = output.with_name(f".{output.name}.parts")
+        self._output, self._folder = output, output.with_name(f".{output.name}.parts")
         described = self._folder / "identity"
         if not described.is_file() or described.read_text() != identity:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir()
-            described.write_text(identity)
+            with _writing(output):
+                self._folder.mkdir()
+                described.write_text(identity)
         self.n = 0
 
     def add(self, batch: Array, score: Callable[[Array], Array]) -> Array:
@@ -46,7 +48,7 @@ class Parts:
         path = self._path(self.n)
         scores = np.load(path, allow_pickle=False) if path.exists() else score(batch)
         if not path.exists():
-            with replacing(path) as new:
+            with _writing(self._output), replacing(path) as new:
                 np.save(new, scores)
         self.n += 1
         return scores
@@ -102,9 +104,22 @@ def score_table(
         n_rows += len(scores)
         n_outliers += int((scores > threshold).sum())
     labelled = ({"score": s, "label": (s > threshold).astype(np.int64)} for s in parts)
-    write_columns(output, labelled, n_rows)
+    with _writing(output):
+        write_columns(output, labelled, n_rows)
     parts.remove()
     return n_rows, n_outliers
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Say of what cannot be written, as on a full disk, which file it was for and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{output}: the scores could not be written: {error}. Make room there and run the same "
+            "command again: it goes on where it was."
+        ) from error
 
 
 def check_writable(path: Path) -> None:

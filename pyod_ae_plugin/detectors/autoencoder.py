@@ -115,6 +115,10 @@ class AutoEncoder(SingleNetworkDetector):
         Keep rows from training, a share of ``validation_fraction``, and set the threshold by their
         scores, so that it is not too low by what the network has memorised. It gives
         :meth:`predict_p_value`, too.
+    on_divergence : {'raise', 'restart'}, default='raise'
+        When the loss is no longer finite, raise a :class:`FloatingPointError`; or train anew from
+        the same initial weights at a tenth of the learning rate, three times at most, with a
+        warning each time. The latter also where rows end up rebuilt worse than by their mean.
 
     Attributes
     ----------
@@ -130,6 +134,8 @@ class AutoEncoder(SingleNetworkDetector):
         The trained network.
     scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
         All that was learned, as one module from raw rows to scores.
+    lr_ : float
+        Highest learning rate that was trained at; less than ``lr`` after restarts.
     history_ : dict of str to list of float
         ``'loss'`` of each epoch, and with early stopping ``'validation_loss'``.
     n_features_in_ : int
@@ -198,6 +204,7 @@ class AutoEncoder(SingleNetworkDetector):
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
         held_out_threshold: bool = False,
+        on_divergence: str = "raise",
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -226,6 +233,7 @@ class AutoEncoder(SingleNetworkDetector):
             checkpoint=checkpoint,
             precision=precision,
             held_out_threshold=held_out_threshold,
+            on_divergence=on_divergence,
         )
         self.hidden_neuron_list = hidden_neuron_list
         self.hidden_activation_name = hidden_activation_name

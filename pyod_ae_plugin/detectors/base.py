@@ -68,16 +68,17 @@ class Trained(NamedTuple):
     options : TrainingOptions
     generator : torch.Generator
         Where what else is drawn shall come from.
-    history : dict of str to list of float
-        Loss of each epoch, and with early stopping that of the rows held out.
+    lr, history
+        As the detector's ``lr_`` and ``history_``.
     completed : bool
-        Whether training came to its end, or was interrupted after a finished epoch.
+        Whether training came to its end and was not interrupted.
     """
 
     network: Network
     standardize: Standardize
     options: TrainingOptions
     generator: torch.Generator
+    lr: float
     history: dict[str, list[float]]
     completed: bool
 
@@ -94,6 +95,7 @@ class NeuralDetector(ThresholdingDetector):
     _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
 
     scoring_module_: ScoringModule
+    lr_: float
     history_: dict[str, list[float]]
     n_features_in_: int
 
@@ -118,6 +120,7 @@ class NeuralDetector(ThresholdingDetector):
         checkpoint: str | PathLike[str] | None,
         precision: Precision,
         held_out_threshold: bool,
+        on_divergence: str,
     ) -> None:
         super().__init__(contamination=contamination)
         self.preprocessing = preprocessing
@@ -138,6 +141,7 @@ class NeuralDetector(ThresholdingDetector):
         self.checkpoint = checkpoint
         self.precision = precision
         self.held_out_threshold = held_out_threshold
+        self.on_divergence = on_divergence
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit the detector to training rows.
@@ -158,7 +162,7 @@ class NeuralDetector(ThresholdingDetector):
         ValueError, TypeError
             If a parameter or X is not usable; the detector stays as it was.
         FloatingPointError
-            If the training loss stops being finite; the detector stays as it was.
+            If training diverges; the detector stays as it was.
         KeyboardInterrupt
             On Ctrl-C. The detector is as the last finished epoch made it, or as it was if there
             was none.
@@ -207,15 +211,17 @@ class NeuralDetector(ThresholdingDetector):
         checkpoint = None
         if self.checkpoint is not None and resumable:
             checkpoint = Checkpoint(Path(self.checkpoint), identity_of_fit(self, rows, device))
-        completed = run(training, self.verbose, checkpoint, not self._draws_privately())
-        return Trained(network, standardize, options, generator, losses(training), completed)
+        restarts = self.on_divergence == "restart"
+        completed = run(training, self.verbose, checkpoint, not self._draws_privately(), restarts)
+        lr, history = training.lr, losses(training)
+        return Trained(network, standardize, options, generator, lr, history, completed)
 
     def _set_module(self, rows: Rows, trained: Trained) -> None:
         head = self._build_head(trained.network, rows.shape[1]).to(trained.generator.device)
         self.scoring_module_ = fitted_module(
             rows, trained.standardize, trained.network, head, trained.options, trained.generator
         )
-        self.history_ = trained.history
+        self.lr_, self.history_ = trained.lr, trained.history
 
     def _split(self, rows: Rows) -> tuple[Rows, Rows | None]:
         """The rows to train on, and those that are held out for the threshold."""

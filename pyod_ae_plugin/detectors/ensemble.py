@@ -114,6 +114,10 @@ class AutoEncoderEnsemble(IncrementalDetector):
         :meth:`predict_p_value`, too.
     validation_fraction : float in (0, 1), default=0.1
         Share of the rows kept from training by ``held_out_threshold``.
+    on_divergence : {'raise', 'restart'}, default='raise'
+        When the loss is no longer finite, raise a :class:`FloatingPointError`; or train anew from
+        the same initial weights at a tenth of the learning rate, three times at most, with a
+        warning each time. The latter also where rows end up rebuilt worse than by their mean.
 
     Attributes
     ----------
@@ -129,6 +133,8 @@ class AutoEncoderEnsemble(IncrementalDetector):
         The trained networks as one.
     scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
         All that was learned, as one module from raw rows to scores.
+    lr_ : float
+        Highest learning rate that was trained at; less than ``lr`` after restarts.
     history_ : dict of str to list of float
         ``'loss'`` of each epoch, the mean of the members'.
     n_features_in_ : int
@@ -199,6 +205,7 @@ class AutoEncoderEnsemble(IncrementalDetector):
         precision: Precision = "float32",
         held_out_threshold: bool = False,
         validation_fraction: float = 0.1,
+        on_divergence: str = "raise",
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -220,6 +227,7 @@ class AutoEncoderEnsemble(IncrementalDetector):
             precision=precision,
             held_out_threshold=held_out_threshold,
             validation_fraction=validation_fraction,
+            on_divergence=on_divergence,
         )
         self.n_estimators = n_estimators
         self.max_samples = max_samples

@@ -55,6 +55,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "score_head": [str],
     "checkpoint": [str, os.PathLike, None],
     "held_out_threshold": ["boolean"],
+    "on_divergence": [StrOptions({"raise", "restart"})],
     "precision": [StrOptions({"float32", "tf32", "bfloat16"})],
     "early_stopping": ["boolean"],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -120,6 +121,22 @@ def check_input_shape(shape: Any) -> None:
         raise ValueError(
             "input_shape must be (height, width) or (channels, height, width), each an int >= 1; "
             f"got {shape!r}."
+        )
+
+
+def check_clip(logvar_clip: Any) -> None:
+    """Raise unless a parameter is None or a lower and a larger upper bound."""
+    if logvar_clip is None:
+        return
+    try:
+        lower, upper = logvar_clip
+        in_order = bool(lower < upper)
+    except (TypeError, ValueError):
+        in_order = False
+    if not in_order or not all(isinstance(bound, Real) for bound in logvar_clip):
+        raise ValueError(
+            "logvar_clip must hold a lower and a larger upper bound, or be None; "
+            f"got {logvar_clip!r}."
         )
 
 

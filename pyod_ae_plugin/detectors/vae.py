@@ -11,7 +11,12 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from pyod_ae_plugin.detectors.building import NetworkFactory, check_posterior
-from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, LARGEST, check_widths
+from pyod_ae_plugin.detectors.parameters import (
+    COMMON_CONSTRAINTS,
+    LARGEST,
+    check_clip,
+    check_widths,
+)
 from pyod_ae_plugin.detectors.single import SingleNetworkDetector
 from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
 from pyod_ae_plugin.engine.triton_kernels import Precision
@@ -130,6 +135,10 @@ class VAE(SingleNetworkDetector):
         Keep rows from training, a share of ``validation_fraction``, and set the threshold by their
         scores, so that it is not too low by what the network has memorised. It gives
         :meth:`predict_p_value`, too.
+    on_divergence : {'raise', 'restart'}, default='raise'
+        When the loss is no longer finite, raise a :class:`FloatingPointError`; or train anew from
+        the same initial weights at a tenth of the learning rate, three times at most, with a
+        warning each time. The latter also where rows end up rebuilt worse than by their mean.
 
     Attributes
     ----------
@@ -145,6 +154,8 @@ class VAE(SingleNetworkDetector):
         The trained network.
     scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
         All that was learned, as one module from raw rows to scores.
+    lr_ : float
+        Highest learning rate that was trained at; less than ``lr`` after restarts.
     history_ : dict of str to list of float
         ``'loss'`` of each epoch, and with early stopping ``'validation_loss'``.
     n_features_in_ : int
@@ -225,6 +236,7 @@ class VAE(SingleNetworkDetector):
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
         held_out_threshold: bool = False,
+        on_divergence: str = "raise",
     ) -> None:
         super().__init__(
             contamination=contamination,
@@ -253,6 +265,7 @@ class VAE(SingleNetworkDetector):
             checkpoint=checkpoint,
             precision=precision,
             held_out_threshold=held_out_threshold,
+            on_divergence=on_divergence,
         )
         self.beta = beta
         self.capacity = capacity
@@ -263,14 +276,14 @@ class VAE(SingleNetworkDetector):
         self.output_activation_name = output_activation_name
         self.batch_norm = batch_norm
         self.dropout_rate = dropout_rate
-        _check_clip(logvar_clip)  # here, as PyOD does
+        check_clip(logvar_clip)  # here, as PyOD does
         self.logvar_clip = logvar_clip
 
     def _check_params(self) -> None:
         super()._check_params()
         check_widths("encoder_neuron_list", self.encoder_neuron_list)
         check_widths("decoder_neuron_list", self.decoder_neuron_list)
-        _check_clip(self.logvar_clip)
+        check_clip(self.logvar_clip)
 
     def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
         network = super()._build_network(n_features, generator)
@@ -282,18 +295,3 @@ class VAE(SingleNetworkDetector):
 
     def _objective(self) -> Objective:
         return NegativeElbo(self.beta, self.capacity, self._corruption())
-
-
-def _check_clip(logvar_clip: Any) -> None:
-    if logvar_clip is None:
-        return
-    try:
-        lower, upper = logvar_clip
-        in_order = bool(lower < upper)
-    except (TypeError, ValueError):
-        in_order = False
-    if not in_order or not all(isinstance(bound, Real) for bound in logvar_clip):
-        raise ValueError(
-            "logvar_clip must hold a lower and a larger upper bound, or be None; "
-            f"got {logvar_clip!r}."
-        )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 _SHARED_OPERATIONS = 5e7
+
+# A forked process has no threads but the one that forked, and GNU's OpenMP waits for ever for the
+# others that its parent had. PyTorch's own forked workers take one thread, too.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -90,6 +97,11 @@ def enough_threads(n_operations: float) -> Iterator[None]:
         yield
         return
     torch.set_num_threads(1)
+    # The number is each thread's own; but torch gives the number that was set last to threads that
+    # first compute later on, and they keep it. Another thread sets that one back.
+    setting_back = threading.Thread(target=torch.set_num_threads, args=(before,))
+    setting_back.start()
+    setting_back.join()
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.devices import enough_threads
+from pyod_ae_plugin.engine.divergence import check_finite, divergence, relative_error
 from pyod_ae_plugin.engine.gradients import batch_gradient
 from pyod_ae_plugin.engine.graphs import RecordedStep, can_be_recorded
 from pyod_ae_plugin.engine.objectives import Objective
@@ -31,6 +32,7 @@ from pyod_ae_plugin.networks import Network
 # No buffer of a network has such a name: the dots in names of modules are single ones.
 _WEIGHTS = "..weights"
 _GATHERED_INDICES = 2**11
+_ROWS_REBUILT = 2**10
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Training:
     ----------
     history : list of Epoch
         The finished epochs.
+    lr : float
+        Highest learning rate; may be changed before the first epoch.
     device : torch.device
     """
 
@@ -102,7 +106,7 @@ class Training:
         n_epochs = options.epochs or default_epochs(self._n_batches)
         self._n_epochs = max(round(options.share * n_epochs), 1)
         rows_in_batch = min(self._batch_size, max(n_training, 32))
-        self._lr = default_lr(rows_in_batch) if options.lr is None else options.lr
+        self.lr = float(default_lr(rows_in_batch) if options.lr is None else options.lr)
         self._vector = flatten_parameters(network)
         self._optimizer = make_optimizer(options.optimizer, self._vector, options.optimizer_params)
         self._best = Best(options.early_stopping)
@@ -125,22 +129,22 @@ class Training:
             )
         self._finished = copied(self._weights())
 
-    def epochs(self) -> Iterator[Epoch]:
+    def epochs(self) -> Generator[Epoch, None, None]:
         """Train to the end, yielding a record after each epoch.
 
         Raises
         ------
-        FloatingPointError
+        DivergenceError
             If the loss of an epoch, or a weight after it, is not finite.
         """
-        while len(self.history) < self._n_epochs and self._best.keeps_going:
-            with enough_threads(6 * len(self._vector) * self._batch_size):
+        with enough_threads(6 * len(self._vector) * self._batch_size):
+            while len(self.history) < self._n_epochs and self._best.keeps_going:
                 epoch = self._epoch()
-            if epoch.validation_loss is not None:
-                self._best.judge(epoch.validation_loss, self._weights())
-            self._finished = copied(self._weights())
-            self.history.append(epoch)
-            yield epoch
+                if epoch.validation_loss is not None:
+                    self._best.judge(epoch.validation_loss, self._weights())
+                self._finished = copied(self._weights())
+                self.history.append(epoch)
+                yield epoch
         if self._best.weights:
             self._load_weights(self._best.weights)
 
@@ -148,12 +152,29 @@ class Training:
         """Undo what was done since the last finished epoch."""
         self._load_weights(self._finished)
 
+    def error(self) -> float:
+        """How badly training rows are rebuilt; see :func:`relative_error`.
+
+        Raises
+        ------
+        DivergenceError
+            If they are not rebuilt finitely.
+        """
+        indices = self._training.reshape(-1)
+        self._network.eval()
+        x = self._batches(indices[:: math.ceil(len(indices) / _ROWS_REBUILT)])
+        error = relative_error(self._network, x)
+        if not math.isfinite(error):
+            raise divergence("rows are rebuilt as infinite after the last epoch", self.lr)
+        return error
+
     def state(self) -> dict[str, Tensor]:
         """Return all that the epochs to come hang on; to be asked for between two epochs."""
         numbers = [[e.loss, _or_nan(e.validation_loss), e.seconds] for e in self.history]
         return {
             "generator": self._generator.get_state(),
-            "history": torch.tensor(numbers, dtype=torch.float64).view(-1, 3),
+            "history": torch.tensor(numbers, dtype=torch.float64).view(len(numbers), 3),
+            "lr": torch.tensor(self.lr, dtype=torch.float64),
             **above("weights.", self._weights()),
             **above("optimizer.", self._optimizer.state()),
             **above("best.", self._best.state()),
@@ -162,6 +183,7 @@ class Training:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from where another training with the same arguments was."""
         self._generator.set_state(state["generator"].cpu())
+        self.lr = state["lr"].item()
         self.history = [
             Epoch(loss, None if math.isnan(validation) else validation, seconds, self._n_epochs)
             for loss, validation, seconds in state["history"].tolist()
@@ -184,7 +206,8 @@ class Training:
             self._set_point(i)
             total += make_step(batch)
         mean_loss = total.item() / (self._n_batches * (self._options.n_members or 1))
-        self._check_finite(mean_loss)
+        epoch = f"{len(self.history) + 1} of {self._n_epochs}"
+        check_finite(mean_loss, self._vector, epoch, self.lr)
         validation_loss = None if self._held_out is None else self._validation_loss()
         return Epoch(mean_loss, validation_loss, time.perf_counter() - began, self._n_epochs)
 
@@ -192,7 +215,7 @@ class Training:
         """Say how far training will be at the end of a step, and its learning rate."""
         n_steps = self._n_epochs * self._n_batches
         self._now[0] = (step + 1) / n_steps
-        self._now[1] = self._lr * one_cycle((step + 0.5) / n_steps)
+        self._now[1] = self.lr * one_cycle((step + 0.5) / n_steps)
 
     def _step(self, x: Tensor) -> Tensor:
         """Change the weights by a batch of standardised rows and return its loss."""
@@ -212,17 +235,6 @@ class Training:
             gathered = self._batches(torch.cat([batch.reshape(-1) for batch in group]))
             for batch, x in zip(group, gathered.split([b.numel() for b in group]), strict=True):
                 yield x.view(*batch.shape, -1)
-
-    def _check_finite(self, mean_loss: float) -> None:
-        if math.isfinite(mean_loss) and bool(torch.isfinite(self._vector).all()):
-            return
-        what = "weights are" if math.isfinite(mean_loss) else "loss is"
-        raise FloatingPointError(
-            f"Training diverged: the {what} no longer finite in epoch {len(self.history) + 1} of "
-            f"{self._n_epochs}, at a learning rate of {self._lr:g}. Lower it "
-            f"(lr={self._lr / 10:g}), and keep preprocessing=True so that the features are "
-            "standardised."
-        )
 
     def _validation_loss(self) -> float:
         """Loss of the rows held out; what the objective draws is the same at every call."""

@@ -88,7 +88,9 @@ def _provided(hook: str) -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for plugin, offers in _offers(hook):
         for name, offer in offers.items():
-            if name in found:
+            if not isinstance(name, str) or not callable(offer):
+                _warn(plugin, f"provides {name!r}: {offer!r} through {hook}, no name of a callable")
+            elif name in found:
                 _warn(plugin, f"provides {name!r} through {hook}, a name that is already taken")
             else:
                 found[name] = offer
@@ -98,14 +100,17 @@ def _provided(hook: str) -> dict[str, Callable[..., Any]]:
 def _offers(hook: str) -> Iterator[tuple[str, Mapping[str, Callable[..., Any]]]]:
     """Call the hook in each plugin by itself, so that one that raises stops no other."""
     manager = plugin_manager()
-    plugins = manager.list_name_plugin()
-    for name, plugin in plugins:
-        others = [other for _, other in plugins if other is not plugin]
+    # as they were registered, whatever a plugin would have: ours come first
+    order = [name for name, _ in manager.list_name_plugin()]
+    implementations = getattr(manager.hook, hook).get_hookimpls()
+    for of_plugin in sorted(implementations, key=lambda i: order.index(i.plugin_name)):
         try:
-            for offers in manager.subset_hook_caller(hook, others)():
-                yield name, dict(offers)
+            provided = of_plugin.function()
+            offers = {} if provided is None else dict(provided)
         except Exception as error:  # whatever a stranger's hook raises
-            _warn(name, f"raises in {hook}", error)
+            _warn(of_plugin.plugin_name, f"raises in {hook}", error)
+        else:
+            yield of_plugin.plugin_name, offers
 
 
 def _warn(plugin: str, what: str, error: Exception | None = None) -> None:
