@@ -17,7 +17,8 @@ from pyod_ae_plugin.version import __version__
 
 OPSET = 18
 
-_LEAST_TORCH = "2.6"
+# The oldest that were tried and could.
+_LEAST_TORCH, _LEAST_TORCH_FOR_ONNX = "2.6", "2.11"
 _LARGEST_ONNX = 2**31  # protobuf's limit, in bytes
 _ANY_NUMBER_OF_ROWS = {"X": {0: Dim("n")}}
 
@@ -78,11 +79,7 @@ def export_program(module: ScoringModule, threshold: float) -> ExportedProgram:
     ValueError
         If torch cannot export the network or the score head.
     """
-    if torch.__version__ < _LEAST_TORCH:
-        raise ImportError(
-            f"Exporting needs torch {_LEAST_TORCH} or later, and this is {torch.__version__}: "
-            "pip install -U torch."
-        )
+    _check_torch(_LEAST_TORCH)
     labelled = LabelledScores(copy.deepcopy(module).cpu(), threshold).eval()
     # Two rows: of the numbers 0 and 1 torch would make constants.
     rows = torch.zeros(2, module.standardize.n_features, dtype=torch.float64)
@@ -117,6 +114,7 @@ def write_onnx(
     ValueError
         If the network or the score head cannot be exported, or is too large for ONNX.
     """
+    _check_torch(_LEAST_TORCH_FOR_ONNX)
     translations = _translations()
     n_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
     if n_bytes >= _LARGEST_ONNX:
@@ -147,6 +145,14 @@ def write_onnx(
         new.write_bytes(exported.model_proto.SerializeToString())
 
 
+def _check_torch(least: str) -> None:
+    if torch.__version__ < least:
+        raise ImportError(
+            f"This export needs torch {least} or later, and torch is {torch.__version__}: "
+            f"pip install 'torch>={least}'."
+        )
+
+
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What shall stand in ONNX for torch's operators where torch has it otherwise.
 
@@ -158,16 +164,18 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     except ImportError as error:
         raise ImportError("ONNX needs onnxscript: pip install 'pyod-ae-plugin[onnx]'.") from error
 
-    def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
-        if min is not None:
-            x = op.Max(x, op.CastLike(min, x))
-        return x if max is None else op.Min(x, op.CastLike(max, x))
+    def at_least(x: Any, min: Any) -> Any:
+        return op.Max(x, op.CastLike(min, x))
 
-    def clamp_max(x: Any, max: Any) -> Any:
-        return clamp(x, max=max)
+    def at_most(x: Any, max: Any) -> Any:
+        return op.Min(x, op.CastLike(max, x))
+
+    def between(x: Any, min: Any = None, max: Any = None) -> Any:
+        x = x if min is None else at_least(x, min)
+        return x if max is None else at_most(x, max)
 
     aten = torch.ops.aten
-    clamps = ((aten.clamp, clamp), (aten.clamp_min, clamp), (aten.clamp_max, clamp_max))
+    clamps = ((aten.clamp, between), (aten.clamp_min, at_least), (aten.clamp_max, at_most))
     return {
         overload: translation
         for operator, translation in clamps
@@ -177,9 +185,12 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 def _not_exportable(module: ScoringModule, form: str, error: Exception) -> ValueError:
     network, head = type(module.network).__name__, type(module.head).__name__
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    first_line = (str(cause).strip() or repr(cause)).splitlines()[0]
     return ValueError(
         f"The network {network} with the score head {head} cannot be exported to {form}: "
-        f"{str(error).strip() or repr(error)}\n"
-        "What they do with rows must be operations of torch, for any number n of rows: x.shape[0] "
-        "and not len(x), torch.where and not an if that looks at values."
+        f"{first_line} What they do with rows must be operations of torch, for any number of rows: "
+        "x.shape[0] and not len(x), torch.where and not an if that looks at values."
     )

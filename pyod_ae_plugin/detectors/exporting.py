@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from pyod_ae_plugin.detectors.thresholding import ThresholdingDetector
 from pyod_ae_plugin.export import export_program, write_onnx
+from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+from pyod_ae_plugin.thresholds import ThresholdRule
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -34,7 +38,8 @@ class ExportingDetector(ThresholdingDetector):
         Raises
         ------
         ValueError
-            If torch cannot export the network or the score head of a plugin.
+            If torch cannot export the network or the score head of a plugin, or ``contamination``
+            is a thresholder whose labels depend on the rows beside a row.
         ImportError
             If torch is older than 2.6.
 
@@ -56,7 +61,7 @@ class ExportingDetector(ThresholdingDetector):
         30
         """
         check_is_fitted(self, "scoring_module_")
-        return export_program(self.scoring_module_, self.threshold_)
+        return export_program(self.scoring_module_, self._highest_inlier())
 
     def to_onnx(self, path: str | Path) -> None:
         """Write the detector to an ONNX file of opset 18.
@@ -70,10 +75,9 @@ class ExportingDetector(ThresholdingDetector):
         Raises
         ------
         ImportError
-            If onnxscript is not installed, or torch is older than 2.6.
+            If onnxscript is not installed, or torch is older than 2.11.
         ValueError
-            If the network or the score head of a plugin cannot be exported, or the weights are
-            larger than 2 GiB.
+            As there, or if the weights are larger than 2 GiB.
 
         See Also
         --------
@@ -93,7 +97,35 @@ class ExportingDetector(ThresholdingDetector):
         True
         """
         check_is_fitted(self, "scoring_module_")
-        properties = {"detector": type(self).__name__, "threshold": repr(float(self.threshold_))}
+        threshold = self._highest_inlier()
+        properties = {"detector": type(self).__name__, "threshold": repr(threshold)}
         if hasattr(self, "feature_names_in_"):
             properties["feature_names"] = json.dumps(list(self.feature_names_in_))
-        write_onnx(self.scoring_module_, self.threshold_, Path(path), properties)
+        write_onnx(self.scoring_module_, threshold, Path(path), properties)
+
+    def _highest_inlier(self) -> float:
+        """The score above which rows are outliers, also of thresholders with a scale of their own.
+
+        Scores are float32, so that it can be searched for by halves in the 32 bits of one.
+        """
+        if isinstance(self.contamination, (float, ThresholdRule)):
+            return float(self.threshold_)
+        if self.thresholder_.thresh_ is None:
+            raise ValueError(
+                f"{type(self.thresholder_).__name__} labels a row by the rows beside it, so there "
+                "is no threshold to export. Fit with a share of outliers, or with a rule of "
+                "pyod_ae_plugin.thresholds, as contamination."
+            )
+
+        def is_outlier(rank: int) -> bool:
+            # PyThresh takes no single score
+            return bool(self._labels(np.full(2, _score_of_rank(rank)))[0])
+
+        highest = int(np.float32(HIGHEST_SCORE).view(np.int32))
+        n_inliers = bisect_left(range(-highest, highest + 1), True, key=is_outlier)
+        return _score_of_rank(n_inliers - 1 - highest)
+
+
+def _score_of_rank(rank: int) -> float:
+    """Float32 numbers by integers in the same order; 0 is that of 0."""
+    return float(np.copysign(np.int32(abs(rank)).view(np.float32), rank))
