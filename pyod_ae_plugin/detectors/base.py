@@ -13,6 +13,7 @@ import torch
 
 from pyod_ae_plugin.checkpoints import Checkpoint
 from pyod_ae_plugin.detectors.building import build_head
+from pyod_ae_plugin.detectors.exporting import ExportingDetector
 from pyod_ae_plugin.detectors.identity import identity_of_fit
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
@@ -25,7 +26,6 @@ from pyod_ae_plugin.detectors.parameters import (
 )
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.running import losses, run
-from pyod_ae_plugin.detectors.thresholding import ThresholdingDetector
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
 from pyod_ae_plugin.engine.objectives import Objective
@@ -83,7 +83,7 @@ class Trained(NamedTuple):
     completed: bool
 
 
-class NeuralDetector(ThresholdingDetector):
+class NeuralDetector(ExportingDetector):
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides

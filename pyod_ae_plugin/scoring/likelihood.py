@@ -83,7 +83,7 @@ class ReconstructionProbability(ScoreHead):
         self, network: Network, z: Tensor, mu: Tensor, logvar: Tensor
     ) -> Tensor:
         sigma = torch.exp(0.5 * logvar)
-        total = torch.zeros(len(z), device=z.device)
+        total = z.new_zeros(z.shape[0])
         for draw in self.draws:
             code = torch.addcmul(mu, sigma, draw)
             total = total + log_density(z, *network.decode_distribution(code))

@@ -1,0 +1,196 @@
+"""Fitted detectors as programs of torch.export and as ONNX files, from raw row to label."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from pyod_ae_plugin.files import replacing
+from pyod_ae_plugin.scoring import ScoringModule
+from pyod_ae_plugin.version import __version__
+
+OPSET = 18
+
+# The oldest that were tried and could.
+_LEAST_TORCH, _LEAST_TORCH_FOR_ONNX = "2.6", "2.11"
+_LARGEST_ONNX = 2**31  # protobuf's limit, in bytes
+_ANY_NUMBER_OF_ROWS = {"X": {0: Dim("n")}}
+
+
+class LabelledScores(nn.Module):
+    """Scores and labels of raw rows, as a detector's ``decision_function`` and ``predict``.
+
+    Parameters
+    ----------
+    module : ScoringModule
+    threshold : float
+        Rows with larger scores are outliers.
+
+    **Shape**
+
+    - Input: ``(n, n_features)``
+    - Output: ``(n,)``, float32, and ``(n,)``, int64
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> from pyod_ae_plugin.scoring import Euclidean, Standardize
+    >>> keep_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
+    >>> module = ScoringModule(Standardize(2), keep_nothing, Euclidean(2))
+    >>> LabelledScores(module, 3.0)(torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
+    (tensor([5., 1.]), tensor([1, 0]))
+    """
+
+    def __init__(self, module: ScoringModule, threshold: float) -> None:
+        super().__init__()
+        self.module = module
+        self.threshold = float(threshold)
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        scores: Tensor = self.module(X)
+        return scores, (scores.double() > self.threshold).long()
+
+
+def export_program(module: ScoringModule, threshold: float) -> ExportedProgram:
+    """Export a scoring module and a threshold, on the CPU, for float64 rows of any number.
+
+    Parameters
+    ----------
+    module : ScoringModule
+        Stays as it is.
+    threshold : float
+        Rows with larger scores are outliers.
+
+    Returns
+    -------
+    torch.export.ExportedProgram
+        Takes X [n, n_features] and returns scores [n] and labels [n].
+
+    Raises
+    ------
+    ImportError
+        If torch is too old.
+    ValueError
+        If torch cannot export the network or the score head.
+    """
+    _check_torch(_LEAST_TORCH)
+    labelled = LabelledScores(copy.deepcopy(module).cpu(), threshold).eval()
+    # Two rows: of the numbers 0 and 1 torch would make constants.
+    rows = torch.zeros(2, module.standardize.n_features, dtype=torch.float64)
+    try:
+        return torch.export.export(
+            labelled, (rows,), dynamic_shapes=_ANY_NUMBER_OF_ROWS, strict=False
+        )
+    except Exception as error:  # torch raises whatever its parts do
+        raise _not_exportable(module, "torch.export", error) from error
+
+
+def write_onnx(
+    module: ScoringModule, threshold: float, path: Path, properties: Mapping[str, str]
+) -> None:
+    """Write a scoring module and a threshold to an ONNX file of opset 18.
+
+    Parameters
+    ----------
+    module : ScoringModule
+        Stays as it is.
+    threshold : float
+        Rows with larger scores are outliers.
+    path : Path
+        Written beside and renamed, so that a failure leaves what was there.
+    properties : mapping of str to str
+        What the file shall say of itself.
+
+    Raises
+    ------
+    ImportError
+        If onnxscript is not installed, or torch is too old.
+    ValueError
+        If the network or the score head cannot be exported, or is too large for ONNX.
+    """
+    _check_torch(_LEAST_TORCH_FOR_ONNX)
+    translations = _translations()
+    n_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
+    if n_bytes >= _LARGEST_ONNX:
+        raise ValueError(
+            f"The scoring module has {n_bytes / 2**30:.1f} GiB of tensors, and an ONNX file holds "
+            "at most 2. Use to_torch_export, or smaller layers."
+        )
+    program = export_program(module, threshold)
+    try:
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            input_names=["X"],
+            output_names=["scores", "labels"],
+            dynamic_shapes=_ANY_NUMBER_OF_ROWS,
+            opset_version=OPSET,
+            custom_translation_table=translations,
+            verbose=False,
+        )
+    except Exception as error:  # as above
+        raise _not_exportable(module, "ONNX", error) from error
+    assert exported is not None
+    model = exported.model
+    model.producer_name, model.producer_version = "pyod-ae-plugin", __version__
+    model.metadata_props.update(properties)
+    with replacing(path) as new:
+        new.write_bytes(exported.model_proto.SerializeToString())
+
+
+def _check_torch(least: str) -> None:
+    if torch.__version__ < least:
+        raise ImportError(
+            f"This export needs torch {least} or later, and torch is {torch.__version__}: "
+            f"pip install 'torch>={least}'."
+        )
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """What shall stand in ONNX for torch's operators where torch has it otherwise.
+
+    Torch takes Clip for a clamp with one bound. Its other bound is then the largest float32, so
+    that an infinite score would become a finite one.
+    """
+    try:
+        from onnxscript import opset18 as op
+    except ImportError as error:
+        raise ImportError("ONNX needs onnxscript: pip install 'pyod-ae-plugin[onnx]'.") from error
+
+    def at_least(x: Any, min: Any) -> Any:
+        return op.Max(x, op.CastLike(min, x))
+
+    def at_most(x: Any, max: Any) -> Any:
+        return op.Min(x, op.CastLike(max, x))
+
+    def between(x: Any, min: Any = None, max: Any = None) -> Any:
+        x = x if min is None else at_least(x, min)
+        return x if max is None else at_most(x, max)
+
+    aten = torch.ops.aten
+    clamps = ((aten.clamp, between), (aten.clamp_min, at_least), (aten.clamp_max, at_most))
+    return {
+        overload: translation
+        for operator, translation in clamps
+        for overload in (operator.default, operator.Tensor)
+    }
+
+
+def _not_exportable(module: ScoringModule, form: str, error: Exception) -> ValueError:
+    network, head = type(module.network).__name__, type(module.head).__name__
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    first_line = (str(cause).strip() or repr(cause)).splitlines()[0]
+    return ValueError(
+        f"The network {network} with the score head {head} cannot be exported to {form}: "
+        f"{first_line} What they do with rows must be operations of torch, for any number of rows: "
+        "x.shape[0] and not len(x), torch.where and not an if that looks at values."
+    )
