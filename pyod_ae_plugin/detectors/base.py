@@ -14,6 +14,7 @@ import torch
 from pyod_ae_plugin.checkpoints import Checkpoint
 from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.identity import identity_of_fit
+from pyod_ae_plugin.detectors.monitoring import MonitoringDetector
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     DEFAULT_OPTIMIZER_PARAMS,
@@ -25,7 +26,6 @@ from pyod_ae_plugin.detectors.parameters import (
 )
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.running import losses, run
-from pyod_ae_plugin.detectors.thresholding import ThresholdingDetector
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
 from pyod_ae_plugin.engine.objectives import Objective
@@ -82,7 +82,7 @@ class Trained(NamedTuple):
     completed: bool
 
 
-class NeuralDetector(ThresholdingDetector):
+class NeuralDetector(MonitoringDetector):
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
@@ -166,6 +166,7 @@ class NeuralDetector(ThresholdingDetector):
         with unchanged_on_error(self):
             self._check_params()
             X = validate_rows(self, X, reset=True)
+            self._set_drift_reference(as_rows(X))
             rows, held_out = self._split(as_rows(X))
             self.__dict__.pop("_stream", None)  # what partial_fit saw is forgotten
             with self._private_randomness():
