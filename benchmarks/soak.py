@@ -7,9 +7,9 @@ piece or in batches; scores rows from up to eight threads at once, which must gi
 thread gives; explains rows, checks drift, predicts, saves, loads and pickles. Every ten seconds
 notes resident memory (after a garbage collection, free memory given back to the system), open files
 and threads. Prints the slope of memory over the second half with its standard error, and a
-verdict. Exit status 1 if that slope is above the bound, in MiB a minute, or there are more open
-files or threads at the end than at the half. Writes what was noted to ``benchmarks/results``
-(``soak.csv``, ``.json``, ``.png``).
+verdict. Exit status 1 if that slope is above the bound, in MiB a minute, by more than two standard
+errors, or if there are more open files or threads at the end than at the half. Writes what was
+noted to ``benchmarks/results`` (``soak.csv``, ``.json``, ``.png``).
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def verdict(noted: list[Noted], bound: float) -> tuple[bool, str, dict[str, floa
     minutes = [row["seconds"] / 60 for row in second]
     fit = linregress(minutes, [row["resident MiB"] for row in second])
     first, last = second[0], second[-1]
-    flat = fit.slope <= bound and all(last[k] <= first[k] for k in ("open files", "threads"))
+    grows = fit.slope - 2 * fit.stderr > bound
+    flat = not grows and all(last[k] <= first[k] for k in ("open files", "threads"))
     said = (
         f"{'flat' if flat else 'NOT FLAT'}: {last['cycles']:.0f} cycles. Over the second half "
         f"resident memory {first['resident MiB']:.0f} to {last['resident MiB']:.0f} MiB, "
