@@ -56,8 +56,8 @@ class DriftReport:
     n_reference : int
         Rows of training that they were compared with.
     critical_value : float
-        A feature whose KS statistic is above this has drifted, whatever the others are. The fewer
-        rows, the higher it is: what lies below may have drifted unseen.
+        Where a feature's KS statistic is above about this, it has drifted, whatever the others are.
+        The fewer rows, the higher it is: what lies below may have drifted unseen.
     outlier_share : float
         Of the new rows.
     expected_outlier_share : float

@@ -95,13 +95,16 @@ class MonitoringDetector(ThresholdingDetector):
             expected[_sample(len(expected))],
             test_scores=held_out,
             alpha=alpha,
-            outlier_shares=(self._labels(scores).mean(), self._labels(expected).mean()),
+            outlier_shares=(self._outlier_share(scores), self._outlier_share(expected)),
         )
 
     def _set_drift_reference(self, rows: Rows) -> None:
         sample = rows.index_select(0, torch.from_numpy(_sample(len(rows)))).numpy()
         dtype = sample.dtype if sample.dtype.kind == "f" else np.float64
         self.drift_reference_ = np.sort(sample.astype(dtype), axis=0)
+
+    def _outlier_share(self, scores: Array) -> float:
+        return float(self._labels(scores).mean())
 
     def _on_host(self, X: Any) -> Array:
         resident = device_rows(self, X)
