@@ -118,10 +118,16 @@ def score(
     table = read_table(data, columns=None if names is None else list(names))
     # The names have just been matched; the detector is given none to match again.
     warnings.filterwarnings("ignore", "X does not have valid feature names")
-    n_rows, n_outliers = score_table(
+    scored = score_table(
         table, detector.decision_function, detector.threshold_, output, model, device
     )
-    typer.echo(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
+    typer.echo(f"Scored {scored.n_rows} rows: {scored.n_outliers} outliers. Written to {output}.")
+    try:
+        report = detector.check_drift(scored.sample)
+    except ValueError as error:  # the scores are written; too few rows are no fault of theirs
+        typer.echo(f"Drift not checked: {error}")
+    else:
+        typer.secho(report, fg="yellow" if report.drifted else None)
 
 
 @app.command()

@@ -8,10 +8,13 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from pyod_ae_plugin.detectors.rows import as_rows
+from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.files import replacing
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.tables import Shown, Table
@@ -20,6 +23,24 @@ from pyod_ae_plugin.version import __version__
 Array = np.ndarray[Any, Any]
 
 WRITABLE = (".csv", ".npy", ".npz", ".parquet")
+# Of the rows that were scored; drift shows in so many as well as in all.
+_ROWS_KEPT = 10_000
+
+
+class Scored(NamedTuple):
+    """What was scored.
+
+    Attributes
+    ----------
+    n_rows : int
+    n_outliers : int
+    sample : ndarray of shape (n, n_features)
+        A uniform sample of the rows; all, if they are few.
+    """
+
+    n_rows: int
+    n_outliers: int
+    sample: Array
 
 
 class Parts:
@@ -72,7 +93,7 @@ def score_table(
     output: Path,
     model: Path,
     device: str | None,
-) -> tuple[int, int]:
+) -> Scored:
     """Write score and label of each row of a table to a file.
 
     Broken off, it goes on at the batch where it was when it is called with the same arguments
@@ -93,21 +114,21 @@ def score_table(
 
     Returns
     -------
-    tuple of int
-        Number of rows and of outliers among them.
+    Scored
     """
     check_writable(output)
     parts = Parts(output, _identity(table, model, device))
-    n_rows = n_outliers = 0
+    n_outliers = 0
+    sample, generator = RowSample(_ROWS_KEPT), torch.Generator().manual_seed(0)
     for batch in Shown(table, "Scoring"):
         scores = parts.add(batch, score)
-        n_rows += len(scores)
+        sample = sample.added(as_rows(batch)[:], generator)
         n_outliers += int((scores > threshold).sum())
     labelled = ({"score": s, "label": (s > threshold).astype(np.int64)} for s in parts)
     with _writing(output):
-        write_columns(output, labelled, n_rows)
+        write_columns(output, labelled, sample.n_seen)
     parts.remove()
-    return n_rows, n_outliers
+    return Scored(sample.n_seen, n_outliers, sample.rows().numpy())
 
 
 @contextmanager

@@ -378,7 +378,7 @@ def test_a_run_that_was_broken_off_goes_on(ending, run, tmp_path, X, small_batch
     scored.append("next run")
     status, out, _ = run(*command)
     assert (status, "Scored 300 rows" in out) == (0, True)
-    assert scored == [100, 100, "next run", 100]
+    assert scored == [100, 100, "next run", 100, 300]  # the last are the sample for drift
     assert whole is None or output.read_bytes() == whole
     assert {p.name for p in tmp_path.iterdir()} == {"t.npy", "model", output.name}
 

@@ -15,6 +15,7 @@ from pyod_ae_plugin.checkpoints import Checkpoint
 from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.exporting import ExportingDetector
 from pyod_ae_plugin.detectors.identity import identity_of_fit
+from pyod_ae_plugin.detectors.monitoring import MonitoringDetector
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     DEFAULT_OPTIMIZER_PARAMS,
@@ -83,7 +84,7 @@ class Trained(NamedTuple):
     completed: bool
 
 
-class NeuralDetector(ExportingDetector):
+class NeuralDetector(ExportingDetector, MonitoringDetector):
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
@@ -170,6 +171,7 @@ class NeuralDetector(ExportingDetector):
         with unchanged_on_error(self):
             self._check_params()
             X = validate_rows(self, X, reset=True)
+            self._set_drift_reference(as_rows(X))
             rows, held_out = self._split(as_rows(X))
             self.__dict__.pop("_stream", None)  # what partial_fit saw is forgotten
             with self._private_randomness():

@@ -211,6 +211,7 @@ class IncrementalDetector(NeuralDetector):
 
         Return whether training came to its end, and the rows that were held out.
         """
+        self._set_drift_reference(sample)
         rows, held_out = self._split(sample)
         standardize = self._standardize_for(stream, rows.shape[1])
         if stream.moments is None:

@@ -1,0 +1,284 @@
+"""check_drift: few false alarms, drift found, and what a report says."""
+
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.stats import ks_2samp
+
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli, load_detector
+from pyod_ae_plugin.drift import compare, holm
+
+DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+P_VALUES = hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(0, 1))
+
+
+def quick(Detector=AutoEncoder, **params):
+    few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
+    return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **few, **params})
+
+
+def rows(seed, n, d=6):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def mixed_rows(rng, n):
+    """Correlated features, the first five of them discrete."""
+    mixing = np.random.default_rng(0).normal(size=(4, 20))
+    drawn = rng.normal(size=(n, 4)) @ mixing + rng.normal(size=(n, 20))
+    drawn[:, :5] = drawn[:, :5].round()
+    return drawn
+
+
+@given(P_VALUES, st.floats(0.001, 0.5))
+def test_holm_rejects_as_its_step_down_rule_does(p_values, alpha):
+    rejected = np.zeros(len(p_values), bool)
+    for i, index in enumerate(p_values.argsort(kind="stable")):
+        if p_values[index] * (len(p_values) - i) > alpha:
+            break
+        rejected[index] = True
+    assert np.array_equal(holm(p_values) <= alpha, rejected)
+
+
+def test_tests_are_scipys(X):
+    detector = quick(held_out_threshold=True).fit(X)
+    new = rows(1, 80)
+    report = detector.check_drift(new)
+    for feature, ours, theirs in zip(report.features, new.T, X.T, strict=True):
+        statistic, p_value = ks_2samp(ours, theirs, method="exact")
+        assert feature.statistic == pytest.approx(statistic)
+        assert feature.p_value == pytest.approx(p_value, rel=1e-9 if p_value < 0.4 else 0.2)
+    of_scores = ks_2samp(detector.decision_function(new), detector.held_out_scores_)
+    assert report.score.statistic == pytest.approx(of_scores.statistic)
+    assert report.score.p_value == pytest.approx(of_scores.pvalue, rel=0.2)
+    p_values = np.array([*(f.p_value for f in report.features), report.score.p_value])
+    adjusted = [*(f.adjusted_p_value for f in report.features), report.score.adjusted_p_value]
+    assert np.array_equal(adjusted, holm(p_values))
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_false_alarms_are_no_more_than_alpha(held_out):
+    n_alarms = n_checks = 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        detector = quick(held_out_threshold=held_out, validation_fraction=0.3)
+        detector.fit(mixed_rows(rng, 400))
+        for n in (10, 100, 100, 1500):
+            n_checks += 1
+            n_alarms += detector.check_drift(mixed_rows(rng, n), alpha=0.2).drifted
+    # 0.2 of 100; more than 30 has a probability of 0.006 where there are 0.2
+    assert n_checks == 100
+    assert n_alarms <= 30
+
+
+def test_scores_are_tested_only_where_rows_were_held_out():
+    X, new = rows(0, 100, 40), rows(1, 1000, 40)
+    params = {"novelty": True, "epoch_num": 100}
+    memorised = quick(**params).fit(X).check_drift(new)
+    assert memorised.score.statistic > 0.5  # and nothing has drifted
+    assert np.isnan(memorised.score.p_value)
+    assert not memorised.drifted
+    assert "not tested" in str(memorised)
+    held_out = quick(**params, held_out_threshold=True, validation_fraction=0.5).fit(X)
+    assert held_out.check_drift(new).score.p_value > 0.001
+    assert not held_out.check_drift(new).drifted
+
+
+@pytest.mark.parametrize("Detector", DETECTORS)
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x + 0.5, lambda x: 2 * x, lambda x: np.abs(x)],
+    ids=["shift", "scale", "|x|"],
+)
+def test_a_feature_that_changes_is_found(Detector, change):
+    detector = quick(Detector).fit(rows(0, 2000))
+    new = rows(1, 500)
+    new[:, 4] = change(new[:, 4])
+    report = detector.check_drift(new)
+    assert report.drifted
+    assert report.drifted_features == ["x4"]
+    assert report.features[4].statistic > report.critical_value
+    assert "x4 (KS 0." in str(report)
+
+
+def test_scores_show_what_no_feature_shows_alone():
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(2000, 1)), 4, axis=1) + 0.1 * rng.normal(size=(2000, 4))
+    detector = quick(held_out_threshold=True, novelty=True, epoch_num=20).fit(X[:1500])
+    uncorrelated = rng.permuted(X[1500:], axis=0)
+    report = detector.check_drift(uncorrelated)
+    assert report.drifted_features == []
+    assert report.score_drifted
+    assert report.drifted
+    assert report.outlier_share > 0.5
+    assert report.expected_outlier_share == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_most_different_come_first_and_by_their_names():
+    pandas = pytest.importorskip("pandas")
+    names = ["temperature", "pressure", "flow", "load", "speed", "level"]
+    detector = quick().fit(pandas.DataFrame(rows(0, 1000), columns=names))
+    new = pandas.DataFrame(rows(1, 1000) + np.array([0, 0.3, 0, 1, 0, 0]), columns=names)
+    report = detector.check_drift(new)
+    assert report.drifted_features == ["load", "pressure"]
+    assert [feature.name for feature in report.features] == names
+
+
+def test_the_order_of_rows_does_not_count(X):
+    detector = quick(held_out_threshold=True).fit(X)
+    new = rows(1, 200)
+    assert detector.check_drift(new) == detector.check_drift(new[::-1])
+
+
+@pytest.mark.parametrize("kinds", [("float64", "float32"), ("float32", "float64")])
+def test_the_same_figures_in_another_precision_are_no_drift(kinds):
+    discrete = np.random.default_rng(0).integers(0, 5, size=(600, 3)) / 10
+    fitted, new = (discrete.astype(kind) for kind in kinds)
+    report = quick().fit(fitted).check_drift(new)
+    assert [feature.statistic for feature in report.features] == [0.0] * 3
+
+
+def test_integers_constants_tensors_and_lists(X):
+    whole = np.random.default_rng(0).integers(0, 9, size=(400, 3))
+    whole[:, 2] = 7
+    detector = quick().fit(whole)
+    expected = detector.check_drift(whole)
+    assert not expected.drifted
+    assert expected.features[2].p_value == 1
+    for same in (torch.from_numpy(whole), whole.tolist(), whole.astype(np.uint16)):
+        assert detector.check_drift(same).features == expected.features
+    assert detector.check_drift(whole + np.eye(3, dtype=int)[2]).drifted_features == ["x2"]
+
+
+def test_wrong_rows_raise_as_when_they_are_scored(X):
+    detector = quick().fit(X)
+    bad = X.copy()
+    bad[3, 2] = np.nan
+    for wrong, message in ((bad, "NaN"), (X[:, :4], "4 features"), (X[0], "2D array")):
+        with pytest.raises(ValueError, match=message):
+            detector.check_drift(wrong)
+    for alpha in (0, 1, "0.05"):
+        with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
+            detector.check_drift(X, alpha=alpha)
+
+
+def test_so_few_rows_that_nothing_could_be_found_raise():
+    wide = quick().fit(rows(0, 300, 30))
+    with pytest.raises(ValueError, match="1 rows against 300 of training are too few"):
+        wide.check_drift(rows(1, 1, 30))
+    assert wide.check_drift(rows(1, 3, 30) + 9).drifted
+    reference = np.zeros((1000, 1))
+    kept = {"test_scores": False, "outlier_shares": (0.0, 0.0), "alpha": 0.01}
+    report = compare(reference[:2] + 1, reference, ["x"], np.zeros(2), np.zeros(5), **kept)
+    assert report.drifted
+    with pytest.raises(ValueError, match="raise alpha"):
+        compare(reference[:1], reference[:9], ["x"], np.zeros(1), np.zeros(5), **kept)
+
+
+@pytest.mark.parametrize("Detector", DETECTORS)
+def test_it_is_saved_and_pickled(Detector, X, tmp_path):
+    detector = quick(Detector, held_out_threshold=True).fit(X)
+    detector.save(tmp_path / "model")
+    expected = detector.check_drift(rows(1, 100))
+    assert load_detector(tmp_path / "model").check_drift(rows(1, 100)) == expected
+    assert pickle.loads(pickle.dumps(detector)).check_drift(rows(1, 100)) == expected
+
+
+def test_a_detector_of_an_earlier_version_says_what_is_missing(X, tmp_path):
+    detector = quick().fit(X)
+    del detector.drift_reference_
+    detector.save(tmp_path / "model")
+    loaded = load_detector(tmp_path / "model")
+    with pytest.raises(ValueError, match="Fit it anew"):
+        loaded.check_drift(X)
+
+
+def test_what_is_kept_is_bounded_sorted_and_the_same_each_time():
+    X = rows(0, 5000, 3)
+    kept = quick().fit(X).drift_reference_
+    assert kept.shape == (1000, 3)
+    assert (np.diff(kept, axis=0) >= 0).all()
+    assert all(np.isin(kept[:, j], X[:, j]).all() for j in range(3))
+    again = quick(random_state=np.random.RandomState(5)).fit(X)
+    assert np.array_equal(kept, again.drift_reference_)
+    batched = quick().fit_batches(np.array_split(X, 7))
+    assert np.array_equal(kept, batched.drift_reference_)
+    assert quick().fit(X.astype(np.float32)).drift_reference_.dtype == np.float32
+
+
+def test_rows_that_come_later_count(X):
+    detector = quick().partial_fit(X)
+    assert detector.check_drift(X + 3).drifted
+    detector.partial_fit(X + 3)
+    assert detector.drift_reference_.shape == (600, 6)
+    both = np.concatenate([X, X + 3])
+    assert not detector.check_drift(both).drifted
+    ensemble = quick(AutoEncoderEnsemble, warm_start=True).fit(X)
+    ensemble.set_params(n_estimators=3).fit(X + 3)
+    assert not ensemble.check_drift(X + 3).drifted
+
+
+def test_a_failed_fit_leaves_what_was_kept(X):
+    detector = quick().fit(X)
+    kept = detector.drift_reference_
+    with pytest.raises(ValueError, match="hidden"):
+        detector.set_params(hidden_neuron_list=[0]).fit(X + 1)
+    assert detector.drift_reference_ is kept
+
+
+@pytest.mark.gpu
+def test_rows_on_a_gpu(X):
+    detector = quick(device="cuda").fit(X)
+    new = torch.from_numpy(rows(1, 200))
+    of_host, of_gpu = detector.check_drift(new.numpy()), detector.check_drift(new.cuda())
+    assert of_gpu.features == of_host.features
+    assert of_gpu.score.statistic == pytest.approx(of_host.score.statistic, abs=0.02)
+
+
+# --------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def score(monkeypatch, capsys, tmp_path):
+    """Fit to rows by the command line, score others; return what that prints."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pyod-ae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        assert not exit.value.code
+        return capsys.readouterr().out
+
+    def score(X, new):
+        train, model = tmp_path / "train.npy", tmp_path / "model"
+        np.save(train, X)
+        np.save(tmp_path / "new.npy", new)
+        run("fit", train, "-o", model, "-p", "verbose=0", "-p", "epoch_num=3", "-p", "device=cpu")
+        return run("score", tmp_path / "new.npy", "--model", model, "-o", tmp_path / "scores.npy")
+
+    return score
+
+
+def test_score_prints_it(score):
+    out = score(rows(2, 500), rows(3, 400))
+    assert "No drift in 6 features" in out
+    assert "of 400 rows are outliers, 10.0% in training" in out
+    assert "Drift in 1 of 6 features: x2 (KS " in score(rows(2, 500), rows(3, 400) + np.eye(6)[2])
+
+
+def test_score_samples_what_it_checks(score):
+    out = score(rows(0, 500, 2), rows(1, 70_000, 2))  # read in two batches
+    assert "Scored 70000 rows" in out
+    assert "of 10000 rows are outliers" in out
+
+
+def test_score_of_few_rows_is_written_without_a_check(score, tmp_path):
+    out = score(rows(0, 100, 30), rows(1, 1, 30))
+    assert "Scored 1 rows" in out
+    assert "Drift not checked: 1 rows against 100 of training are too few" in out
+    assert np.load(tmp_path / "scores.npy").shape == (1, 2)
