@@ -434,7 +434,7 @@ def test_scoring_goes_on_after_a_signal(sent, score_command, tmp_path):
 @EACH
 def test_a_killed_fit_goes_on_to_the_same_bits(Detector, X, tmp_path):
     path = tmp_path / "training.safetensors"
-    detector = quick(Detector, epoch_num=60, checkpoint=path)
+    detector = quick(Detector, epoch_num=30, checkpoint=path)
     process = multiprocessing.get_context("fork").Process(target=detector.fit, args=(X,))
     process.start()
     while process.is_alive() and not path.exists():
@@ -443,8 +443,8 @@ def test_a_killed_fit_goes_on_to_the_same_bits(Detector, X, tmp_path):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     with safe_open(path, framework="pt") as file:
-        assert 0 < len(file.get_tensor("history")) < 60
-    whole = quick(Detector, epoch_num=60).fit(X)
+        assert 0 < len(file.get_tensor("history")) < 30
+    whole = quick(Detector, epoch_num=30).fit(X)
     assert np.array_equal(detector.fit(X).decision_scores_, whole.decision_scores_)
     assert detector.history_ == whole.history_
 
@@ -528,7 +528,7 @@ def test_threads_that_use_one_detector_get_what_they_would_get_alone(Detector, X
 
     def use(rows):
         start.wait()
-        return [[method(rows) for method in methods] for _ in range(5)]
+        return [[method(rows) for method in methods] for _ in range(2)]
 
     with ThreadPoolExecutor(8) as pool:
         for expected, rounds in zip(alone, pool.map(use, given), strict=True):

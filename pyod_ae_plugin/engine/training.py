@@ -163,7 +163,8 @@ class Training:
         indices = self._training.reshape(-1)
         self._network.eval()
         x = self._batches(indices[:: math.ceil(len(indices) / _ROWS_REBUILT)])
-        error = relative_error(self._network, x)
+        with enough_threads(2 * len(self._vector) * len(x)):
+            error = relative_error(self._network, x)
         if not math.isfinite(error):
             raise divergence("rows are rebuilt as infinite after the last epoch", self.lr)
         return error
