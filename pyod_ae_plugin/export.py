@@ -5,23 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 from pyod_ae_plugin.files import replacing
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.version import __version__
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 OPSET = 18
 
 # The oldest that were tried and could.
 _LEAST_TORCH, _LEAST_TORCH_FOR_ONNX = "2.6", "2.11"
 _LARGEST_ONNX = 2**31  # protobuf's limit, in bytes
+_ANY_NUMBER_OF_ROWS = {"X": {0: Dim("n")}}
 
 
 class LabelledScores(nn.Module):
@@ -81,14 +80,12 @@ def export_program(module: ScoringModule, threshold: float) -> ExportedProgram:
         If torch cannot export the network or the score head.
     """
     _check_torch(_LEAST_TORCH)
-    import torch.export  # half a second, which nobody shall wait for who does not export
-
     labelled = LabelledScores(copy.deepcopy(module).cpu(), threshold).eval()
     # Two rows: of the numbers 0 and 1 torch would make constants.
     rows = torch.zeros(2, module.standardize.n_features, dtype=torch.float64)
     try:
         return torch.export.export(
-            labelled, (rows,), dynamic_shapes=_any_number_of_rows(), strict=False
+            labelled, (rows,), dynamic_shapes=_ANY_NUMBER_OF_ROWS, strict=False
         )
     except Exception as error:  # torch raises whatever its parts do
         raise _not_exportable(module, "torch.export", error) from error
@@ -133,7 +130,7 @@ def write_onnx(
             dynamo=True,
             input_names=["X"],
             output_names=["scores", "labels"],
-            dynamic_shapes=_any_number_of_rows(),
+            dynamic_shapes=_ANY_NUMBER_OF_ROWS,
             opset_version=OPSET,
             custom_translation_table=translations,
             verbose=False,
@@ -146,10 +143,6 @@ def write_onnx(
     model.metadata_props.update(properties)
     with replacing(path) as new:
         new.write_bytes(exported.model_proto.SerializeToString())
-
-
-def _any_number_of_rows() -> dict[str, Any]:
-    return {"X": {0: torch.export.Dim("n")}}
 
 
 def _check_torch(least: str) -> None:
