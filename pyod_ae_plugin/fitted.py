@@ -43,9 +43,12 @@ def check_attributes(Detector: type, attributes: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be {expected}, got {got}")
     if len(attributes["labels_"]) != len(attributes["decision_scores_"]):
         raise ValueError("labels_ and decision_scores_ are not of one length")
-    names = attributes.get("feature_names_in_")
-    if names is not None and len(names) != attributes["n_features_in_"]:
+    n_features = attributes["n_features_in_"]
+    if len(attributes.get("feature_names_in_", range(n_features))) != n_features:
         raise ValueError("feature_names_in_ are not n_features_in_ names")
+    reference = attributes.get("drift_reference_")
+    if reference is not None and reference.shape[1] != n_features:
+        raise ValueError("drift_reference_ has not n_features_in_ columns")
 
 
 def _is_count(value: Any) -> bool:
@@ -64,6 +67,10 @@ def _is_history(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(losses, list) and all(map(_is_number, losses)) for losses in value.values()
     )
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 2 and len(value) > 0
 
 
 def _are_scores(value: Any) -> bool:
@@ -85,11 +92,13 @@ _KINDS = {
     "feature_names_in_": (_is_list_of_names, "a list of str"),
     "history_": (_is_history, "lists of numbers by name"),
     "decision_scores_": (_are_scores, "floats in one dimension"),
+    "drift_reference_": (_is_table, "numbers in two dimensions"),
     "held_out_scores_": (_are_ascending_scores, "ascending floats in one dimension"),
     "labels_": (_are_labels, "0 and 1 in one dimension"),
+    "lr_": (_is_number, "a finite number"),
     "threshold_": (_is_number, "a finite number"),
     "_mu": (_is_number, "a finite number"),
     "_sigma": (_is_number, "a finite number"),
     "_classes": (_is_count, "an int of 1 or more"),
 }
-_OPTIONAL = ("feature_names_in_", "held_out_scores_")
+_OPTIONAL = ("feature_names_in_", "held_out_scores_", "drift_reference_", "lr_")
