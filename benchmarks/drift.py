@@ -65,7 +65,9 @@ def power(shift: float, n_new: int, seeds: int, figures: Figures) -> None:
         new[:, 20] += shift * X[:, 20].std()
         detector = AutoEncoder(verbose=0, device="cpu", epoch_num=1).fit(X)
         found.append("x20" in detector.check_drift(new, ALPHA).drifted_features)
-    figures.add(f"{n_new} rows, one feature of 30 shifted by {shift} sd, found", np.mean(found))
+    figures.add(
+        f"{n_new} rows, one feature of 30 shifted by {shift} sd, found", float(np.mean(found))
+    )
 
 
 def main() -> None:
