@@ -120,6 +120,22 @@ def check_input_shape(shape: Any) -> None:
         )
 
 
+def check_clip(logvar_clip: Any) -> None:
+    """Raise unless a parameter is None or a lower and a larger upper bound."""
+    if logvar_clip is None:
+        return
+    try:
+        lower, upper = logvar_clip
+        in_order = bool(lower < upper)
+    except (TypeError, ValueError):
+        in_order = False
+    if not in_order or not all(isinstance(bound, Real) for bound in logvar_clip):
+        raise ValueError(
+            "logvar_clip must hold a lower and a larger upper bound, or be None; "
+            f"got {logvar_clip!r}."
+        )
+
+
 def _is_count(n: Any) -> bool:
     return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1
 
