@@ -75,6 +75,10 @@ def _are_ascending_scores(value: Any) -> bool:
     return _are_scores(value) and bool((value[1:] >= value[:-1]).all())
 
 
+def _are_flags(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "b"
+
+
 def _are_labels(value: Any) -> bool:
     is_row = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu"
     return is_row and bool(np.isin(value, (0, 1)).all())
@@ -86,10 +90,12 @@ _KINDS = {
     "history_": (_is_history, "lists of numbers by name"),
     "decision_scores_": (_are_scores, "floats in one dimension"),
     "held_out_scores_": (_are_ascending_scores, "ascending floats in one dimension"),
+    "kl_": (_are_scores, "floats in one dimension"),
+    "active_units_": (_are_flags, "booleans in one dimension"),
     "labels_": (_are_labels, "0 and 1 in one dimension"),
     "threshold_": (_is_number, "a finite number"),
     "_mu": (_is_number, "a finite number"),
     "_sigma": (_is_number, "a finite number"),
     "_classes": (_is_count, "an int of 1 or more"),
 }
-_OPTIONAL = ("feature_names_in_", "held_out_scores_")
+_OPTIONAL = ("feature_names_in_", "held_out_scores_", "kl_", "active_units_")
