@@ -121,6 +121,18 @@ def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     return density
 
 
+def decoded(network: Network, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance, each [n, d], of the rows that codes [n, n_latent] decode to.
+
+    The variance is 1 where the network has no ``decode_distribution``: what training takes it for.
+    """
+    if hasattr(network, "decode_distribution"):
+        mean, logvar = network.decode_distribution(code)
+        return mean, logvar
+    mean = network.decode(code)
+    return mean, torch.zeros_like(mean)
+
+
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, exp(logvar)) || N(0, 1)) of each element, in nats (Kingma & Welling 2014, app. B).
 
