@@ -122,7 +122,7 @@ class GenerativeDetector(SingleNetworkDetector):
         Returns
         -------
         mean : ndarray of shape (n_samples, n_features)
-            In the units of X. A row so far out that float32 overflows is not rebuilt finitely.
+            In the units of X, and finite; of values far out as in :meth:`transform`.
         std : ndarray of shape (n_samples, n_features)
             Only with ``n_draws``. The variance is that of the decoder's means plus the mean of
             the decoder's variances.

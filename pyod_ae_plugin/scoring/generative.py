@@ -16,7 +16,7 @@ _ACTIVE_VARIANCE = 0.01
 
 def posterior(module: ScoringModule, x: Tensor) -> Tensor:
     """Mean and standard deviation of the codes of raw rows [n, n_features], [n, 2, n_latent]."""
-    mu, logvar = module.network.posterior(module.standardize(x))
+    mu, logvar = module.network.posterior(module.standardized_within_reach(x))
     return torch.stack([mu, torch.exp(0.5 * logvar)], dim=1)
 
 
@@ -41,7 +41,7 @@ def reconstruction_moments(module: ScoringModule, draws: Tensor, x: Tensor) -> T
     Tensor of shape (n, 2, n_features)
         In the data's own units, float64.
     """
-    mu, logvar = module.network.posterior(module.standardize(x))
+    mu, logvar = module.network.posterior(module.standardized_within_reach(x))
     sigma = torch.exp(0.5 * logvar)
     mean, squares, variance = (torch.zeros_like(x, dtype=torch.float32) for _ in range(3))
     for n, draw in enumerate(draws.to(mu.device), 1):  # Welford's update

@@ -74,7 +74,7 @@ class ScoringModule(nn.Module):
         A value farther than :data:`FARTHEST` standard deviations from the mean counts as that far,
         so that codes are finite.
         """
-        code: Tensor = self.network.encode(self._standardized_within_reach(x))
+        code: Tensor = self.network.encode(self.standardized_within_reach(x))
         return code if code.ndim == 2 else code.movedim(0, 1).flatten(1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -82,10 +82,11 @@ class ScoringModule(nn.Module):
 
         Those of an ensemble's members are averaged. Values far out count as in :meth:`encode`.
         """
-        rebuilt = self.network.decode(self.network.encode(self._standardized_within_reach(x)))
+        rebuilt = self.network.decode(self.network.encode(self.standardized_within_reach(x)))
         return self.standardize.inverse(rebuilt if rebuilt.ndim == 2 else rebuilt.mean(0))
 
-    def _standardized_within_reach(self, x: Tensor) -> Tensor:
+    def standardized_within_reach(self, x: Tensor) -> Tensor:
+        """Standardised rows whose codes are finite, however far out the raw rows [n, d] are."""
         z: Tensor = self.standardize(x)
         return z.clamp(-FARTHEST, FARTHEST)
 
