@@ -126,7 +126,10 @@ def _write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     with replacing(path) as new:
-        save_file(dict(tensors), new, metadata)
+        try:
+            save_file(dict(tensors), new, metadata)
+        except SafetensorError as error:  # of a full disk, too
+            raise OSError(f"{path} could not be written: {error}") from error
 
 
 def _read_description(path: Path) -> dict[str, Any]:

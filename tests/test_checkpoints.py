@@ -81,6 +81,12 @@ def test_a_fit_goes_on_to_the_same_bits(case, X, tmp_path, breaks_off):
     assert not path.exists()
 
 
+def test_a_folder_that_is_not_there_is_said_before_training(X, tmp_path):
+    detector = AutoEncoder(checkpoint=tmp_path / "missing" / "state", verbose=0, device="cpu")
+    with pytest.raises(ValueError, match="in a folder that is not there"):
+        detector.fit(X)
+
+
 def test_a_checkpoint_of_another_fit_is_refused(X, tmp_path, breaks_off):
     path = tmp_path / "training.safetensors"
     mend = breaks_off(RuntimeError)

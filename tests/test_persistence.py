@@ -211,7 +211,7 @@ FORGERIES = {
     ),
     "features beyond all bounds": (
         lambda d, t: d["attributes"].update(n_features_in_=10**12),
-        "not that of n_features_in_",
+        "n_features_in_",
     ),
     "a threshold that no score passes": (
         lambda d, t: d["attributes"].update(threshold_=float("nan")),
@@ -230,7 +230,7 @@ FORGERIES = {
     ),
     "a weight of another precision": (
         lambda d, t: t.update({WEIGHT: t[WEIGHT].double()}),
-        "dtype",
+        r"is of torch\.float64, expected torch\.float32",
     ),
     "a weight that is NaN": (lambda d, t: t[WEIGHT].fill_(torch.nan), "NaN or infinity"),
 }

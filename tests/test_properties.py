@@ -449,6 +449,7 @@ WRONG = {
     "checkpoint": [5, 1.5, ["a"], object()],
     "precision": NO_NAME,
     "held_out_threshold": NO_BOOLEAN,
+    "on_divergence": NO_NAME,
     "n_estimators": [*NO_COUNT, None],
     "max_samples": NO_COUNT,
     "combination": NO_NAME,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,12 @@ def check_contamination(contamination: Any) -> None:
 
 
 def check_checkpoint(checkpoint: Any, random_state: Any) -> None:
-    """Raise where a fit could not be told from another one that draws otherwise."""
+    """Raise where a fit could not be told from another one that draws otherwise, or not kept."""
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise ValueError(
+            f"checkpoint={checkpoint!r} is in a folder that is not there. Make it, or name a file "
+            "elsewhere."
+        )
     if checkpoint is not None and not isinstance(random_state, Integral):
         raise ValueError(
             "checkpoint= needs an int as random_state, so that a fit that goes on draws what it "

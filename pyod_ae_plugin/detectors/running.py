@@ -6,6 +6,7 @@ Where it goes astray, it may be started anew at a lower learning rate.
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Mapping
 
@@ -69,6 +70,7 @@ def run(
     ConvergenceWarning
         If it is started anew, or what it ended with rebuilds rows worse than their mean does.
     """
+    untrained = training.error()
     beginning = copied(_state(training, draws_globally)) if restarts else {}
     n_restarts = _MOST_RESTARTS if restarts else 0
     rates = [training.lr / _STEP_DOWN**i for i in range(1, n_restarts + 1)]
@@ -80,7 +82,7 @@ def run(
         try:
             if not _run_once(training, verbose, checkpoint, draws_globally):
                 return False
-            astray = _astray(training)
+            astray = _astray(training, untrained)
         except DivergenceError as error:
             if checkpoint is not None:
                 checkpoint.remove()
@@ -104,10 +106,15 @@ def run(
         training.lr = lower[0]
 
 
-def _astray(training: Training) -> DivergenceError | None:
-    """What there is to say against the network, although all of it is finite."""
+def _astray(training: Training, untrained: float) -> DivergenceError | None:
+    """What there is to say against the network, although all of it is finite.
+
+    A network of a few steps may be as bad as it was untrained; worse it is by training only.
+    """
     error = training.error()
-    if error <= _HIGHEST_ERROR:
+    if not math.isfinite(error):
+        raise divergence("rows are rebuilt as infinite after the last epoch", training.lr)
+    if error <= max(_HIGHEST_ERROR, 2 * untrained):
         return None
     return divergence(
         f"rows are rebuilt with {error:.3g} times the squared error that their mean would have, "

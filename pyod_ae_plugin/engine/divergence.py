@@ -59,8 +59,8 @@ def relative_error(network: Network, x: Tensor) -> float:
     network : torch.nn.Module
         In evaluation mode. Of the members of an ensemble the worst counts.
     x : Tensor of shape (n, n_features)
-        Standardised rows. A single feature of variance 1 is the least error that zeros are taken
-        to have: constant features would have none.
+        Standardised rows. Zeros are taken to have no less error than where each feature had a
+        variance of 1: constant features would have none.
 
     Examples
     --------
@@ -72,6 +72,6 @@ def relative_error(network: Network, x: Tensor) -> float:
     """
     with torch.no_grad():
         errors = (network.decode(network.encode(x)) - x).square().sum(-1)
-        of_zeros = x.square().sum(-1).mean().clamp(min=1)
+        of_zeros = x.square().sum(-1).mean().clamp(min=x.shape[-1])
         worst: float = (errors.median(-1).values.max() / of_zeros).item()
     return worst

@@ -28,7 +28,8 @@ def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a module copies of the tensors of a state that is of its names, shapes and types.
 
-    float32 and float64 may stand for each other, as a module chooses between them when fitted.
+    In buffers, float32 and float64 may stand for each other: a module chooses between them when it
+    is fitted.
 
     Raises
     ------
@@ -40,13 +41,15 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     if expected.keys() != state.keys():
         names = sorted(expected.keys() ^ state.keys())
         raise ValueError(f"{names[0]!r} is missing or one tensor too many")
+    parameters = dict(module.named_parameters())
     for name, tensor in state.items():
         like = expected[name]
         if tensor.shape != like.shape:
             raise ValueError(
                 f"{name} has the shape {tuple(tensor.shape)}, expected {tuple(like.shape)}"
             )
-        if tensor.dtype != like.dtype and not {tensor.dtype, like.dtype} <= _FLOATS:
+        free = name not in parameters and {tensor.dtype, like.dtype} <= _FLOATS
+        if tensor.dtype != like.dtype and not free:
             raise ValueError(f"{name} is of {tensor.dtype}, expected {like.dtype}")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} holds NaN or infinity")

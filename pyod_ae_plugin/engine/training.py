@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.devices import enough_threads
-from pyod_ae_plugin.engine.divergence import check_finite, divergence, relative_error
+from pyod_ae_plugin.engine.divergence import check_finite, relative_error
 from pyod_ae_plugin.engine.gradients import batch_gradient
 from pyod_ae_plugin.engine.graphs import RecordedStep, can_be_recorded
 from pyod_ae_plugin.engine.objectives import Objective
@@ -153,21 +153,12 @@ class Training:
         self._load_weights(self._finished)
 
     def error(self) -> float:
-        """How badly training rows are rebuilt; see :func:`relative_error`.
-
-        Raises
-        ------
-        DivergenceError
-            If they are not rebuilt finitely.
-        """
+        """How badly training rows are rebuilt; see :func:`relative_error`."""
         indices = self._training.reshape(-1)
         self._network.eval()
         x = self._batches(indices[:: math.ceil(len(indices) / _ROWS_REBUILT)])
         with enough_threads(2 * len(self._vector) * len(x)):
-            error = relative_error(self._network, x)
-        if not math.isfinite(error):
-            raise divergence("rows are rebuilt as infinite after the last epoch", self.lr)
-        return error
+            return relative_error(self._network, x)
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the epochs to come hang on; to be asked for between two epochs."""
