@@ -497,6 +497,7 @@ ANYTHING = st.one_of(
 )
 
 
+@pytest.mark.filterwarnings("ignore:There are 3 members already")
 @EACH
 @SCORING
 @given(data=st.data())
