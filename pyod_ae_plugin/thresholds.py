@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 class ThresholdRule(BaseEstimator, abc.ABC):  # type: ignore[misc]
     """Base class of rules by which scores above a threshold are outliers.
 
-    A subclass provides :meth:`_threshold`.
+    A subclass provides ``_threshold``.
 
     Attributes
     ----------

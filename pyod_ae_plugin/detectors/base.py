@@ -86,7 +86,7 @@ class NeuralDetector(ThresholdingDetector):
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
-    :meth:`_plan` and :meth:`_build_network`; everything else is here.
+    ``_plan`` and ``_build_network``; everything else is here.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS

@@ -79,12 +79,12 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
         module_state: Mapping[str, Tensor],
         device: torch.device | None = None,
     ) -> None:
-        """Make this a fitted detector again, of what :func:`load_detector` read.
+        """Make this a fitted detector again, of what :func:`pyod_ae_plugin.load_detector` read.
 
         Parameters
         ----------
         attributes : mapping of str to object
-            As :meth:`fitted_attributes` gave them.
+            As ``fitted_attributes`` gave them.
         module_state : mapping of str to Tensor
             The state of the scoring module.
         device : torch.device or None, default=None

@@ -97,7 +97,7 @@ def mlp(
         Widths of the encoder's layers; ``[64, 32]`` gives n_features-64-32-64-n_features. The
         last, the bottleneck, is linear.
     hidden_activation_name : str
-        A name in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
+        A name in ``pyod_ae_plugin.networks.layers.ACTIVATIONS``.
     batch_norm : bool
         Normalise each hidden layer over the batch.
     dropout_rate : float

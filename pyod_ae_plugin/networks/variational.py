@@ -137,7 +137,7 @@ def variational_mlp(
     latent_dim : int
         Width of the latent code.
     hidden_activation_name, output_activation_name : str
-        Names in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
+        Names in ``pyod_ae_plugin.networks.layers.ACTIVATIONS``.
     batch_norm : bool
         Normalise each hidden layer over the batch.
     dropout_rate : float

@@ -39,7 +39,7 @@ class ScoringModule(nn.Module):
 
     - Input: ``(n, n_features)`` of any real or boolean dtype
     - Output: ``(n,)``, float32, always finite: a row so far out that float32 overflows gets
-      :data:`HIGHEST_SCORE`, the largest float32 there is
+      ``HIGHEST_SCORE``, the largest float32 there is
 
     Examples
     --------
