@@ -87,6 +87,13 @@ class NeuralDetector(ThresholdingDetector):
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
     ``_plan`` and ``_build_network``; everything else is here.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin import VAE
+    >>> from pyod_ae_plugin.detectors import NeuralDetector
+    >>> isinstance(VAE(), NeuralDetector)
+    True
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
@@ -152,6 +159,7 @@ class NeuralDetector(ThresholdingDetector):
         Returns
         -------
         self : object
+            The detector, with the attributes that end in an underscore.
 
         Raises
         ------
@@ -162,6 +170,15 @@ class NeuralDetector(ThresholdingDetector):
         KeyboardInterrupt
             On Ctrl-C. The detector is as the last finished epoch made it, or as it was if there
             was none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(contamination=0.1, verbose=0).fit(X)
+        >>> detector.decision_scores_.shape, int(detector.labels_.sum())
+        ((300,), 30)
         """
         with unchanged_on_error(self):
             self._check_params()

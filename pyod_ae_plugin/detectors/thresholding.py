@@ -29,6 +29,7 @@ class ThresholdingDetector(ScoringDetector):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
         return_confidence : bool, default=False
             Whether to return PyOD's confidence in each label, too.
         fdr : float in (0, 1) or None, default=None
@@ -40,8 +41,14 @@ class ThresholdingDetector(ScoringDetector):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
+            Integers, 0 or 1.
         confidence : ndarray of shape (n_samples,)
             Only with ``return_confidence``.
+
+        Raises
+        ------
+        ValueError
+            If ``fdr`` is not between 0 and 1, or given without ``held_out_threshold=True``.
 
         References
         ----------
@@ -49,6 +56,17 @@ class ThresholdingDetector(ScoringDetector):
                of the Royal Statistical Society B 57(1).
         .. [2] Bates, S., Candes, E., Lei, L., Romano, Y., & Sesia, M. (2023). Testing for
                Outliers with Conformal p-values. Annals of Statistics 51(1).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> bool((detector.predict(X) == detector.labels_).all())
+        True
+        >>> detector.predict([[9.0] * 5])
+        array([1])
         """
         check_is_fitted(self, "scoring_module_")
         if fdr is None:
@@ -70,6 +88,7 @@ class ThresholdingDetector(ScoringDetector):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
 
         Returns
         -------
@@ -108,7 +127,34 @@ class ThresholdingDetector(ScoringDetector):
         return p_values
 
     def predict_confidence(self, X: Any) -> Array:
-        """PyOD's confidence in the labels; see :meth:`pyod.models.base.BaseDetector`."""
+        """PyOD's confidence in the labels: how often a row would get the same from other rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In [0, 1]: the probability that the label is the same after a fit to another sample of
+            as many rows [1]_.
+
+        References
+        ----------
+        .. [1] Perini, L., Vercruyssen, V., & Davis, J. (2020). Quantifying the Confidence of
+               Anomaly Detectors in Their Example-Wise Predictions. ECML PKDD.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> confidence = detector.predict_confidence(X)
+        >>> bool(((confidence >= 0) & (confidence <= 1)).all())
+        True
+        """
         check_is_fitted(self, "scoring_module_")
         if isinstance(self.contamination, float):
             confidence: Array = BaseDetector.predict_confidence(self, X)

@@ -21,8 +21,9 @@ class AdBenchModel:
 
     Parameters
     ----------
-    seed : int or numpy integer
-        The detector's ``random_state``, if it has one and was not given another.
+    seed : int
+        The detector's ``random_state``, if it has one and was not given another. ADBench's are of
+        NumPy.
     model_name : str, default="Customized"
         ADBench's name for it.
 
@@ -30,6 +31,16 @@ class AdBenchModel:
     ----------
     detector_ : BaseDetector
         The fitted detector.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyod_ae_plugin.integrations.adbench import AdBenchModel
+    >>> class ShortFit(AdBenchModel):
+    ...     detector_name, params = "AutoEncoder", {"epoch_num": 2, "device": "cpu"}
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> ShortFit(seed=1).fit(X, np.zeros(200)).predict_score(X).shape
+    (200,)
     """
 
     detector_name: ClassVar[str]

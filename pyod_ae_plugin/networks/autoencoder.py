@@ -28,7 +28,9 @@ class AutoEncoderNetwork(nn.Module):
     decoder : torch.nn.Module
         Maps ``(n, n_latent)`` to ``(n, n_features)``.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, n_features)``
     - Output: ``(n, n_features)``
@@ -110,6 +112,7 @@ def mlp(
     Returns
     -------
     AutoEncoderNetwork
+        Rows [n, n_features] in and out, untrained.
 
     Examples
     --------

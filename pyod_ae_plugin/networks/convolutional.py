@@ -61,6 +61,7 @@ def conv(
     Returns
     -------
     AutoEncoderNetwork
+        Rows [n, n_features] in and out, untrained.
 
     Raises
     ------
@@ -132,6 +133,7 @@ def variational_conv(
     Returns
     -------
     VariationalNetwork
+        Rows [n, n_features] in and out, untrained.
 
     Raises
     ------

@@ -39,12 +39,22 @@ class ScoreHead(nn.Module):
     needs : tuple of str, default=()
         Methods that the network must have besides ``encode`` and ``decode``.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*, n, n_features)``, the reconstruction less the standardised row, and with
       ``uses_code`` also ``(*, n, n_latent)``; the leading dimension, if any, is that of the
       members of an ensemble
     - Output: ``(*, n)``
+
+    Examples
+    --------
+    >>> class LargestResidual(ScoreHead):
+    ...     def forward(self, residual):
+    ...         return residual.abs().amax(-1)
+    >>> LargestResidual(2)(torch.tensor([[3.0, -4.0], [0.0, 1.0]]))
+    tensor([4., 1.])
     """
 
     shows_nonfinite: bool = False
@@ -94,7 +104,16 @@ class ScoreHead(nn.Module):
 class Euclidean(ScoreHead):
     """Length of the residual, PyOD's reconstruction error.
 
-    **Shape**
+    Parameters
+    ----------
+    n_features : int
+        Width of a residual.
+    members : tuple of int, default=()
+        Leading dimension of residuals, for an ensemble; a length is the same with any.
+
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*, n, n_features)``
     - Output: ``(*, n)``
