@@ -47,6 +47,7 @@ autodoc_typehints = "none"  # types stand in the sections of parameters
 numpydoc_show_class_members = False  # the templates list them
 numpydoc_class_members_toctree = False
 templates_path = ["templates"]
+maximum_signature_line_length = 100
 
 # Without a network there is nothing to link the names of other packages to.
 nitpick_ignore_regex = [

@@ -24,7 +24,7 @@ from pyod_ae_plugin.detectors.parameters import (
     seed_of,
 )
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
-from pyod_ae_plugin.detectors.running import losses, run
+from pyod_ae_plugin.detectors.running import losses, run, unchanged_on_error
 from pyod_ae_plugin.detectors.thresholding import ThresholdingDetector
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
@@ -297,15 +297,3 @@ class NeuralDetector(ThresholdingDetector):
             optimizer_params=DEFAULT_OPTIMIZER_PARAMS if params is None else params,
             **others,
         )
-
-
-@contextlib.contextmanager
-def unchanged_on_error(detector: NeuralDetector) -> Iterator[None]:
-    """Leave the detector's attributes as they were if something is raised."""
-    before = dict(vars(detector))
-    try:
-        yield
-    except BaseException:
-        detector.__dict__.clear()
-        detector.__dict__.update(before)
-        raise

@@ -12,9 +12,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from pyod_ae_plugin.detectors.base import NeuralDetector, Plan, unchanged_on_error
+from pyod_ae_plugin.detectors.base import NeuralDetector, Plan
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
+from pyod_ae_plugin.detectors.running import unchanged_on_error
 from pyod_ae_plugin.detectors.scoring import Array
 from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
 from pyod_ae_plugin.engine.sampling import RowSample

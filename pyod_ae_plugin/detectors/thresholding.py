@@ -1,4 +1,4 @@
-"""From scores to labels: thresholds, and p-values by rows that were kept from training."""
+"""From scores to labels, probabilities, and p-values by rows that were kept from training."""
 
 from __future__ import annotations
 
@@ -125,6 +125,50 @@ class ThresholdingDetector(ScoringDetector):
         n_below = np.searchsorted(self.held_out_scores_, self.decision_function(X), side="left")
         p_values: Array = (1 + n - n_below) / (1 + n)
         return p_values
+
+    def predict_proba(
+        self, X: Any, method: str = "linear", return_confidence: bool = False
+    ) -> Array | tuple[Array, Array]:
+        """Outlier probabilities, as :meth:`pyod.models.base.BaseDetector.predict_proba` has them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit.
+        method : {'linear', 'unify'}, default='linear'
+            How scores become probabilities: by the range of the training scores, or by a normal
+            distribution of these [1]_.
+        return_confidence : bool, default=False
+            Whether to return PyOD's confidence in each label, too.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, 2)
+            Of an inlier and of an outlier. They are scores on the scale from 0 to 1, and no share
+            of such rows is an outlier by them.
+        confidence : ndarray of shape (n_samples,)
+            Only with ``return_confidence``.
+
+        References
+        ----------
+        .. [1] Kriegel, H.-P., Kroger, P., Schubert, E., & Zimek, A. (2011). Interpreting and
+               Unifying Outlier Scores. SDM.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector.predict_proba(X).sum(axis=1)[:3]
+        array([1., 1., 1.])
+        """
+        if not hasattr(X, "shape"):
+            X = np.asarray(X)  # PyOD asks for the shape of X
+        probabilities: Array | tuple[Array, Array] = super().predict_proba(
+            X, method=method, return_confidence=return_confidence
+        )
+        return probabilities
 
     def predict_confidence(self, X: Any) -> Array:
         """PyOD's confidence in the labels: how often a row would get the same from other rows.

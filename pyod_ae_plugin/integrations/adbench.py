@@ -17,7 +17,10 @@ Array = np.ndarray[Any, Any]
 
 
 class AdBenchModel:
-    """A detector as ADBench's pipeline creates, fits and asks it; see :func:`adbench_model`.
+    """A detector as ADBench's pipeline creates, fits and asks it.
+
+    A subclass has ``detector_name`` and ``params``, the detector's name and keywords;
+    :func:`~pyod_ae_plugin.integrations.adbench.adbench_model` makes one.
 
     Parameters
     ----------
