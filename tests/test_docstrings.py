@@ -76,7 +76,7 @@ def test_the_page_names_all_that_the_packages_export():
         assert not missing, f"not on docs/reference.md: {missing}"
 
 
-@pytest.mark.parametrize("name", called_by_users())
+@pytest.mark.parametrize("name", list(called_by_users()))
 def test_docstring(name):
     report = validate(name)
     off = SWITCHED_OFF | ({"PR01"} if name in BASES else set())
