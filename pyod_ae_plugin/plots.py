@@ -37,6 +37,7 @@ def plot_explanation(
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on, to go on with.
 
     Raises
     ------

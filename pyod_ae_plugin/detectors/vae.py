@@ -162,7 +162,7 @@ class VAE(GenerativeDetector):
         ``'loss'`` of each epoch, and with early stopping ``'validation_loss'``.
     n_features_in_ : int
         Features seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, where the training data had names.
     kl_ : ndarray of shape (n_latent,)
         KL divergence of the posterior from the prior in each latent dimension, in nats: the mean

@@ -19,10 +19,27 @@ class NegativeLogLikelihood(ScoreHead):
     The code is the encoder's, for a VAE the posterior mean. Needs a network with
     ``decode_distribution``, which returns the mean and log variance of each feature.
 
-    **Shape**
+    Parameters
+    ----------
+    n_features : int
+        Width of a row.
+
+    Notes
+    -----
+    Shapes:
 
     - Rows: ``(n, n_features)``
     - Output: ``(n,)``
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import variational_mlp
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = variational_mlp(
+    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
+    >>> head = NegativeLogLikelihood(2)
+    >>> head.score(network, torch.zeros(3, 2)).shape
+    torch.Size([3])
     """
 
     shows_nonfinite = True
@@ -51,7 +68,9 @@ class ReconstructionProbability(ScoreHead):
     n_latent : int
         Width of a latent code.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Rows: ``(n, n_features)``
     - Output: ``(n,)``
@@ -60,6 +79,16 @@ class ReconstructionProbability(ScoreHead):
     ----------
     .. [1] An, J., & Cho, S. (2015). Variational Autoencoder based Anomaly Detection using
            Reconstruction Probability. SNU Data Mining Center.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import variational_mlp
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = variational_mlp(
+    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
+    >>> head = ReconstructionProbability(2, 1)
+    >>> head.score(network, torch.zeros(3, 2)).shape
+    torch.Size([3])
     """
 
     shows_nonfinite = True
@@ -96,10 +125,29 @@ class Elbo(ReconstructionProbability):
     The negative reconstruction probability plus the KL divergence of the posterior from the
     standard normal prior.
 
-    **Shape**
+    Parameters
+    ----------
+    n_features : int
+        Width of a row.
+    n_latent : int
+        Width of a latent code.
+
+    Notes
+    -----
+    Shapes:
 
     - Rows: ``(n, n_features)``
     - Output: ``(n,)``
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import variational_mlp
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = variational_mlp(
+    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
+    >>> head = Elbo(2, 1)
+    >>> head.score(network, torch.zeros(3, 2)).shape
+    torch.Size([3])
     """
 
     def score(self, network: Network, z: Tensor) -> Tensor:

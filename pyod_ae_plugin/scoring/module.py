@@ -35,11 +35,13 @@ class ScoringModule(nn.Module):
         Whether the network is made of nothing but linear layers and ReLUs, whose arithmetic for
         a cell is the same wherever the cell lies.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, n_features)`` of any real or boolean dtype
     - Output: ``(n,)``, float32, always finite: a row so far out that float32 overflows gets
-      :data:`HIGHEST_SCORE`, the largest float32 there is
+      ``HIGHEST_SCORE``, the largest float32 there is
 
     Examples
     --------
