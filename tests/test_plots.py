@@ -189,6 +189,14 @@ def test_images_take_the_shape_that_was_fitted(data, axes):
         plots.plot_images(detector, X[:2], (3, 3), ax=axes)
 
 
+@pytest.mark.parametrize("plot", ["plot_reconstruction", "plot_explanation", "plot_top"])
+def test_names_of_features_are_no_formulas(plot, data, axes):
+    frame = pd.DataFrame(data[0][:, :2], columns=[r"$\frac$", "a_b$"])
+    detector = AutoEncoder(epoch_num=1, verbose=0, device="cpu").fit(frame)
+    PLOTS[plot](detector, frame, data[2], ax=axes)
+    axes.figure.savefig(io.BytesIO())
+
+
 def test_the_table_names_rows_by_the_index_and_features_by_name(axes):
     frame = pd.DataFrame(
         np.random.default_rng(0).normal(size=(200, 3)),

@@ -38,10 +38,11 @@ def without_frame(ax: Axes) -> None:
 
 
 def feature_names(detector: ScoringDetector) -> Array:
-    """Names of the features, or what stands for them."""
-    unnamed = np.array([f"feature {j}" for j in range(detector.n_features_in_)])
-    names: Array = getattr(detector, "feature_names_in_", unnamed)
-    return names
+    """Names of the features, or what stands for them, as matplotlib writes them unchanged."""
+    unnamed = [f"feature {j}" for j in range(detector.n_features_in_)]
+    names = getattr(detector, "feature_names_in_", unnamed)
+    # between dollars there would be a formula
+    return np.array([str(name).replace("$", r"\$") for name in names], dtype=object)
 
 
 def checked_labels(y: Any, n: int) -> Array:
