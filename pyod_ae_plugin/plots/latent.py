@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def plot_latent(detector: NeuralDetector, X: Any, y: Any = None, ax: Axes | None
     """
     codes = detector.transform(X)
     labels = detector.predict(X) if y is None else checked_labels(y, len(codes))
-    points, names = _in_two_dimensions(codes, detector, X)
+    points, names = in_two_dimensions(codes, lambda: detector.decision_function(X))
     ax = new_axes() if ax is None else ax
     kinds = ("inliers", "outliers") if y is not None else ("rows below the threshold", "above it")
     for label, kind, color, marker in zip((0, 1), kinds, (BLUE, ORANGE), ".x", strict=True):
@@ -70,13 +71,16 @@ def plot_latent(detector: NeuralDetector, X: Any, y: Any = None, ax: Axes | None
     return ax
 
 
-def _in_two_dimensions(codes: Array, detector: NeuralDetector, X: Any) -> tuple[Array, list[str]]:
+def in_two_dimensions(codes: Array, score: Callable[[], Array]) -> tuple[Array, list[str]]:
+    """Places [n, 2] of latent codes [n, n_latent], and what the two axes are.
+
+    ``score`` gives the scores, which are asked for where codes have but one dimension.
+    """
     n_latent = codes.shape[1]
     if n_latent == 1:
-        scores = detector.decision_function(X)
-        return np.column_stack([codes, scores]), ["Latent code", "Anomaly score"]
-    if n_latent == 2:
-        return codes, ["Latent dimension 1", "Latent dimension 2"]
+        return np.column_stack([codes, score()]), ["Latent code", "Anomaly score"]
+    if n_latent == 2 or len(codes) < 2:  # of one row there are no principal components
+        return codes[:, :2], ["Latent dimension 1", "Latent dimension 2"]
     pca = PCA(2, svd_solver="full").fit(codes)
     shares = 100 * np.nan_to_num(pca.explained_variance_ratio_)
     names = [f"Principal component {i} ({s:.0f}% of the variance)" for i, s in enumerate(shares, 1)]

@@ -65,7 +65,7 @@ def plot_scores(
     """
     check_is_fitted(detector, "scoring_module_")
     scores = detector.decision_scores_ if X is None else detector.decision_function(X)
-    edges, n_beyond = _bins(scores, detector.threshold_)
+    edges, n_beyond = score_bins(scores, detector.threshold_)
     shown = scores.clip(max=edges[-1])
     ax = new_axes() if ax is None else ax
     if y is None:
@@ -93,7 +93,7 @@ def _draw_class(ax: Axes, scores: Array, edges: list[float], name: str, **style:
     ax.hist(scores, edges, label=name, alpha=0.75, edgecolor="black", linewidth=0.4, **style)
 
 
-def _bins(scores: Array, threshold: float) -> tuple[list[float], int]:
+def score_bins(scores: Array, threshold: float) -> tuple[list[float], int]:
     """Edges of bins that show the bulk of the scores and the threshold; scores beyond them."""
     low, middle, high = np.quantile(scores, [0.0, 0.5, 0.95])
     reach = max(high + _REACH * (high - middle), threshold + 0.5 * abs(threshold - middle))
