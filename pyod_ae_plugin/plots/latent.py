@@ -81,7 +81,8 @@ def in_two_dimensions(codes: Array, score: Callable[[], Array]) -> tuple[Array, 
         return np.column_stack([codes, score()]), ["Latent code", "Anomaly score"]
     if n_latent == 2 or len(codes) < 2:  # of one row there are no principal components
         return codes[:, :2], ["Latent dimension 1", "Latent dimension 2"]
-    pca = PCA(2, svd_solver="full").fit(codes)
+    with np.errstate(invalid="ignore"):  # equal codes have shares of no variance
+        pca = PCA(2, svd_solver="full").fit(codes)
     shares = 100 * np.nan_to_num(pca.explained_variance_ratio_)
     names = [f"Principal component {i} ({s:.0f}% of the variance)" for i, s in enumerate(shares, 1)]
     return pca.transform(codes), names

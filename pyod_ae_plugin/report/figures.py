@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pyod_ae_plugin.plots.style import BLUE, GREY, ORANGE
 from pyod_ae_plugin.report.contents import Contents, Histogram
 
@@ -35,7 +37,7 @@ def _figure(x: str, y: str, height: int, tools: str, **options: Any) -> Figure:
         height=height,
         sizing_mode="stretch_width",
         tools=tools,
-        toolbar_location="above" if tools else None,
+        toolbar_location="right" if tools else None,
         x_axis_label=x,
         y_axis_label=y,
         output_backend="canvas",
@@ -53,11 +55,12 @@ def _figure(x: str, y: str, height: int, tools: str, **options: Any) -> Figure:
 
 
 def _histogram(bins: Histogram, has_labels: bool) -> Figure:
+    from bokeh.models import NumeralTickFormatter
     from bokeh.models.annotations import BoxAnnotation, Span
 
     low, high = float(bins.edges[0]), float(bins.edges[-1])
     room = 0.02 * (high - low)
-    beyond = f" ({bins.n_beyond:,} rows beyond are in the last bar)" if bins.n_beyond else ""
+    beyond = f" (the last bar holds {bins.n_beyond:,} beyond it)" if bins.n_beyond else ""
     highest = max(bins.inliers.max(), bins.outliers.max())
     made = _figure(
         f"Anomaly score{beyond}",
@@ -68,31 +71,24 @@ def _histogram(bins: Histogram, has_labels: bool) -> Figure:
         x_range=(low - room, high + room),
         y_range=(0.5, 2.0 * float(highest)),
     )
-    # what is above the threshold is hatched, so that it shows in black and white
+    made.yaxis.formatter = NumeralTickFormatter(format="0,0")
     made.add_layout(
         BoxAnnotation(
-            name="above",
-            fill_color=ORANGE,
-            fill_alpha=0.12,
-            hatch_pattern="right_diagonal_line",
-            hatch_color="#999999",
-            hatch_alpha=0.35,
-            hatch_scale=10,
-            line_color=None,
-            level="underlay",
+            name="above", fill_color=ORANGE, fill_alpha=0.12, line_color=None, level="underlay"
         )
     )
-    classes = [(bins.inliers, GREY, "inliers" if has_labels else "rows")]
+    # the bars of outliers stand in those of inliers, so that neither hides the other
+    classes = [(bins.inliers, GREY, "inliers" if has_labels else "rows", 0.0)]
     if has_labels:
-        classes.append((bins.outliers, ORANGE, "outliers"))
-    for counts, color, name in classes:
+        classes.append((bins.outliers, ORANGE, "outliers", 0.25))
+    widths = np.diff(bins.edges)
+    for counts, color, name, margin in classes:
         made.quad(
-            left=bins.edges[:-1],
-            right=bins.edges[1:],
+            left=bins.edges[:-1] + margin * widths,
+            right=bins.edges[1:] - margin * widths,
             bottom=0.5,
             top=counts,
             fill_color=color,
-            fill_alpha=0.8,
             line_color="#333333",
             line_width=0.6,
             **({"legend_label": name} if has_labels else {}),
@@ -120,8 +116,7 @@ def _scatter(name: str, x: str, y: str, with_threshold: bool = False) -> Figure:
     from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool
     from bokeh.models.annotations import Span
 
-    made = _figure(x, y, 420, "pan,wheel_zoom,box_zoom,reset")
-    made.toolbar.active_scroll = None  # the wheel scrolls the page until it is asked to zoom
+    made = _figure(x, y, 420, "pan,box_zoom,reset")
     source = ColumnDataSource({"x": [], "y": [], "row": [], "score": [], "marker": []}, name=name)
     for part, style in (("below", _BELOW), ("above", _ABOVE)):
         made.scatter(

@@ -110,7 +110,7 @@
     const row = data.ranked[index];
     const table = element("table", undefined, "detail");
     const withDeviation = row.contributions.some((part) => part[3] !== null);
-    const heads = ["Feature", "Value", "Rebuilt as", ...(withDeviation ? ["From the mean"] : []), "Contribution"];
+    const heads = ["Feature", "Contribution", "Value", "Rebuilt as", ...(withDeviation ? ["From the mean, in sd"] : [])];
     const head = table.createTHead().insertRow();
     heads.forEach((text) => head.append(element("th", text)));
     const body = table.createTBody();
@@ -123,23 +123,23 @@
     };
     for (const [name, value, rebuilt, deviation, size] of row.contributions) {
       const line = body.insertRow();
-      line.append(element("td", name), element("td", value, "n"), element("td", rebuilt, "n"));
-      if (withDeviation) line.append(element("td", `${deviation} sd`, "n"));
+      line.append(element("td", name));
       addContribution(line, size);
+      line.append(element("td", value, "n"), element("td", rebuilt, "n"));
+      if (withDeviation) line.append(element("td", deviation, "n"));
     }
     if (row.nRest) {
       const line = body.insertRow();
-      const cell = element("td", row.nRest === 1 ? "1 other" : `${counted(row.nRest)} others`);
-      cell.colSpan = heads.length - 1;
-      line.append(cell);
+      line.append(element("td", row.nRest === 1 ? "1 other" : `${counted(row.nRest)} others`));
       addContribution(line, row.rest);
+      line.insertCell().colSpan = heads.length - 2;
     }
     byId("row-detail").replaceChildren(
       element("h3", `Row ${row.name}: score ${row.score}`),
       table,
-      element("p", "\u201cRebuilt as\u201d is what the network makes of the value. \u201cFrom the mean\u201d counts " +
-        "standard deviations of the rows it was fitted to. A contribution below 0, an empty bar, makes the row more " +
-        "ordinary.", "note"),
+      element("p", "\u201cRebuilt as\u201d is what the network makes of the value. " +
+        (withDeviation ? "The mean and the standard deviation (sd) are those of the rows it was fitted to. " : "") +
+        "A contribution below 0, an empty bar, makes the row more ordinary.", "note"),
     );
   }
 
@@ -147,9 +147,8 @@
 
   async function showFigures() {
     const items = JSON.parse(byId("figures").textContent);
-    const views = await Promise.all(
+    await Promise.all(
       Object.entries(items).map(([id, item]) => Bokeh.embed.embed_item(item, byId(id))));
-    void views;
     const model = (name) => Bokeh.documents.map((d) => d.get_model_by_name(name)).find(Boolean);
     const line = model("threshold"), above = model("above"), level = model("feature-threshold");
     const [low, high] = data.range;
