@@ -61,6 +61,13 @@ def test_the_page_begins_with_the_threshold_of_the_detector(data, fitted):
     assert contents.start.n_differing == 0
 
 
+@pytest.mark.parametrize("far", [20.0, 0.0])
+def test_a_threshold_beyond_all_scores_is_in_the_histogram(far, data, fitted):
+    bins = fitted.report(np.full((30, 8), far) + data[0].mean(0)).contents.histogram
+    assert bins.low <= fitted.threshold_ <= bins.high
+    assert (bins.inliers.sum(), bins.outliers.sum()) == (30, 0)
+
+
 @pytest.mark.parametrize("predicted", [[0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
 def test_labels_by_a_threshold_on_another_scale_are_kept(predicted):
     scores, predicted = np.array([1.0, 2.0, 3.0, 4.0]), np.array(predicted)
@@ -134,6 +141,7 @@ def test_ranked_rows_have_their_contributions(data, fitted):
         assert largest.value == X[order[i], j]
         z = (X[order[i], j] - X.mean(0)[j]) / X.std(0)[j]
         assert largest.deviation == pytest.approx(z, abs=1e-4)
+    assert all(part.contribution > 0 for row in contents.ranked for part in row.reasons)
     assert sum(feature.share for feature in contents.features) == pytest.approx(1)
     assert sum(feature.n_largest for feature in contents.features) == 100
 

@@ -35,12 +35,16 @@ class Histogram:
         By the true labels; without labels all are in the first.
     n_beyond : int
         Rows in the last bin whose scores are above it.
+    low, high : float
+        What is shown: the bins, and the threshold that the page begins with.
     """
 
     edges: Array
     inliers: Array
     outliers: Array
     n_beyond: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -153,4 +157,11 @@ def _histogram(scores: Array, labels: Array | None, threshold: float) -> Histogr
     binned = np.minimum(scores, edges[-1])
     is_outlier = np.zeros(len(scores), bool) if labels is None else labels == 1
     inliers, outliers = (np.histogram(binned[of], edges)[0] for of in (~is_outlier, is_outlier))
-    return Histogram(np.asarray(edges), inliers, outliers, n_beyond)
+    return Histogram(
+        edges=np.asarray(edges),
+        inliers=inliers,
+        outliers=outliers,
+        n_beyond=n_beyond,
+        low=min(edges[0], threshold),
+        high=max(edges[-1], threshold),
+    )

@@ -21,11 +21,12 @@ def figures(contents: Contents) -> dict[str, Any]:
     """
     from bokeh.embed import json_item
 
+    bins = contents.histogram
     across, up = contents.points.axes
     drawn = {
-        "histogram-figure": _histogram(contents.histogram, contents.n_outliers is not None),
+        "histogram-figure": _histogram(bins, contents.n_outliers is not None),
         "latent-figure": _scatter("latent", across, up),
-        "feature-figure": _scatter("feature", "", "Anomaly score", with_threshold=True),
+        "feature-figure": _scatter("feature", "", _score_axis(bins), with_threshold=True),
     }
     return {name: json_item(figure) for name, figure in drawn.items()}
 
@@ -54,12 +55,17 @@ def _figure(x: str, y: str, height: int, tools: str, **options: Any) -> Figure:
     return made
 
 
+def _score_axis(bins: Histogram) -> str:
+    if not bins.n_beyond:
+        return "Anomaly score"
+    return f"Anomaly score ({bins.n_beyond:,} beyond are drawn at the top)"
+
+
 def _histogram(bins: Histogram, has_labels: bool) -> Figure:
     from bokeh.models import NumeralTickFormatter
     from bokeh.models.annotations import BoxAnnotation, Span
 
-    low, high = float(bins.edges[0]), float(bins.edges[-1])
-    room = 0.02 * (high - low)
+    room = 0.02 * (bins.high - bins.low)
     beyond = f" (the last bar holds {bins.n_beyond:,} beyond it)" if bins.n_beyond else ""
     highest = max(bins.inliers.max(), bins.outliers.max())
     made = _figure(
@@ -68,7 +74,7 @@ def _histogram(bins: Histogram, has_labels: bool) -> Figure:
         300,
         "",
         y_axis_type="log",
-        x_range=(low - room, high + room),
+        x_range=(bins.low - room, bins.high + room),
         y_range=(0.5, 2.0 * float(highest)),
     )
     made.yaxis.formatter = NumeralTickFormatter(format="0,0")

@@ -176,7 +176,7 @@
       feature.source.data = {
         ...feature.columns,
         x: Array.from(values.subarray(index * n, (index + 1) * n)),
-        y: feature.scores,
+        y: feature.scores.map((score) => Math.min(score, high)),
       };
     }
 

@@ -97,13 +97,13 @@ def json_text(value: Any) -> str:
 def _data(contents: Contents) -> dict[str, Any]:
     """What the script works with."""
     sweep, points = contents.sweep, contents.points
-    edges = contents.histogram.edges
+    bins = contents.histogram
     outliers_above = sweep.n_outliers_above
     return {
         "nRows": contents.n_rows,
         "nOutliers": contents.n_outliers,
         "start": contents.start.threshold,
-        "range": [float(edges[0]), float(edges[-1])],
+        "range": [bins.low, bins.high],
         "thresholds": _packed(sweep.thresholds),
         "nAbove": _packed(sweep.n_above),
         "nOutliersAbove": None if outliers_above is None else _packed(outliers_above),

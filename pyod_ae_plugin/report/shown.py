@@ -67,6 +67,11 @@ class RankedRow:
     contributions: list[Contribution]
     rest: float
 
+    @property
+    def reasons(self) -> list[Contribution]:
+        """The contributions that make its score so high, no more than three."""
+        return [part for part in self.contributions if part.contribution > 0][:3]
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -154,7 +159,7 @@ def shown_rows(
     sizes = np.abs(parts)
     shares = sizes.mean(0) / max(sizes.mean(0).sum(), np.finfo(float).tiny)
     order = np.argsort(-shares, kind="stable")[:MAX_FEATURES]
-    n_largest = np.bincount(sizes.argmax(1), minlength=len(shares))
+    n_largest = np.bincount(parts.argmax(1), minlength=len(shares))
     features = [Feature(names[j], float(shares[j]), int(n_largest[j])) for j in order]
 
     places, axes = in_two_dimensions(np.concatenate(codes), lambda: scores[drawn])
