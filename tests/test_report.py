@@ -186,9 +186,15 @@ def test_rows_that_do_not_fit_are_refused(data, fitted):
         fitted.report(data[0][:, :3])
 
 
-@pytest.mark.parametrize(
-    "X", [np.ones((1, 4)), np.ones((50, 4)), np.vstack([np.eye(4)] * 9 + [np.full((1, 4), 1e30)])]
-)
+ODD_ROWS = [
+    np.ones((1, 4)),
+    np.ones((50, 4)),
+    np.full((3, 4), 1e30),  # their scores overflow
+    np.vstack([np.eye(4), np.full((1, 4), 1e30)]),
+]
+
+
+@pytest.mark.parametrize("X", ODD_ROWS, ids=["one", "equal", "huge", "one huge"])
 def test_odd_rows_have_a_page(X):
     detector = quick().fit(np.random.default_rng(0).normal(size=(60, 4)))
     page = detector.report(X).to_html()

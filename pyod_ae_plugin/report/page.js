@@ -188,6 +188,7 @@
       }
     }
 
+    const slider = byId("threshold-slider"), typed = byId("threshold-number");
     let waiting, isMoving = false;
     function moveTo(t) {
       if (isMoving || !Number.isFinite(t)) return;
@@ -196,8 +197,9 @@
       line.location = Math.min(Math.max(t, low), high);
       above.left = line.location;
       level.location = t;
-      byId("threshold-slider").value = t;
-      if (document.activeElement !== byId("threshold-number")) byId("threshold-number").value = written(t);
+      slider.value = high > low ? (1000 * (t - low)) / (high - low) : 0;
+      slider.ariaValueText = written(t);
+      if (document.activeElement !== typed) typed.value = written(t);
       showCounts();
       clearTimeout(waiting);
       // thousands of points are drawn anew when the hand rests
@@ -208,10 +210,11 @@
     /** Where counts are known: of very many rows not between the known thresholds. */
     const known = (t) => (data.isComplete ? t : thresholds[Math.max(stepOf(t), 0)]);
 
-    const slider = byId("threshold-slider"), typed = byId("threshold-number");
-    [slider.min, slider.max] = [low, high];
     typed.step = 10 ** Math.floor(Math.log10((high - low) / 50));
-    slider.addEventListener("input", () => moveTo(known(slider.valueAsNumber)));
+    slider.addEventListener("input", () => {
+      const share = slider.valueAsNumber / 1000;
+      moveTo(known((1 - share) * low + share * high));  // exact at both ends
+    });
     typed.addEventListener("input", () => moveTo(known(typed.valueAsNumber)));
     typed.addEventListener("blur", () => { typed.value = written(threshold); });
     byId("threshold-reset").addEventListener("click", () => moveTo(data.start));
