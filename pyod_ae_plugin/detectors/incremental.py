@@ -12,8 +12,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from pyod_ae_plugin.detectors.base import NeuralDetector, Plan
+from pyod_ae_plugin.detectors.base import Plan
 from pyod_ae_plugin.detectors.parameters import seed_of
+from pyod_ae_plugin.detectors.reporting import ReportingDetector
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.running import unchanged_on_error
 from pyod_ae_plugin.detectors.scoring import Array
@@ -62,7 +63,7 @@ class Stream(NamedTuple):
         return self._replace(sample=sample, moments=moments)
 
 
-class IncrementalDetector(NeuralDetector):
+class IncrementalDetector(ReportingDetector):
     """Base class of detectors that learn from data larger than memory, or not yet complete.
 
     Of the rows a uniform sample is kept, of 64 MiB of float64 numbers (2**23 of them), and the
