@@ -52,7 +52,7 @@ class GenerativeDetector(SingleNetworkDetector):
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            float64, in the units of the training rows.
+            In the units of the training rows, float64.
 
         References
         ----------
@@ -80,6 +80,7 @@ class GenerativeDetector(SingleNetworkDetector):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Training rows or others.
 
         Returns
         -------

@@ -28,6 +28,7 @@ def plot_roc(detector: NeuralDetector, X: Any, y: Any, ax: Axes | None = None) -
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted.
     X : array-like of shape (n_samples, n_features)
+        Rows to score, not necessarily those of training.
     y : array-like of shape (n_samples,)
         True labels, 0 for inliers and 1 for outliers, of both at least one.
     ax : matplotlib.axes.Axes or None, default=None
@@ -36,6 +37,7 @@ def plot_roc(detector: NeuralDetector, X: Any, y: Any, ax: Axes | None = None) -
     Returns
     -------
     matplotlib.axes.Axes
+        Those that were given, or the new ones.
 
     Raises
     ------
@@ -90,6 +92,7 @@ def plot_precision_recall(detector: NeuralDetector, X: Any, y: Any, ax: Axes | N
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted.
     X : array-like of shape (n_samples, n_features)
+        Rows to score, not necessarily those of training.
     y : array-like of shape (n_samples,)
         True labels, 0 for inliers and 1 for outliers, of both at least one.
     ax : matplotlib.axes.Axes or None, default=None
@@ -98,6 +101,7 @@ def plot_precision_recall(detector: NeuralDetector, X: Any, y: Any, ax: Axes | N
     Returns
     -------
     matplotlib.axes.Axes
+        Those that were given, or the new ones.
 
     Raises
     ------

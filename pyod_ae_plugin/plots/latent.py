@@ -37,6 +37,7 @@ def plot_latent(detector: NeuralDetector, X: Any, y: Any = None, ax: Axes | None
     Returns
     -------
     matplotlib.axes.Axes
+        Those that were given, or the new ones.
 
     Raises
     ------

@@ -34,6 +34,7 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
     Returns
     -------
     matplotlib.axes.Axes
+        Those that were given, or the new ones.
 
     Raises
     ------

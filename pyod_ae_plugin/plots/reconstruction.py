@@ -29,6 +29,7 @@ def plot_reconstruction(
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted.
     X : array-like of shape (n_samples, n_features)
+        Training rows or others.
     i : int, default=0
         Which row of X; the others are not looked at.
     max_features : int, default=20
@@ -39,6 +40,7 @@ def plot_reconstruction(
     Returns
     -------
     matplotlib.axes.Axes
+        Those that were given, or the new ones.
 
     Raises
     ------
@@ -101,6 +103,7 @@ def plot_images(
     Returns
     -------
     matplotlib.axes.Axes
+        Those that were given, or the new ones.
 
     Raises
     ------

@@ -43,6 +43,7 @@ def plot_scores(
     Returns
     -------
     matplotlib.axes.Axes
+        Those that were given, or the new ones.
 
     Raises
     ------

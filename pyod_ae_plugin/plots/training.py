@@ -27,6 +27,7 @@ def plot_history(detector: NeuralDetector, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
+        Those that were given, or the new ones.
 
     Raises
     ------

@@ -28,10 +28,19 @@ __all__ = ["Contents", "Report", "gather", "report_rows", "require_bokeh"]
 class Report:
     """A page on rows. Notebooks show it as it is.
 
-    Attributes
+    Parameters
     ----------
     contents : Contents
         What it shows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyod_ae_plugin import AutoEncoder
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> report = AutoEncoder(device="cpu", verbose=0).fit(X).report(X)
+    >>> report.to_html().startswith("<!DOCTYPE html>")
+    True
     """
 
     contents: Contents
