@@ -40,10 +40,10 @@ BATCH = 12  # an hour
 # The load of the pump follows the hour of the day and drives all sensors.
 
 
-def simulate(days: int = 16) -> pd.DataFrame:
-    """Readings of a pump with three faults in the last days."""
+def simulate() -> pd.DataFrame:
+    """Readings of a pump whose pressure sticks, vibration jumps and flow drifts down at last."""
     rng = np.random.default_rng(0)
-    time = pd.date_range("2024-03-01", periods=days * 288, freq="5min")
+    time = pd.date_range("2024-03-01", periods=16 * 288, freq="5min")
     hours = np.arange(len(time)) / 12
     load = 1 + 0.4 * np.sin(2 * np.pi * (hours - 8) / 24) + 0.1 * np.sin(2 * np.pi * hours / 5.3)
     outside = 10 + 6 * np.sin(2 * np.pi * (hours - 9) / 24)
@@ -68,10 +68,7 @@ def simulate(days: int = 16) -> pd.DataFrame:
 def batches() -> Iterator[pd.DataFrame]:
     """Readings as they come, an hour at a time."""
     if options.data is None:
-        frame = simulate()
-        print("Simulated: pressure stuck, March 12, 14:00 to 21:00; vibration too high, March 14,")
-        print("3:00 to 3:20; flow drifts down from March 14, 20:00")
-        return (frame[i : i + BATCH] for i in range(0, len(frame), BATCH))
+        return (hour for _, hour in simulate().resample("h"))
     source = sys.stdin if options.data == "-" else options.data
     # The faster engine would wait for more than a batch.
     return pd.read_csv(source, index_col=0, parse_dates=True, chunksize=BATCH, engine="python")
@@ -80,8 +77,7 @@ def batches() -> Iterator[pd.DataFrame]:
 # %%
 # Learn
 # -----
-# A fifth of the readings is held out of training. The threshold is what one in a hundred of them
-# exceeds.
+# A fifth of the readings is held out of training. The threshold is what 1% of them exceed.
 
 stream = batches()
 normal = [next(stream)]
@@ -114,7 +110,7 @@ class Alarm:
     def update(self, exceeds: bool) -> bool:
         """Take a reading in; whether the alarm goes on or off by it."""
         self.above, self.below = (self.above + 1, 0) if exceeds else (0, self.below + 1)
-        changes = self.below >= 12 if self.on else self.above >= 3
+        changes = self.below >= BATCH if self.on else self.above >= 3
         self.on ^= changes
         return changes
 
@@ -124,10 +120,8 @@ seen, to_score = itertools.tee(stream)
 for batch, scores in zip(seen, detector.score_batches(to_score), strict=True):
     for i, (time, score) in enumerate(zip(batch.index, scores, strict=True)):
         if alarm.update(score > detector.threshold_):
-            message = "alarm over"
-            if alarm.on:
-                part = detector.explain(batch[i : i + 1])[0]
-                message = f"ALARM, score {score:.2f}, look at {batch.columns[part.argmax()]}"
+            sensor = batch.columns[detector.explain(batch[i : i + 1]).argmax()]
+            message = f"ALARM, score {score:.2f}, look at {sensor}" if alarm.on else "alarm over"
             print(f"{time}  {message}", flush=True)
         states.append(alarm.on)
     history.append(batch.assign(score=scores))
@@ -141,8 +135,8 @@ watched = pd.concat(history)
 figure, ax = pyplot.subplots(figsize=(11, 4), layout="constrained")
 ax.plot(watched.index, watched["score"], linewidth=0.8)
 ax.axhline(detector.threshold_, linestyle="--", color="black", label="threshold")
-shade = {"color": "tab:orange", "alpha": 0.4, "label": "alarm"}
-ax.fill_between(watched.index, 0, 1, states, transform=ax.get_xaxis_transform(), **shade)
+shade = {"color": "tab:orange", "alpha": 0.4, "transform": ax.get_xaxis_transform()}
+ax.fill_between(watched.index, 0, 1, states, label="alarm", **shade)
 ax.set(yscale="log", ylabel="Anomaly score", title=f"{len(watched)} readings")
 ax.legend()
 worst = int(watched["score"].argmax())
