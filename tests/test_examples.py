@@ -303,7 +303,7 @@ def keep_openml(folder, data_id, frame, target, ignored=()):
         "status": "active",
         "url": f"https://www.openml.org/data/v1/download/{data_id}/x.arff",
         "default_target_attribute": target,
-        "md5_checksum": hashlib.md5(arff).hexdigest(),
+        "md5_checksum": hashlib.md5(arff, usedforsecurity=False).hexdigest(),
     }
     features = [
         {
