@@ -73,7 +73,7 @@ class ScoringModule(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Latent codes [n, n_latent] of raw rows [n, n_features], those of members in a row.
 
-        A value farther than :data:`FARTHEST` standard deviations from the mean counts as that far,
+        A value farther than 1e15 standard deviations from the mean counts as that far,
         so that codes are finite.
         """
         code: Tensor = self.network.encode(self.standardized_within_reach(x))
