@@ -98,6 +98,25 @@ def test_the_histogram_counts_each_row_once(fitted, data, axes):
     assert axes.containers[1][0].get_hatch()  # in black and white, too
 
 
+class HighestThird:
+    """Labels a third of the rows, by a threshold that is no score."""
+
+    def fit(self, X, y=None):
+        self.thresh_, self.labels_ = 0.5, self.predict(X)
+        return self
+
+    def predict(self, X):
+        highest = np.quantile(X, 2 / 3) < X
+        return highest.astype(int)
+
+
+def test_a_threshold_on_another_scale_is_not_drawn(data, axes):
+    detector = AutoEncoder(contamination=HighestThird(), epoch_num=1, verbose=0, device="cpu")
+    plots.plot_scores(detector.fit(data[0]), ax=axes)
+    assert axes.get_title() == "600 rows, 200 called outliers by the thresholder"
+    assert not axes.lines
+
+
 def test_far_outliers_do_not_squeeze_the_others_into_one_bin(fitted, data, axes):
     X = np.vstack([data[0], np.full((2, 8), 1e30)])
     plots.plot_scores(fitted, X, ax=axes)

@@ -74,7 +74,9 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
 
     ax = new_axes(9, 0.8 + 0.3 * len(cells)) if ax is None else ax
     columns = ["Rank", "Row", "Score", "Label", "Mostly because of"]
-    table = ax.table(cells, colLabels=columns, cellLoc="left", edges="horizontal", loc="center")
+    table = ax.table(
+        cells, colLabels=columns, cellLoc="left", colLoc="left", edges="horizontal", loc="center"
+    )
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     table.scale(1, 1.3)

@@ -75,18 +75,21 @@ def plot_scores(
         labels = checked_labels(y, len(scores))
         _draw_class(ax, shown[labels == 0], edges, "inliers", facecolor=GREY)
         _draw_class(ax, shown[labels == 1], edges, "outliers", facecolor=ORANGE, hatch="////")
-    threshold = f"threshold {detector.threshold_:.4g}"
-    ax.axvline(detector.threshold_, color=BLUE, linestyle="--", label=threshold)
     ax.set_yscale("log")
-    ax.legend(frameon=False)
     beyond = f"; {n_beyond} beyond are in the last bin" if n_beyond else ""
-    n_above = int((scores > detector.threshold_).sum())
-    ax.set(
-        xlabel=f"Anomaly score{beyond}",
-        ylabel="Rows",
-        title=f"{len(scores)} rows, {n_above} above the threshold",
-    )
+    ax.set(xlabel=f"Anomaly score{beyond}", ylabel="Rows")
     without_frame(ax)
+    # Some thresholders have a threshold on a scale of their own.
+    if np.array_equal(detector.labels_, detector.decision_scores_ > detector.threshold_):
+        threshold = f"threshold {detector.threshold_:.4g}"
+        ax.axvline(detector.threshold_, color=BLUE, linestyle="--", label=threshold)
+        n_outliers, kind = int((scores > detector.threshold_).sum()), "above the threshold"
+    else:
+        found = detector.labels_ if X is None else detector.predict(X)
+        n_outliers, kind = int(np.sum(found)), "called outliers by the thresholder"
+    ax.set_title(f"{len(scores)} rows, {n_outliers} {kind}")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False)
     return ax
 
 
