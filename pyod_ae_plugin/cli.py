@@ -1,4 +1,4 @@
-"""The command line: ``pyod-ae list | fit | score | bench``.
+"""The command line: ``pyod-ae list | fit | score | report | bench``.
 
 Exit status: 0 when all went well, 1 when data, a model or a run is at fault, 2 when the command
 itself is. Heavy imports happen inside the commands, so that ``--help`` answers at once.
@@ -128,6 +128,36 @@ def score(
         typer.echo(f"Drift not checked: {error}")
     else:
         typer.secho(report, fg="yellow" if report.drifted else None)
+
+
+@app.command()
+def report(
+    data: Annotated[
+        Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of the last.")
+    ],
+    model: Annotated[Path, typer.Option(help="Folder that fit wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, as .html.")],
+    label: Annotated[
+        str | None, typer.Option(help="Column of true labels: 0 for inliers, 1 for outliers.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: as fitted.")] = None,
+) -> None:
+    """Report on a table with a saved detector: one page to read in a browser."""
+    from pyod_ae_plugin import load_detector
+    from pyod_ae_plugin.report import Report, gather, require_bokeh
+    from pyod_ae_plugin.tables import Shown, read_table
+
+    require_bokeh()
+    if output.suffix != ".html" or not output.resolve().parent.is_dir():
+        raise typer.BadParameter(f"{output} must end in .html and be in a folder that is there.")
+    detector = load_detector(model, device)
+    names = getattr(detector, "feature_names_in_", None)
+    table = read_table(data, columns=None if names is None else list(names), without=label)
+    labels = None if label is None else read_table(data, columns=[label]).values[:, 0]
+    contents = gather(detector, Shown(table, "Reading"), labels, lambda i: i + 1, source=data.name)
+    Report(contents).save(output)
+    n_flagged = contents.n_flagged
+    typer.echo(f"Reported on {contents.n_rows} rows: {n_flagged} outliers. Written to {output}.")
 
 
 @app.command()

@@ -20,7 +20,7 @@ _MOST_NAMED = 5
 class Comparison(NamedTuple):
     """One Kolmogorov-Smirnov test of new values against those of training.
 
-    Attributes
+    Parameters
     ----------
     name : str
         Of the feature, or 'score'.
@@ -31,6 +31,15 @@ class Comparison(NamedTuple):
         NaN if the statistic was not tested.
     adjusted_p_value : float
         By Holm's procedure, over all tests of the report.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyod_ae_plugin import AutoEncoder
+    >>> X = np.random.default_rng(0).normal(size=(500, 2))
+    >>> report = AutoEncoder(device="cpu", verbose=0).fit(X).check_drift(X + [0, 3])
+    >>> report.features[1].statistic > 0.8
+    True
     """
 
     name: str
@@ -43,7 +52,7 @@ class Comparison(NamedTuple):
 class DriftReport:
     """How new rows differ from those of training; see ``check_drift`` of the detectors.
 
-    Attributes
+    Parameters
     ----------
     features : tuple of Comparison
         One for each feature, in their order.
@@ -62,6 +71,15 @@ class DriftReport:
         Of the new rows.
     expected_outlier_share : float
         Of the rows held out, or else of the training rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyod_ae_plugin import AutoEncoder
+    >>> X = np.random.default_rng(0).normal(size=(500, 2))
+    >>> report = AutoEncoder(device="cpu", verbose=0).fit(X).check_drift(X + [0, 3])
+    >>> report.drifted, report.drifted_features
+    (True, ['x1'])
     """
 
     features: tuple[Comparison, ...]

@@ -82,6 +82,10 @@ def _are_ascending_scores(value: Any) -> bool:
     return _are_scores(value) and bool((value[1:] >= value[:-1]).all())
 
 
+def _are_flags(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "b"
+
+
 def _are_labels(value: Any) -> bool:
     is_row = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu"
     return is_row and bool(np.isin(value, (0, 1)).all())
@@ -94,6 +98,8 @@ _KINDS = {
     "decision_scores_": (_are_scores, "floats in one dimension"),
     "drift_reference_": (_is_table, "numbers in two dimensions"),
     "held_out_scores_": (_are_ascending_scores, "ascending floats in one dimension"),
+    "kl_": (_are_scores, "floats in one dimension"),
+    "active_units_": (_are_flags, "booleans in one dimension"),
     "labels_": (_are_labels, "0 and 1 in one dimension"),
     "lr_": (_is_number, "a finite number"),
     "threshold_": (_is_number, "a finite number"),
@@ -101,4 +107,11 @@ _KINDS = {
     "_sigma": (_is_number, "a finite number"),
     "_classes": (_is_count, "an int of 1 or more"),
 }
-_OPTIONAL = ("feature_names_in_", "held_out_scores_", "drift_reference_", "lr_")
+_OPTIONAL = (
+    "feature_names_in_",
+    "held_out_scores_",
+    "drift_reference_",
+    "lr_",
+    "kl_",
+    "active_units_",
+)

@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 class ThresholdRule(BaseEstimator, abc.ABC):  # type: ignore[misc]
     """Base class of rules by which scores above a threshold are outliers.
 
-    A subclass provides :meth:`_threshold`.
+    A subclass provides ``_threshold``.
 
     Attributes
     ----------
@@ -31,6 +31,15 @@ class ThresholdRule(BaseEstimator, abc.ABC):  # type: ignore[misc]
         Rows with larger scores are outliers.
     labels_ : ndarray of shape (n,)
         0 for the inliers and 1 for the outliers among the scores that it was fitted to.
+
+    Examples
+    --------
+    >>> class Highest(ThresholdRule):
+    ...     _parameter_constraints = {}
+    ...     def _threshold(self, scores):
+    ...         return scores.max()
+    >>> Highest().fit([1.0, 4.0, 2.0]).predict([3.0, 5.0])
+    array([0, 1])
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]]
@@ -48,6 +57,17 @@ class ThresholdRule(BaseEstimator, abc.ABC):  # type: ignore[misc]
         Returns
         -------
         self : object
+            The rule, with ``thresh_`` and ``labels_``.
+
+        Raises
+        ------
+        ValueError
+            If a parameter of the rule is not usable.
+
+        Examples
+        --------
+        >>> MeanStd(k=1).fit([1.0, 1.0, 1.0, 5.0]).labels_
+        array([0, 0, 0, 1])
         """
         self._validate_params()
         scores = np.asarray(X, dtype=np.float64)
@@ -56,7 +76,23 @@ class ThresholdRule(BaseEstimator, abc.ABC):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:
-        """Labels [n] of scores [n]: 1 above the threshold, else 0."""
+        """Labels of scores: 1 above the threshold, else 0.
+
+        Parameters
+        ----------
+        X : array-like of shape (n,)
+            Scores; the larger, the more abnormal.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Integers, 0 or 1.
+
+        Examples
+        --------
+        >>> MeanStd(k=1).fit([1.0, 1.0, 1.0, 5.0]).predict([3.0, 4.0])
+        array([0, 1])
+        """
         check_is_fitted(self, "thresh_")
         return (np.asarray(X) > self.thresh_).astype(int)
 
@@ -125,6 +161,7 @@ class Quantile(ThresholdRule):
     Parameters
     ----------
     q : float in [0, 1], default=0.9
+        Share of the scores at or below the threshold.
 
     Examples
     --------

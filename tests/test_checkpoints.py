@@ -27,7 +27,7 @@ CASES = {
         AutoEncoder,
         {"network": "conv", "input_shape": (2, 3), "hidden_neuron_list": (4, 2)},
     ),
-    "VAE": (VAE, {"capacity": 2.0}),
+    "VAE": (VAE, {"capacity": 2.0, "kl_warmup": 0.6}),
     "ensemble": (AutoEncoderEnsemble, {"n_estimators": 3}),
 }
 

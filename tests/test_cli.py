@@ -46,7 +46,7 @@ def test_help_names_the_commands():
         text=True,
         check=True,
     )
-    assert all(command in done.stdout for command in ("list", "fit", "score", "bench"))
+    assert all(command in done.stdout for command in ("list", "fit", "score", "report", "bench"))
 
 
 def test_help_imports_nothing_heavy():

@@ -113,6 +113,13 @@ def test_rows_on_a_gpu_are_scored_there(Detector, X):
     assert np.array_equal(detector.predict(x), detector.predict(X))
     assert np.allclose(detector.transform(x), detector.transform(X), atol=1e-4)
     assert np.allclose(detector.reconstruct(x), detector.reconstruct(X), atol=1e-3)
+    if Detector is VAE:
+        for on_gpu, on_host in (
+            (detector.latent(x), detector.latent(X)),
+            (detector.reconstruct(x, 8), detector.reconstruct(X, 8)),
+        ):
+            assert np.allclose(on_gpu, on_host, atol=1e-3)
+        assert detector.sample(3000, random_state=0).std() < 2
     with pytest.raises(ValueError, match="NaN or infinity"):
         detector.decision_function(torch.full_like(x, torch.nan))
 
@@ -206,7 +213,7 @@ TRAININGS = {
     ),
     "SGD": (AutoEncoder, {"optimizer_name": "sgd", "optimizer_params": {"sgd_momentum": 0.9}}),
     "early stopping": (AutoEncoder, {"early_stopping": True}),
-    "VAE": (VAE, {"capacity": 2.0}),
+    "VAE": (VAE, {"capacity": 2.0, "kl_warmup": 0.6}),
     "ensemble": (AutoEncoderEnsemble, {"n_estimators": 3}),
 }
 

@@ -1,9 +1,14 @@
-"""Every Python example of the README and the docs runs as it stands."""
+"""Examples of the README and the docs run, and what the pages say of other files holds."""
 
 import re
+from inspect import signature
 from pathlib import Path
 
+import pyod.models.auto_encoder
+import pyod.models.vae
 import pytest
+
+from pyod_ae_plugin import VAE, AutoEncoder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,3 +34,45 @@ def test_tests_that_a_page_names_exist():
     for page in PAGES:
         for file, name in re.findall(r"(tests/\w+\.py)::(\w+)", page.read_text()):
             assert f"def {name}(" in (ROOT / file).read_text(), f"{page.name} names {file}::{name}"
+
+
+def test_the_pages_have_the_figures_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from tables import TABLES, table
+
+    def rows_of_figures(text):
+        rows = (re.split(r" *\| *", line.replace("**", ""))[1:-1] for line in text.splitlines())
+        return [row for row in rows if len(row) > 2 and re.match(r"\d", row[1])]
+
+    found = [row for name in TABLES for row in rows_of_figures(table(name))]
+    for page in (
+        ROOT / "README.md",
+        ROOT / "docs" / "defaults.md",
+        ROOT / "docs" / "explanations.md",
+    ):
+        for what, *figures in rows_of_figures(page.read_text()):
+            known = [cells for name, *cells in found if name == what]
+            assert any(contains(cells, figures) for cells in known), (page.name, what, known)
+
+
+def contains(cells, figures):
+    """Whether the figures are among the cells, in their order."""
+    rest = iter(cells)
+    return all(figure in rest for figure in figures)
+
+
+def test_the_migration_page_has_all_keywords_and_their_defaults():
+    text = (ROOT / "docs" / "migration.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| `(.+?)` \|", text, re.M)
+    for theirs, ours in (
+        (pyod.models.auto_encoder.AutoEncoder, AutoEncoder),
+        (pyod.models.vae.VAE, VAE),
+    ):
+        expected = signature(theirs).parameters
+        shown = [row for row in listed if row[1] in ("both", f"`{ours.__name__}`")]
+        assert [name for name, *_ in shown] == list(expected)
+        for name, _, default, default_here in shown:
+            of_both = [cell.strip("`") for cell in default.split("`, `")]
+            of_detector = of_both[-1] if ours is VAE else of_both[0]
+            assert of_detector == repr(expected[name].default), name
+            assert default_here == repr(signature(ours).parameters[name].default), name

@@ -157,6 +157,13 @@ def test_elbo(learn_variance, beta, capacity, trim):
     assert_agrees(network, NegativeElbo(beta, capacity), rows(33, 6), [trim])
 
 
+@pytest.mark.parametrize("capacity", [None, 3.0])
+@pytest.mark.parametrize("progress", [0.01, 0.3, 0.9])
+def test_elbo_with_a_warm_up(progress, capacity):
+    objective = NegativeElbo(2.5, capacity, kl_warmup=0.5)
+    assert_agrees(vae(), objective, rows(33, 6), [0.4], progress)
+
+
 @pytest.mark.parametrize("output", ["sigmoid", "tanh", "softplus"])
 def test_elbo_behind_an_output_activation(output):
     assert_agrees(vae("relu", output), NegativeElbo(), rows(20, 6), [0.2])
@@ -183,6 +190,7 @@ CASES = {
         {"n_members": 2, "trim": [0.1, 0.4], "rows_per_member": 70},
     ),
     "vae": (vae, NegativeElbo(capacity=2.0, corrupt=Corruption([0.1], [0.0])), {}),
+    "KL warm-up": (vae, NegativeElbo(2.0, kl_warmup=0.7), {}),
 }
 
 

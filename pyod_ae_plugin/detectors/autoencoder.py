@@ -140,7 +140,7 @@ class AutoEncoder(SingleNetworkDetector):
         ``'loss'`` of each epoch, and with early stopping ``'validation_loss'``.
     n_features_in_ : int
         Features seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, where the training data had names.
 
     See Also

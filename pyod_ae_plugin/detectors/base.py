@@ -26,7 +26,7 @@ from pyod_ae_plugin.detectors.parameters import (
     seed_of,
 )
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
-from pyod_ae_plugin.detectors.running import losses, run
+from pyod_ae_plugin.detectors.running import losses, run, unchanged_on_error
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
 from pyod_ae_plugin.engine.objectives import Objective
@@ -88,7 +88,14 @@ class NeuralDetector(ExportingDetector, MonitoringDetector):
     """Base class of the detectors: validate, fit, score, threshold.
 
     A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
-    :meth:`_plan` and :meth:`_build_network`; everything else is here.
+    ``_plan`` and ``_build_network``; everything else is here.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin import VAE
+    >>> from pyod_ae_plugin.detectors import NeuralDetector
+    >>> isinstance(VAE(), NeuralDetector)
+    True
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
@@ -157,6 +164,7 @@ class NeuralDetector(ExportingDetector, MonitoringDetector):
         Returns
         -------
         self : object
+            The detector, with the attributes that end in an underscore.
 
         Raises
         ------
@@ -167,6 +175,15 @@ class NeuralDetector(ExportingDetector, MonitoringDetector):
         KeyboardInterrupt
             On Ctrl-C. The detector is as the last finished epoch made it, or as it was if there
             was none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(contamination=0.1, verbose=0).fit(X)
+        >>> detector.decision_scores_.shape, int(detector.labels_.sum())
+        ((300,), 30)
         """
         with unchanged_on_error(self):
             self._check_params()
@@ -288,15 +305,3 @@ class NeuralDetector(ExportingDetector, MonitoringDetector):
             optimizer_params=DEFAULT_OPTIMIZER_PARAMS if params is None else params,
             **others,
         )
-
-
-@contextlib.contextmanager
-def unchanged_on_error(detector: NeuralDetector) -> Iterator[None]:
-    """Leave the detector's attributes as they were if something is raised."""
-    before = dict(vars(detector))
-    try:
-        yield
-    except BaseException:
-        detector.__dict__.clear()
-        detector.__dict__.update(before)
-        raise

@@ -139,7 +139,7 @@ class AutoEncoderEnsemble(IncrementalDetector):
         ``'loss'`` of each epoch, the mean of the members'.
     n_features_in_ : int
         Features seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, where the training data had names.
 
     See Also
@@ -246,7 +246,7 @@ class AutoEncoderEnsemble(IncrementalDetector):
         module_state: Mapping[str, Tensor],
         device: torch.device | None = None,
     ) -> None:
-        """As for each detector; see :meth:`PersistentDetector.restore`."""
+        """Make this a fitted detector again, of what :func:`pyod_ae_plugin.load_detector` read."""
         n_members = len(module_state["head.location"])
         if n_members != self.n_estimators:
             raise ValueError(f"there are {n_members} members, and n_estimators={self.n_estimators}")

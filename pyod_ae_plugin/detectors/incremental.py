@@ -12,9 +12,11 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from pyod_ae_plugin.detectors.base import NeuralDetector, Plan, unchanged_on_error
+from pyod_ae_plugin.detectors.base import Plan
 from pyod_ae_plugin.detectors.parameters import seed_of
+from pyod_ae_plugin.detectors.reporting import ReportingDetector
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
+from pyod_ae_plugin.detectors.running import unchanged_on_error
 from pyod_ae_plugin.detectors.scoring import Array
 from pyod_ae_plugin.engine.fitting import check_within_reach
 from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
@@ -61,12 +63,19 @@ class Stream(NamedTuple):
         return self._replace(sample=sample, moments=moments)
 
 
-class IncrementalDetector(NeuralDetector):
+class IncrementalDetector(ReportingDetector):
     """Base class of detectors that learn from data larger than memory, or not yet complete.
 
     Of the rows a uniform sample is kept, of 64 MiB of float64 numbers (2**23 of them), and the
     moments of all. The network learns from the sample. As long as it holds all rows, the detector
     is that of a fit to them.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin import VAE
+    >>> from pyod_ae_plugin.detectors import IncrementalDetector
+    >>> isinstance(VAE(), IncrementalDetector)
+    True
     """
 
     def fit_batches(self, batches: Iterable[Any]) -> Self:
@@ -86,6 +95,7 @@ class IncrementalDetector(NeuralDetector):
         Returns
         -------
         self : object
+            The detector, as ``fit`` returns it.
 
         Raises
         ------
@@ -141,17 +151,30 @@ class IncrementalDetector(NeuralDetector):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            The rows to learn from besides those of earlier calls.
         y : Ignored
             Present for API consistency.
 
         Returns
         -------
         self : object
+            The detector, as ``fit`` returns it.
 
         Raises
         ------
         ValueError, TypeError
             If a parameter or X is not usable; the detector stays as it was.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> rng = np.random.default_rng(0)
+        >>> detector = AutoEncoder(verbose=0)
+        >>> for day in range(2):
+        ...     detector = detector.partial_fit(rng.normal(size=(200, 5)))
+        >>> detector.decision_scores_.shape
+        (400,)
         """
         with unchanged_on_error(self):
             self._check_params()
@@ -176,11 +199,21 @@ class IncrementalDetector(NeuralDetector):
         Parameters
         ----------
         batches : iterable of array-likes of shape (n, n_features)
+            Gone through once, one batch at a time.
 
-        Yields
-        ------
-        ndarray of shape (n,)
-            What ``decision_function`` gives for a batch.
+        Returns
+        -------
+        iterator of ndarray of shape (n,)
+            What ``decision_function`` gives for each batch, when it is asked for.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> batches = np.random.default_rng(0).normal(size=(4, 100, 5))
+        >>> detector = AutoEncoder(verbose=0).fit_batches(batches)
+        >>> [len(scores) for scores in detector.score_batches(batches)]
+        [100, 100, 100, 100]
         """
         check_is_fitted(self, "scoring_module_")
         return map(self.decision_function, batches)

@@ -51,16 +51,64 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
             One file if it ends in ``.safetensors``, else a folder. An older detector there is
             replaced.
 
+        Raises
+        ------
+        ValueError
+            If the folder holds anything else, or a parameter cannot be saved: a network factory
+            without a name, a thresholder of others, or a ``RandomState``.
+
         See Also
         --------
         pyod_ae_plugin.load_detector : Loads it again.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> detector = AutoEncoder(epoch_num=2, verbose=0).fit(X)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     detector.save(f"{folder}/model")
+        ...     loaded = AutoEncoder.load(f"{folder}/model")
+        >>> bool((loaded.decision_function(X) == detector.decision_scores_).all())
+        True
         """
         check_is_fitted(self, "scoring_module_")
         save_detector(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Load a detector of this class; see :func:`pyod_ae_plugin.load_detector`."""
+        """Load a detector of this class; see :func:`pyod_ae_plugin.load_detector`.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder or file.
+
+        Returns
+        -------
+        detector : object
+            Of this class, as it was when saved, but for ``checkpoint``, which is None.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no saved detector.
+        ValueError
+            If it is of another class, or :func:`~pyod_ae_plugin.load_detector` refuses it.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> detector = AutoEncoder(epoch_num=2, verbose=0).fit(X)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     detector.save(f"{folder}/model")
+        ...     loaded = AutoEncoder.load(f"{folder}/model")
+        >>> type(loaded).__name__
+        'AutoEncoder'
+        """
         detector = load_detector(path)
         if not isinstance(detector, cls):
             raise ValueError(
@@ -79,12 +127,12 @@ class PersistentDetector(BaseDetector):  # type: ignore[misc]
         module_state: Mapping[str, Tensor],
         device: torch.device | None = None,
     ) -> None:
-        """Make this a fitted detector again, of what :func:`load_detector` read.
+        """Make this a fitted detector again, of what :func:`pyod_ae_plugin.load_detector` read.
 
         Parameters
         ----------
         attributes : mapping of str to object
-            As :meth:`fitted_attributes` gave them.
+            As ``fitted_attributes`` gave them.
         module_state : mapping of str to Tensor
             The state of the scoring module.
         device : torch.device or None, default=None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
@@ -171,3 +171,15 @@ def losses(training: Training) -> dict[str, list[float]]:
     history = {"loss": [epoch.loss for epoch in training.history]}
     validation = [e.validation_loss for e in training.history if e.validation_loss is not None]
     return {**history, "validation_loss": validation} if validation else history
+
+
+@contextlib.contextmanager
+def unchanged_on_error(detector: object) -> Iterator[None]:
+    """Leave the detector's attributes as they were if something is raised."""
+    before = dict(vars(detector))
+    try:
+        yield
+    except BaseException:
+        detector.__dict__.clear()
+        detector.__dict__.update(before)
+        raise

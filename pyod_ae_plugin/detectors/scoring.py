@@ -50,6 +50,24 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         ndarray of shape (n_samples,)
             Finite. A row so far from the training rows that its score overflows float32 gets
             the largest float32.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not of finite numbers, or has other features than in fit.
+        NotFittedError
+            Before fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector.decision_function(X[:3]).shape
+        (3,)
+        >>> bool((detector.decision_function(X[:3]) == detector.decision_scores_[:3]).all())
+        True
         """
         if not hasattr(self, "scoring_module_"):  # the full check costs as much as scoring a row
             check_is_fitted(self, "scoring_module_")
@@ -73,7 +91,14 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         Returns
         -------
         Tensor of shape (n_samples,)
-            float32.
+            Scores in float32.
+
+        Raises
+        ------
+        TypeError
+            If x is no tensor of numbers.
+        ValueError
+            If x is on another device than the detector, or has other features than in fit.
 
         Examples
         --------
@@ -100,11 +125,23 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
 
         Returns
         -------
         ndarray of shape (n_samples, n_latent)
-            Finite. A value farther than 1e15 standard deviations from the mean counts as that far.
+            What the encoder makes of standardised rows: for a VAE the posterior means, for an
+            ensemble the codes of all members, one beside the other. Finite: a value farther than
+            1e15 standard deviations from the mean counts as that far.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector.transform(X).shape
+        (300, 1)
         """
         check_is_fitted(self, "scoring_module_")
         return self._map(self.scoring_module_.encode, X)
@@ -115,11 +152,22 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
             In the units of X, and finite. Of values far out as in :meth:`transform`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> residual = (detector.reconstruct(X) - X) / X.std(axis=0)  # in standard units
+        >>> residual.shape
+        (300, 5)
         """
         check_is_fitted(self, "scoring_module_")
         return self._map(self.scoring_module_.reconstruct, X)
@@ -136,6 +184,7 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
 
         Returns
         -------
@@ -171,17 +220,6 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         check_is_fitted(self, "scoring_module_")
         return self._map(partial(contributions, self.scoring_module_), X)
 
-    def predict_proba(
-        self, X: Any, method: str = "linear", return_confidence: bool = False
-    ) -> Array | tuple[Array, Array]:
-        """Outlier probabilities; see :meth:`pyod.models.base.BaseDetector.predict_proba`."""
-        if not hasattr(X, "shape"):
-            X = np.asarray(X)  # PyOD asks for the shape of X
-        probabilities: Array | tuple[Array, Array] = super().predict_proba(
-            X, method=method, return_confidence=return_confidence
-        )
-        return probabilities
-
     @property
     def _n_features_out(self) -> int:
         """Width of the latent code, for scikit-learn's names of features."""
@@ -191,7 +229,17 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
 
     @property
     def model(self) -> Network:
-        """The trained network; standardised rows in, reconstructions out."""
+        """The trained network; standardised rows in, reconstructions out.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> type(detector.model).__name__
+        'AutoEncoderNetwork'
+        """
         check_is_fitted(self, "scoring_module_")
         return self.scoring_module_.network
 

@@ -1,4 +1,4 @@
-"""From scores to labels: thresholds, and p-values by rows that were kept from training."""
+"""From scores to labels, probabilities, and p-values by rows that were kept from training."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class ThresholdingDetector(ScoringDetector):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
         return_confidence : bool, default=False
             Whether to return PyOD's confidence in each label, too.
         fdr : float in (0, 1) or None, default=None
@@ -40,8 +41,14 @@ class ThresholdingDetector(ScoringDetector):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
+            Integers, 0 or 1.
         confidence : ndarray of shape (n_samples,)
             Only with ``return_confidence``.
+
+        Raises
+        ------
+        ValueError
+            If ``fdr`` is not between 0 and 1, or given without ``held_out_threshold=True``.
 
         References
         ----------
@@ -49,6 +56,17 @@ class ThresholdingDetector(ScoringDetector):
                of the Royal Statistical Society B 57(1).
         .. [2] Bates, S., Candes, E., Lei, L., Romano, Y., & Sesia, M. (2023). Testing for
                Outliers with Conformal p-values. Annals of Statistics 51(1).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> bool((detector.predict(X) == detector.labels_).all())
+        True
+        >>> detector.predict([[9.0] * 5])
+        array([1])
         """
         check_is_fitted(self, "scoring_module_")
         if fdr is None:
@@ -70,6 +88,7 @@ class ThresholdingDetector(ScoringDetector):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
 
         Returns
         -------
@@ -107,8 +126,79 @@ class ThresholdingDetector(ScoringDetector):
         p_values: Array = (1 + n - n_below) / (1 + n)
         return p_values
 
+    def predict_proba(
+        self, X: Any, method: str = "linear", return_confidence: bool = False
+    ) -> Array | tuple[Array, Array]:
+        """Outlier probabilities, as :meth:`pyod.models.base.BaseDetector.predict_proba` has them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit.
+        method : {'linear', 'unify'}, default='linear'
+            How scores become probabilities: by the range of the training scores, or by a normal
+            distribution of these [1]_.
+        return_confidence : bool, default=False
+            Whether to return PyOD's confidence in each label, too.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, 2)
+            Of an inlier and of an outlier. They are scores on the scale from 0 to 1, and no share
+            of such rows is an outlier by them.
+        confidence : ndarray of shape (n_samples,)
+            Only with ``return_confidence``.
+
+        References
+        ----------
+        .. [1] Kriegel, H.-P., Kroger, P., Schubert, E., & Zimek, A. (2011). Interpreting and
+               Unifying Outlier Scores. SDM.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector.predict_proba(X).sum(axis=1)[:3]
+        array([1., 1., 1.])
+        """
+        if not hasattr(X, "shape"):
+            X = np.asarray(X)  # PyOD asks for the shape of X
+        probabilities: Array | tuple[Array, Array] = super().predict_proba(
+            X, method=method, return_confidence=return_confidence
+        )
+        return probabilities
+
     def predict_confidence(self, X: Any) -> Array:
-        """PyOD's confidence in the labels; see :meth:`pyod.models.base.BaseDetector`."""
+        """PyOD's confidence in the labels: how often a row would get the same from other rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In [0, 1]: the probability that the label is the same after a fit to another sample of
+            as many rows [1]_.
+
+        References
+        ----------
+        .. [1] Perini, L., Vercruyssen, V., & Davis, J. (2020). Quantifying the Confidence of
+               Anomaly Detectors in Their Example-Wise Predictions. ECML PKDD.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> confidence = detector.predict_confidence(X)
+        >>> bool(((confidence >= 0) & (confidence <= 1)).all())
+        True
+        """
         check_is_fitted(self, "scoring_module_")
         if isinstance(self.contamination, float):
             confidence: Array = BaseDetector.predict_confidence(self, X)

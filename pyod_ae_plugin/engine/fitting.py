@@ -12,10 +12,11 @@ from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
+from pyod_ae_plugin.scoring.heads import Tiles
 from pyod_ae_plugin.scoring.standardize import FARTHEST
 
-_CELLS_FOR_HEAD = 2**20
-_LEAST_ROWS_FOR_HEAD = 2**11
+_CELLS_KEPT = 2**20
+_LEAST_ROWS_KEPT, _MOST_ROWS_KEPT = 2**11, 2**14
 
 
 def fitted_standardize(rows: Rows, preprocessing: bool) -> Standardize:
@@ -92,22 +93,24 @@ def fitted_module(
         # so a module that is loaded again would else round otherwise.
         parameter.data = parameter.data.clone()
         parameter.grad = None
-    sample = _sample_for_head(rows, options.n_members or 1)
-    height = training_tile_rows(rows.shape[1], device)
+    tiles = sample_tiles(rows, module, options.n_members or 1)
     with torch.no_grad():
-
-        def tiles() -> Iterator[Tensor]:
-            for tile in sample.split(height):
-                yield module.standardize(tile.to(device))
-
         head.fit_to(module.network, tiles, max(options.trim), generator)
     return module
 
 
-def _sample_for_head(rows: Rows, n_members: int) -> Tensor:
-    """Rows, spread evenly, of which a head may hold residuals and codes in memory."""
-    most = min(max(_CELLS_FOR_HEAD // (rows.shape[1] * n_members), _LEAST_ROWS_FOR_HEAD), 2**14)
-    return rows[:: -(-len(rows) // most)]
+def sample_tiles(rows: Rows, module: ScoringModule, n_members: int = 1) -> Tiles:
+    """Rows, spread evenly, of which residuals and codes may be held in memory; standardised."""
+    most = min(max(_CELLS_KEPT // (rows.shape[1] * n_members), _LEAST_ROWS_KEPT), _MOST_ROWS_KEPT)
+    sample = rows[:: -(-len(rows) // most)]
+    device = module.standardize.scale.device
+    height = training_tile_rows(rows.shape[1], device)
+
+    def tiles() -> Iterator[Tensor]:
+        for tile in sample.split(height):
+            yield module.standardize(tile.to(device))
+
+    return tiles
 
 
 def scoring_module(standardize: Standardize, network: Network, head: ScoreHead) -> ScoringModule:

@@ -233,7 +233,7 @@ def _elbo_terms(
     tape.operations.append(Reparameterization(mu, logvar, code, generator))
     return [
         _likelihood_term(network.decoder, tape, code, weights),
-        Divergence(mu, logvar, weights, objective.beta, objective.capacity),
+        Divergence(mu, logvar, weights, objective),
     ]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.networks.layers import random_int16
-from pyod_ae_plugin.scoring.likelihood import kl_divergence, log_density
+from pyod_ae_plugin.scoring.likelihood import decoded, kl_divergence, log_density
 
 
 class Objective(Protocol):
@@ -103,7 +103,8 @@ class NegativeElbo:
 
     ``-log p(x | z) + beta * KL`` with ``z`` drawn once from the posterior by reparameterisation
     [1]_. With a ``capacity`` C the second term is ``beta * |KL - C * progress|``, the annealed
-    target of [2]_. A network without ``decode_distribution`` has variance 1.
+    target of [2]_. A network without ``decode_distribution`` has variance 1. With ``kl_warmup``
+    ``beta`` is multiplied by ``min(progress / kl_warmup, 1)`` [4]_ [5]_.
 
     Parameters
     ----------
@@ -113,6 +114,8 @@ class NegativeElbo:
         KL in nats that the target reaches at the end of training; None leaves the KL as it is.
     corrupt : Corruption or None, default=None
         What is done to rows before they are encoded.
+    kl_warmup : float in [0, 1), default=0.0
+        Share of the training in which the weight of the KL term rises from 0.
 
     References
     ----------
@@ -121,6 +124,8 @@ class NegativeElbo:
            arXiv:1804.03599.
     .. [3] Higgins, I., et al. (2017). beta-VAE: Learning Basic Visual Concepts with a
            Constrained Variational Framework. ICLR.
+    .. [4] Bowman, S. R., et al. (2016). Generating Sentences from a Continuous Space. CoNLL.
+    .. [5] Sonderby, C. K., et al. (2016). Ladder Variational Autoencoders. NeurIPS.
     """
 
     def __init__(
@@ -128,10 +133,12 @@ class NegativeElbo:
         beta: float = 1.0,
         capacity: float | None = None,
         corrupt: Corruption | None = None,
+        kl_warmup: float = 0.0,
     ) -> None:
         self.beta = beta
         self.capacity = capacity
         self.corrupt = corrupt
+        self.kl_warmup = kl_warmup
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
@@ -140,12 +147,22 @@ class NegativeElbo:
         mu, logvar = network.posterior(given)
         noise = torch.empty_like(mu).normal_(generator=generator)
         z = torch.addcmul(mu, noise, torch.exp(0.5 * logvar))
-        if hasattr(network, "decode_distribution"):
-            mean, spread = network.decode_distribution(z)
-        else:
-            mean = network.decode(z)
-            spread = torch.zeros_like(mean)
         kl = kl_divergence(mu, logvar).sum(-1)
         if self.capacity is not None:
             kl = (kl - self.capacity * progress).abs()
-        return self.beta * kl - log_density(x, mean, spread)
+        return self.kl_weight(progress) * kl - log_density(x, *decoded(network, z))
+
+    def kl_weight(self, progress: float) -> float:
+        """Weight of the KL term at a point of training, which on a GPU is a tensor.
+
+        Examples
+        --------
+        >>> objective = NegativeElbo(beta=2.0, kl_warmup=0.5)
+        >>> objective.kl_weight(0.25), objective.kl_weight(0.75)
+        (1.0, 2.0)
+        """
+        if not self.kl_warmup:
+            return self.beta
+        share = progress / self.kl_warmup
+        # a comparison by Python would wait for the GPU
+        return self.beta * (share.clamp(max=1) if isinstance(share, Tensor) else min(share, 1.0))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.backprop import Value
+from pyod_ae_plugin.engine.objectives import NegativeElbo
 
 
 class Term(Protocol):
@@ -76,23 +77,23 @@ class GaussianError:
 
 
 class Divergence:
-    """``beta`` times the KL divergence of the posterior from the prior, in nats.
+    """The KL divergence of the posterior from the prior, in nats, weighted as the objective has it.
 
-    With a capacity, ``beta`` times the distance of the divergence to ``capacity * progress``.
+    With a capacity, the weighted distance of the divergence to ``capacity * progress``.
     """
 
     constant = 0.0
 
-    def __init__(
-        self, mu: Value, logvar: Value, weights: Tensor, beta: float, capacity: float | None
-    ) -> None:
+    def __init__(self, mu: Value, logvar: Value, weights: Tensor, objective: NegativeElbo) -> None:
         self._mu, self._logvar, self._weights = mu, logvar, weights
-        self._beta, self._capacity = beta, capacity
+        self._kl_weight, self._capacity = objective.kl_weight, objective.capacity
+        self._beta = objective.beta
         self._excess, self._doubled = torch.empty_like(mu.rows), torch.empty_like(mu.rows)
         self._half = weights.new_full((mu.width,), 0.5)
         self._side = torch.empty_like(weights)
 
     def forward(self, x: Tensor, progress: float, losses: Tensor) -> None:
+        self._beta = self._kl_weight(progress)
         mu, logvar = self._mu.rows, self._logvar.rows
         excess = torch.expm1(logvar, out=self._excess)  # of the variance over the prior's
         doubled = torch.sub(excess, logvar, out=self._doubled).addcmul_(mu, mu)

@@ -27,7 +27,9 @@ class TrimmedMean:
     weights : Tensor of shape (*members, n_kept)
         The weights of what :meth:`lowest` returns, the sum of which is the mean.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*members, n)``
     - Output: ``(*members)``

@@ -17,12 +17,16 @@ Array = np.ndarray[Any, Any]
 
 
 class AdBenchModel:
-    """A detector as ADBench's pipeline creates, fits and asks it; see :func:`adbench_model`.
+    """A detector as ADBench's pipeline creates, fits and asks it.
+
+    A subclass has ``detector_name`` and ``params``, the detector's name and keywords;
+    :func:`~pyod_ae_plugin.integrations.adbench.adbench_model` makes one.
 
     Parameters
     ----------
-    seed : int or numpy integer
-        The detector's ``random_state``, if it has one and was not given another.
+    seed : int
+        The detector's ``random_state``, if it has one and was not given another. ADBench's are of
+        NumPy.
     model_name : str, default="Customized"
         ADBench's name for it.
 
@@ -30,6 +34,16 @@ class AdBenchModel:
     ----------
     detector_ : BaseDetector
         The fitted detector.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyod_ae_plugin.integrations.adbench import AdBenchModel
+    >>> class ShortFit(AdBenchModel):
+    ...     detector_name, params = "AutoEncoder", {"epoch_num": 2, "device": "cpu"}
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> ShortFit(seed=1).fit(X, np.zeros(200)).predict_score(X).shape
+    (200,)
     """
 
     detector_name: ClassVar[str]

@@ -28,7 +28,9 @@ class AutoEncoderNetwork(nn.Module):
     decoder : torch.nn.Module
         Maps ``(n, n_latent)`` to ``(n, n_features)``.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, n_features)``
     - Output: ``(n, n_features)``
@@ -97,7 +99,7 @@ def mlp(
         Widths of the encoder's layers; ``[64, 32]`` gives n_features-64-32-64-n_features. The
         last, the bottleneck, is linear.
     hidden_activation_name : str
-        A name in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
+        A name in ``pyod_ae_plugin.networks.layers.ACTIVATIONS``.
     batch_norm : bool
         Normalise each hidden layer over the batch.
     dropout_rate : float
@@ -110,6 +112,7 @@ def mlp(
     Returns
     -------
     AutoEncoderNetwork
+        Rows [n, n_features] in and out, untrained.
 
     Examples
     --------

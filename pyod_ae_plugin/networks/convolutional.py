@@ -48,7 +48,7 @@ def conv(
         Channels that the convolutions make, and last the width of the latent code: ``[16, 32, 8]``
         are two convolutions and a code of 8 numbers.
     hidden_activation_name : str
-        A name in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
+        A name in ``pyod_ae_plugin.networks.layers.ACTIVATIONS``.
     batch_norm : bool
         Normalise each channel over the batch.
     dropout_rate : float
@@ -61,6 +61,7 @@ def conv(
     Returns
     -------
     AutoEncoderNetwork
+        Rows [n, n_features] in and out, untrained.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def variational_conv(
     latent_dim : int
         Width of the latent code.
     hidden_activation_name, output_activation_name : str
-        Names in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
+        Names in ``pyod_ae_plugin.networks.layers.ACTIVATIONS``.
     batch_norm : bool
         Normalise each channel over the batch.
     dropout_rate : float
@@ -132,6 +133,7 @@ def variational_conv(
     Returns
     -------
     VariationalNetwork
+        Rows [n, n_features] in and out, untrained.
 
     Raises
     ------

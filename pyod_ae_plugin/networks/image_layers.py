@@ -17,7 +17,9 @@ _KERNEL, _PADDING = 3, 1
 class ImageBatchNorm(nn.BatchNorm2d):
     """:class:`torch.nn.BatchNorm2d` that takes a single pixel by its running statistics.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, num_features, height, width)``, n >= 1
     - Output: the same

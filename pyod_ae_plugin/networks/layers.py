@@ -33,7 +33,9 @@ class Linear(nn.Linear):
     weights have twice the variance (He et al. 2015). With smaller ones a network first rebuilds
     little, so that trimming begins with the rows farthest from the mean.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*, in_features)``
     - Output: ``(*, out_features)``
@@ -77,7 +79,9 @@ class StackedLinear(nn.Module):
     generator : torch.Generator
         Source of the initial weights, which each member draws as :class:`Linear` does.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n_members, n, in_features)``, or ``(n, in_features)``, which all members are given
     - Output: ``(n_members, n, out_features)``
@@ -121,7 +125,9 @@ class GaussianOutput(nn.Module):
     mean, logvar : torch.nn.Module
         Map ``(n, width)`` to ``(n, n_features)``.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, width)``
     - Output: ``(n, n_features)``
@@ -151,7 +157,9 @@ class Dropout(nn.Module):
     The mask compares 16 random bits with the rate, which costs an eighth of drawing a uniform
     float for every element; the rate is thereby rounded to a multiple of 2**-16.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*)``
     - Output: ``(*)``, the same shape
@@ -187,7 +195,9 @@ def random_int16(like: Tensor, generator: torch.Generator) -> Tensor:
 class BatchNorm(nn.BatchNorm1d):
     """:class:`torch.nn.BatchNorm1d` that takes a batch of one row by its running statistics.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, num_features)``, n >= 1
     - Output: ``(n, num_features)``

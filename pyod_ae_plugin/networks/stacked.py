@@ -55,7 +55,25 @@ def stacked_mlp(
 
 
 def joined(first: nn.Module, second: nn.Module) -> nn.Module:
-    """One stack of the members of two stacks of equal widths; the first is changed in place."""
+    """One stack of the members of two stacks of equal widths; the first is changed in place.
+
+    Parameters
+    ----------
+    first, second : torch.nn.Module
+        As :func:`~pyod_ae_plugin.networks.stacked_mlp` makes them, with the same activation.
+
+    Returns
+    -------
+    torch.nn.Module
+        The first, with the members of the second behind its own.
+
+    Examples
+    --------
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> two, three = (stacked_mlp(5, [[4, 2]] * n, "relu", generator) for n in (2, 3))
+    >>> joined(two, three)(torch.zeros(7, 5)).shape
+    torch.Size([5, 7, 5])
+    """
     others = dict(second.named_parameters())
     for name, parameter in first.named_parameters():
         parameter.data = torch.cat([parameter.data, others[name].data])

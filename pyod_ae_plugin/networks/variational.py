@@ -32,7 +32,9 @@ class VariationalNetwork(nn.Module):
     logvar_clip : tuple of two floats or None, default=(-30.0, 20.0)
         Bounds of the log variance; None leaves it free.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, n_features)``
     - Output: ``(n, n_features)``, decoded from the posterior mean, so that it is the same at
@@ -137,7 +139,7 @@ def variational_mlp(
     latent_dim : int
         Width of the latent code.
     hidden_activation_name, output_activation_name : str
-        Names in :data:`~pyod_ae_plugin.networks.layers.ACTIVATIONS`.
+        Names in ``pyod_ae_plugin.networks.layers.ACTIVATIONS``.
     batch_norm : bool
         Normalise each hidden layer over the batch.
     dropout_rate : float
@@ -152,6 +154,7 @@ def variational_mlp(
     Returns
     -------
     VariationalNetwork
+        Rows [n, n_features] in and out, untrained.
 
     Examples
     --------

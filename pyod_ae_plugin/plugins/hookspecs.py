@@ -31,6 +31,16 @@ def pyod_ae_detectors() -> Mapping[str, Callable[..., BaseDetector]]:  # type: i
     Returns
     -------
     mapping of str to callable
+        Each takes the keywords of a detector and returns one.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin import AutoEncoder, hookimpl
+    >>> @hookimpl
+    ... def pyod_ae_detectors():
+    ...     return {"ShortFit": lambda **params: AutoEncoder(epoch_num=5, **params)}
+    >>> pyod_ae_detectors()["ShortFit"](verbose=0).epoch_num
+    5
     """
 
 
@@ -47,6 +57,19 @@ def pyod_ae_networks() -> Mapping[str, Callable[..., nn.Module]]:  # type: ignor
     Returns
     -------
     mapping of str to callable
+        Each returns a network.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from pyod_ae_plugin import hookimpl
+    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> def linear(n_features, latent_dim=2):
+    ...     encoder, decoder = nn.Linear(n_features, latent_dim), nn.Linear(latent_dim, n_features)
+    ...     return AutoEncoderNetwork(encoder, decoder)
+    >>> @hookimpl
+    ... def pyod_ae_networks():
+    ...     return {"linear": linear}
     """
 
 
@@ -61,4 +84,16 @@ def pyod_ae_score_heads() -> Mapping[str, Callable[..., Any]]:  # type: ignore[e
     Returns
     -------
     mapping of str to callable
+        Each returns a score head.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin import hookimpl
+    >>> from pyod_ae_plugin.scoring import ScoreHead
+    >>> class LargestResidual(ScoreHead):
+    ...     def forward(self, residual):
+    ...         return residual.abs().amax(-1)
+    >>> @hookimpl
+    ... def pyod_ae_score_heads():
+    ...     return {"largest": LargestResidual}
     """

@@ -39,6 +39,11 @@ def plugin_manager() -> pluggy.PluginManager:
 def detector_names() -> list[str]:
     """Names of all registered detectors, sorted.
 
+    Returns
+    -------
+    list of str
+        Ours, those of plugins, and PyOD's for tabular data as ``pyod.<Class>``.
+
     Examples
     --------
     >>> from pyod_ae_plugin import detector_names
@@ -58,10 +63,17 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
     **params
         Keywords of the detector.
 
+    Returns
+    -------
+    BaseDetector
+        Not fitted yet.
+
     Raises
     ------
     ValueError
         If no detector has this name.
+    TypeError
+        If the detector does not take one of the keywords.
 
     Examples
     --------

@@ -24,7 +24,9 @@ def covariance(width: int, members: tuple[int, ...]) -> FullCovariance | LowRank
 class FullCovariance(nn.Module):
     """Squared Mahalanobis distance from the mean, by a matrix product.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*members, n, width)``
     - Output: ``(*members, n)``
@@ -82,7 +84,9 @@ class LowRankCovariance(nn.Module):
     In units of each feature's standard deviation, the leading eigenvectors keep their own
     variance, and all other directions share one.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*members, n, width)``
     - Output: ``(*members, n)``

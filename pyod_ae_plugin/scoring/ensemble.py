@@ -26,13 +26,28 @@ class CombinedHead(ScoreHead):
     head : ScoreHead
         Scores [n_members, n] of the members, none of them negative.
     n_members : int
+        How many there are.
     combination : {'average', 'maximization', 'median', 'aom', 'moa'}
         As in :mod:`pyod.models.combination`.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Rows: ``(n, n_features)``
     - Output: ``(n,)``
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import stacked_mlp
+    >>> from pyod_ae_plugin.scoring import Euclidean
+    >>> network = stacked_mlp(2, [[3, 1], [2, 1]], "tanh", torch.Generator().manual_seed(0))
+    >>> rows = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    >>> head = CombinedHead(Euclidean(2), 2, "average")
+    >>> with torch.no_grad():
+    ...     head.fit_to(network, lambda: [rows], 0.0, torch.Generator())
+    ...     head.score(network, torch.zeros(3, 2)).shape
+    torch.Size([3])
     """
 
     location: Tensor

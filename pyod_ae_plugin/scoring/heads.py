@@ -16,7 +16,7 @@ Tiles = Callable[[], Iterable[Tensor]]
 class ScoreHead(nn.Module):
     """Base class of modules that turn residuals into scores; larger is more abnormal.
 
-    A subclass implements :meth:`forward`, and :meth:`fit` where it learns from the residuals of
+    A subclass implements ``forward``, and :meth:`fit` where it learns from the residuals of
     the training rows. What it learns goes into parameters or buffers, which exist, with their
     final shapes, from ``__init__`` on, so that a saved head can be loaded. A head that needs more
     than residuals overrides :meth:`fit_to` and :meth:`score`.
@@ -32,19 +32,29 @@ class ScoreHead(nn.Module):
         Whether a NaN or infinity anywhere in a residual always makes the score NaN or infinite.
         If so, bad input is found by looking at the scores, which spares a pass over the rows.
     uses_code : bool, default=False
-        Whether :meth:`forward` takes the latent code as a second argument.
+        Whether ``forward`` takes the latent code as a second argument.
     widest : int, default=0
-        The most numbers that a row becomes in :meth:`forward` at a time, where that is more than
+        The most numbers that a row becomes in ``forward`` at a time, where that is more than
         in the network; tiles of rows are made so low that all of it fits the cache.
     needs : tuple of str, default=()
         Methods that the network must have besides ``encode`` and ``decode``.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*, n, n_features)``, the reconstruction less the standardised row, and with
       ``uses_code`` also ``(*, n, n_latent)``; the leading dimension, if any, is that of the
       members of an ensemble
     - Output: ``(*, n)``
+
+    Examples
+    --------
+    >>> class LargestResidual(ScoreHead):
+    ...     def forward(self, residual):
+    ...         return residual.abs().amax(-1)
+    >>> LargestResidual(2)(torch.tensor([[3.0, -4.0], [0.0, 1.0]]))
+    tensor([4., 1.])
     """
 
     shows_nonfinite: bool = False
@@ -77,7 +87,7 @@ class ScoreHead(nn.Module):
         self.fit(network.decode(network.encode(z)) - z for z in tiles())
 
     def score(self, network: Network, z: Tensor) -> Tensor:
-        """Scores [*, n] of standardised rows [n, n_features]."""
+        """Scores (..., n) of standardised rows (n, n_features)."""
         code = network.encode(z)
         residual = network.decode(code) - z
         scores: Tensor = self(residual, code) if self.uses_code else self(residual)
@@ -94,7 +104,16 @@ class ScoreHead(nn.Module):
 class Euclidean(ScoreHead):
     """Length of the residual, PyOD's reconstruction error.
 
-    **Shape**
+    Parameters
+    ----------
+    n_features : int
+        Width of a residual.
+    members : tuple of int, default=()
+        Leading dimension of residuals, for an ensemble; a length is the same with any.
+
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*, n, n_features)``
     - Output: ``(*, n)``

@@ -19,10 +19,27 @@ class NegativeLogLikelihood(ScoreHead):
     The code is the encoder's, for a VAE the posterior mean. Needs a network with
     ``decode_distribution``, which returns the mean and log variance of each feature.
 
-    **Shape**
+    Parameters
+    ----------
+    n_features : int
+        Width of a row.
+
+    Notes
+    -----
+    Shapes:
 
     - Rows: ``(n, n_features)``
     - Output: ``(n,)``
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import variational_mlp
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = variational_mlp(
+    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
+    >>> head = NegativeLogLikelihood(2)
+    >>> head.score(network, torch.zeros(3, 2)).shape
+    torch.Size([3])
     """
 
     shows_nonfinite = True
@@ -51,7 +68,9 @@ class ReconstructionProbability(ScoreHead):
     n_latent : int
         Width of a latent code.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Rows: ``(n, n_features)``
     - Output: ``(n,)``
@@ -60,6 +79,16 @@ class ReconstructionProbability(ScoreHead):
     ----------
     .. [1] An, J., & Cho, S. (2015). Variational Autoencoder based Anomaly Detection using
            Reconstruction Probability. SNU Data Mining Center.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import variational_mlp
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = variational_mlp(
+    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
+    >>> head = ReconstructionProbability(2, 1)
+    >>> head.score(network, torch.zeros(3, 2)).shape
+    torch.Size([3])
     """
 
     shows_nonfinite = True
@@ -96,10 +125,29 @@ class Elbo(ReconstructionProbability):
     The negative reconstruction probability plus the KL divergence of the posterior from the
     standard normal prior.
 
-    **Shape**
+    Parameters
+    ----------
+    n_features : int
+        Width of a row.
+    n_latent : int
+        Width of a latent code.
+
+    Notes
+    -----
+    Shapes:
 
     - Rows: ``(n, n_features)``
     - Output: ``(n,)``
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import variational_mlp
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = variational_mlp(
+    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
+    >>> head = Elbo(2, 1)
+    >>> head.score(network, torch.zeros(3, 2)).shape
+    torch.Size([3])
     """
 
     def score(self, network: Network, z: Tensor) -> Tensor:
@@ -119,6 +167,18 @@ def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     squares = torch.addcmul(logvar, (x - mean).square(), torch.exp(-logvar))
     density: Tensor = -0.5 * (squares + math.log(2 * math.pi)).sum(-1)
     return density
+
+
+def decoded(network: Network, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance, each [n, d], of the rows that codes [n, n_latent] decode to.
+
+    The variance is 1 where the network has no ``decode_distribution``: what training takes it for.
+    """
+    if hasattr(network, "decode_distribution"):
+        mean, logvar = network.decode_distribution(code)
+        return mean, logvar
+    mean = network.decode(code)
+    return mean, torch.zeros_like(mean)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:

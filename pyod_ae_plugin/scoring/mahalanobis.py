@@ -25,7 +25,9 @@ class Mahalanobis(ScoreHead):
     members : tuple of int, default=()
         Leading dimension of residuals, for an ensemble.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*members, n, n_features)``
     - Output: ``(*members, n)``
@@ -80,7 +82,9 @@ class JointMahalanobis(ScoreHead):
     members : tuple of int, default=()
         Leading dimension of residuals and codes, for an ensemble.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*members, n, n_features)`` and ``(*members, n, n_latent)``
     - Output: ``(*members, n)``
@@ -89,6 +93,18 @@ class JointMahalanobis(ScoreHead):
     ----------
     .. [1] Denouden, T., et al. (2018). Improving Reconstruction Autoencoder Out-of-distribution
            Detection with Mahalanobis Distance. arXiv:1812.02765.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> rebuilds_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
+    >>> rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 5
+    >>> head = JointMahalanobis(2, 2)
+    >>> head.fit_to(rebuilds_nothing, lambda: [rows], 0.0, torch.Generator())
+    >>> row = torch.tensor([[5.0, 0.0]])
+    >>> (head(-row, row) / 2**0.5).round()  # residual and code are equally far
+    tensor([1.])
     """
 
     shows_nonfinite = True

@@ -35,11 +35,13 @@ class ScoringModule(nn.Module):
         Whether the network is made of nothing but linear layers and ReLUs, whose arithmetic for
         a cell is the same wherever the cell lies.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, n_features)`` of any real or boolean dtype
     - Output: ``(n,)``, float32, always finite: a row so far out that float32 overflows gets
-      :data:`HIGHEST_SCORE`, the largest float32 there is
+      ``HIGHEST_SCORE``, the largest float32 there is
 
     Examples
     --------
@@ -71,10 +73,10 @@ class ScoringModule(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Latent codes [n, n_latent] of raw rows [n, n_features], those of members in a row.
 
-        A value farther than :data:`FARTHEST` standard deviations from the mean counts as that far,
+        A value farther than 1e15 standard deviations from the mean counts as that far,
         so that codes are finite.
         """
-        code: Tensor = self.network.encode(self._standardized_within_reach(x))
+        code: Tensor = self.network.encode(self.standardized_within_reach(x))
         return code if code.ndim == 2 else code.movedim(0, 1).flatten(1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -82,10 +84,11 @@ class ScoringModule(nn.Module):
 
         Those of an ensemble's members are averaged. Values far out count as in :meth:`encode`.
         """
-        rebuilt = self.network.decode(self.network.encode(self._standardized_within_reach(x)))
+        rebuilt = self.network.decode(self.network.encode(self.standardized_within_reach(x)))
         return self.standardize.inverse(rebuilt if rebuilt.ndim == 2 else rebuilt.mean(0))
 
-    def _standardized_within_reach(self, x: Tensor) -> Tensor:
+    def standardized_within_reach(self, x: Tensor) -> Tensor:
+        """Standardised rows whose codes are finite, however far out the raw rows [n, d] are."""
         z: Tensor = self.standardize(x)
         return z.clamp(-FARTHEST, FARTHEST)
 

@@ -34,7 +34,9 @@ class NearestNeighbor(ScoreHead):
     members : tuple of int, default=()
         Leading dimension of residuals and codes, for an ensemble.
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(*members, n, n_features)`` and ``(*members, n, n_latent)``
     - Output: ``(*members, n)``

@@ -40,7 +40,9 @@ class Standardize(nn.Module):
     ----------
     scale, shift : Tensor of shape (n_features,)
 
-    **Shape**
+    Notes
+    -----
+    Shapes:
 
     - Input: ``(n, n_features)`` of any real or boolean dtype
     - Output: ``(n, n_features)``, float32

@@ -1,4 +1,4 @@
-"""Figures."""
+"""What the features of a row contribute to its score."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils import _safe_indexing
 
-from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
+from pyod_ae_plugin.plots.style import BLUE, GREY, ORANGE, feature_names, new_axes, without_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Two of the colours of Okabe and Ito, which the colour-blind can tell apart, and grey.
-_MORE_ABNORMAL, _MORE_NORMAL, _OTHERS = "#0072B2", "#E69F00", "#BBBBBB"
+    from pyod_ae_plugin.detectors.scoring import ScoringDetector
 
 
 def plot_explanation(
@@ -37,6 +36,7 @@ def plot_explanation(
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on, to go on with.
 
     Raises
     ------
@@ -65,39 +65,25 @@ def plot_explanation(
     score = detector.decision_function(row)[0]
     order = np.argsort(-np.abs(parts), kind="stable")
     shown, others = order[:max_features], order[max_features:]
-    values, names = np.asarray(row)[0], _feature_names(detector)
+    values, names = np.asarray(row)[0], feature_names(detector)
     labels = [f"{names[j]} = {values[j]:.4g}" for j in shown]
     lengths = list(parts[shown])
-    colors = [_MORE_ABNORMAL if length > 0 else _MORE_NORMAL for length in lengths]
+    colors = [BLUE if length > 0 else ORANGE for length in lengths]
     if len(others):
         labels.append(f"{len(others)} others")
         lengths.append(parts[others].sum())
-        colors.append(_OTHERS)
+        colors.append(GREY)
 
-    ax = _new_axes(len(labels)) if ax is None else ax
+    ax = new_axes(7, 1.3 + 0.36 * len(labels)) if ax is None else ax
     bars = ax.barh(range(len(labels)), lengths, color=colors)
     ax.bar_label(bars, fmt="{:+.3g}", padding=3)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.margins(x=0.3)  # room for the numbers
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.spines[["top", "right"]].set_visible(False)
+    without_frame(ax)
     baseline = score - parts.sum()
     # of additive score heads there is none, up to rounding
     above = f", from a baseline of {baseline:.4g}" if abs(baseline) > 1e-3 * abs(score) else ""
     ax.set(xlabel="Contribution to the anomaly score", title=f"Score {score:.4g}{above}")
     return ax
-
-
-def _feature_names(detector: ScoringDetector) -> Array:
-    unnamed = np.array([f"feature {j}" for j in range(detector.n_features_in_)])
-    names: Array = getattr(detector, "feature_names_in_", unnamed)
-    return names
-
-
-def _new_axes(n_bars: int) -> Axes:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'pyod-ae-plugin[plots]'.") from error
-    return pyplot.subplots(figsize=(7, 1.3 + 0.36 * n_bars), layout="constrained")[1]

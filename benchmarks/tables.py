@@ -1,0 +1,223 @@
+"""Tables of what the benchmarks found, as Markdown, from the files in ``benchmarks/results``.
+
+    python benchmarks/tables.py [NAME]
+
+Prints the table NAME, or without NAME the names. The documentation is built with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from statistics import fmean
+
+from quality import RESULTS, earlier_runs
+
+from pyod_ae_plugin.benchmarking.chart import OURS
+from pyod_ae_plugin.benchmarking.evaluation import Result
+from pyod_ae_plugin.benchmarking.summary import DetectorMean, detector_means
+
+PROTOCOLS = ("outlier", "novelty")
+
+
+def table(name: str) -> str:
+    """Return a table of :data:`TABLES`, or any CSV file of the results as it is."""
+    if name in TABLES:
+        return TABLES[name]()
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        raise ValueError(f"There is no table {name!r}. There are {', '.join(TABLES)}, and {path}.")
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return markdown(header, rows)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out a table, numbers to the right."""
+    body = [[_number(cell) for cell in row] for row in rows]
+    right = [all(_is_number(row[j]) for row in body) for j in range(len(header))]
+    lines = [header, ["---:" if of_numbers else "---" for of_numbers in right], *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def quality(kind: str) -> str:
+    """Every detector over all data sets: means of ROC AUC and average precision, mean rank."""
+    by_protocol = [means(f"quality-{kind}-{protocol}") for protocol in PROTOCOLS]
+    header = ["Detector"]
+    for protocol in PROTOCOLS:
+        header += [f"{protocol.capitalize()}: ROC AUC", "AP", "rank"]
+    order = sorted(by_protocol[0].values(), key=lambda mean: -mean.values[0])
+    rows = []
+    for name in (mean.detector for mean in order):
+        row = [detector_name(name)]
+        for of_protocol in by_protocol:
+            auc, precision, *_ = of_protocol[name].values
+            row += [f"{auc:.3f}", f"{precision:.3f}", f"{of_protocol[name].mean_rank:.1f}"]
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def data_sets(kind: str, protocol: str) -> str:
+    """ROC AUC of each detector on each data set, the highest in bold."""
+    runs = earlier_runs(RESULTS / f"quality-{kind}-{protocol}.csv")
+    names = list(dict.fromkeys(run.detector for run in runs))
+    rows = []
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        aucs = [_auc(runs, name, dataset) for name in names]
+        cells = ["-" if auc != auc else f"{auc:.2f}" for auc in aucs]
+        best = max(cells)  # "-" comes before digits
+        rows.append([dataset, *(f"**{cell}**" if cell == best else cell for cell in cells)])
+    return markdown(["Data set", *map(detector_name, names)], rows)
+
+
+def ablation(detector: str) -> str:
+    """Return mean ROC AUC with one default changed."""
+    by_protocol = [means(f"ablation-adbench-{protocol}") for protocol in PROTOCOLS]
+    runs = earlier_runs(RESULTS / "ablation-adbench-outlier.csv")
+    rows = []
+    for name in dict.fromkeys(run.detector for run in runs):
+        of_class, *changes = re.split(r" (?=\w+=)", name)
+        if of_class == detector:
+            label = ", ".join(f"`{change}`" for change in changes or [of_class])
+            rows.append(
+                [label, *(f"{of_protocol[name].values[0]:.3f}" for of_protocol in by_protocol)]
+            )
+    return markdown(["", *(protocol.capitalize() for protocol in PROTOCOLS)], rows)
+
+
+def seconds(kind: str) -> str:
+    """Return mean seconds of fit and of scoring, one thread for each detector."""
+    order = sorted(means(f"quality-{kind}-outlier").values(), key=lambda mean: mean.values[3])
+    rows = [[detector_name(m.detector), *(f"{s:.3f}" for s in m.values[3:])] for m in order]
+    return markdown(["Detector", "fit, s", "decision_function, s"], rows)
+
+
+def speed() -> str:
+    """Fit and scoring on a CPU beside PyOD's detectors of the same names."""
+    found = figures("speed")
+    columns = {
+        "fit, ours": "fit, our batch size",
+        "fit, ours, batch 32": "fit, batches of 32",
+        "fit, ours, batch norm and dropout": "fit, with batch norm and dropout",
+        "scoring, ours": "`decision_function`",
+    }
+    rows = []
+    for name in ("AutoEncoder", "VAE"):
+        times = [_two_digits(found[f"{name}: {what}", "x PyOD"]) for what in columns]
+        rows.append([f"`{name}`", *(f"{time} times PyOD" for time in times)])
+    return markdown(["", *columns.values()], rows)
+
+
+def costs() -> str:
+    """Nanoseconds that scoring a row takes, by the number of features."""
+    found = figures("speed")
+    names = [owner + name for name in ("AutoEncoder", "VAE") for owner in ("", "PyOD's ")]
+    rows = [
+        [f"{d}", *(f"{found[f'{name}: scoring a row, {d} features', 'ns']:.0f}" for name in names)]
+        for d in (4, 16, 64, 256)
+    ]
+    return markdown(["Features", *names], rows)
+
+
+def limits() -> str:
+    """Rates of scoring beside those of the network's matrix products alone."""
+    found = figures("speed")
+    rows = []
+    for name in ("AutoEncoder", "VAE"):
+        kinds = ("ours", "bare chain of addmm", "the same with activations")
+        rates = [found[f"{name}: scoring, {kind}", "million rows/s"] for kind in kinds]
+        rows.append([f"`{name}`", *(f"{rate:.2f}" for rate in rates)])
+    header = ["Million rows a second", "`decision_function`", "products", "with activations"]
+    return markdown(header, rows)
+
+
+def defaults() -> str:
+    """Fit and scoring with our defaults."""
+    found = figures("speed")
+    rows = []
+    for name in OURS:
+        fits = [found[f"{name}, defaults: fit of {n} rows", "s"] for n in (6000, 20000)]
+        rate = found[f"{name}, defaults: scoring", "million rows/s"]
+        rows.append([f"`{name}`", *(f"{fit:.2f}" for fit in fits), f"{rate:.2f}"])
+    return markdown(["Detector", "fit of 6,000 rows, s", "of 20,000, s", "million rows/s"], rows)
+
+
+def explanations() -> str:
+    """How often the feature that was shifted contributes most."""
+    found = figures("explanations")
+    columns = [f"{m}, {s}" for m, s in product(("explain", "squared residual"), ("mean", "lowest"))]
+    subjects = dict.fromkeys(what.rpartition(":")[0] for what, _ in found)
+    rows = [[f"{s}", *(f"{found[f'{s}: {c}', '']:.2f}" for c in columns)] for s in subjects]
+    return markdown(["Detector, score head", *columns], rows)
+
+
+def ad_engine() -> str:
+    """What PyOD's ADEngine detects by its plans, and by plans with ours."""
+    with (RESULTS / "ad_engine.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    rows = []
+    for priority, engine in dict.fromkeys((run["priority"], run["engine"]) for run in runs):
+        these = [run for run in runs if (run["priority"], run["engine"]) == (priority, engine)]
+        columns = {"first": 3, "consensus": 3, "seconds": 1}
+        cells = [f"{fmean(float(run[c]) for run in these):.{d}f}" for c, d in columns.items()]
+        rows.append([priority, engine, *cells])
+    header = ["Priority", "Engine", "First detector", "Consensus of three", "Seconds"]
+    return markdown(header, rows)
+
+
+def detector_name(name: str) -> str:
+    """Return a detector's name for readers: PyOD's ``pyod.KNN`` is "PyOD's `KNN`"."""
+    owner, _, of_class = name.rpartition(".")
+    return f"PyOD's `{of_class}`" if owner else f"`{name}`"
+
+
+def means(file: str) -> dict[str, DetectorMean]:
+    """Return each detector's means over the data sets of a file of runs."""
+    return {mean.detector: mean for mean in detector_means(earlier_runs(RESULTS / f"{file}.csv"))}
+
+
+def _auc(runs: Iterable[Result], detector: str, dataset: str) -> float:
+    aucs = [r.roc_auc for r in runs if (r.detector, r.dataset, r.error) == (detector, dataset, "")]
+    return fmean(aucs) if aucs else float("nan")
+
+
+def figures(file: str) -> dict[tuple[str, str], float]:
+    """Return the figures of a file by what they are of and their unit."""
+    with (RESULTS / f"{file}.csv").open(newline="") as opened:
+        return {(r["what"], r["unit"]): float(r["value"]) for r in csv.DictReader(opened)}
+
+
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"
+
+
+def _number(cell: str) -> str:
+    """Long decimal fractions are cut."""
+    long = re.fullmatch(r"-?\d+\.\d{4,}", cell)
+    return f"{float(cell):.4g}" if long else cell
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"-|(\*\*)?-?\d+(\.\d+)?(\*\*)?", cell) is not None
+
+
+def _tables() -> Iterator[tuple[str, Callable[[], str]]]:
+    for kind in ("adbench", "shipped"):
+        yield f"quality-{kind}", partial(quality, kind)
+        yield f"seconds-{kind}", partial(seconds, kind)
+        for protocol in PROTOCOLS:
+            yield f"sets-{kind}-{protocol}", partial(data_sets, kind, protocol)
+    for detector in OURS:
+        yield f"ablation-{detector}", partial(ablation, detector)
+    for function in (speed, costs, limits, defaults, explanations, ad_engine):
+        yield function.__name__, function
+
+
+TABLES = dict(_tables())
+
+if __name__ == "__main__":
+    print(table(sys.argv[1]) if len(sys.argv) > 1 else "\n".join(TABLES))

@@ -1,0 +1,80 @@
+"""Reports: one HTML page of what a detector makes of rows, which loads nothing.
+
+Figures are made by Bokeh (extra ``report``); tables and text are plain HTML.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyod_ae_plugin.detectors.rows import validate_rows
+from pyod_ae_plugin.files import replacing
+from pyod_ae_plugin.report.contents import Contents, gather
+from pyod_ae_plugin.report.page import render, require_bokeh
+
+if TYPE_CHECKING:
+    from pyod_ae_plugin.detectors.base import NeuralDetector
+
+__all__ = ["Contents", "Report", "gather", "report_rows", "require_bokeh"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page on rows. Notebooks show it as it is.
+
+    Parameters
+    ----------
+    contents : Contents
+        What it shows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyod_ae_plugin import AutoEncoder
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> report = AutoEncoder(device="cpu", verbose=0).fit(X).report(X)
+    >>> report.to_html().startswith("<!DOCTYPE html>")
+    True
+    """
+
+    contents: Contents
+
+    def to_html(self) -> str:
+        """The page as text."""
+        return render(self.contents)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the page to a file, which is there as a whole or not at all.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            Usually ending in ``.html``. An older file there is replaced.
+        """
+        page = self.to_html()
+        with replacing(Path(path)) as new:
+            new.write_text(page, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        # in a frame of its own, so that neither its style nor its script meets the notebook's
+        page = html.escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{page}" style="width:100%;height:900px;border:0"></iframe>'
+
+    def __repr__(self) -> str:
+        return f"<Report on {self.contents.n_rows:,} rows; save(path) writes it as HTML>"
+
+
+def report_rows(detector: NeuralDetector, X: Any, y: Any = None) -> Report:
+    """Report on rows in memory; see :meth:`pyod_ae_plugin.AutoEncoder.report`."""
+    require_bokeh()
+    rows = validate_rows(detector, X, reset=False)
+    index = getattr(X, "index", None)
+    # lists have a method of this name
+    name_of = str if index is None or callable(index) else index.__getitem__
+    return Report(gather(detector, [np.asarray(rows)], y, name_of))

@@ -1,0 +1,231 @@
+"use strict";
+// Everything from the data goes to the page as text: textContent, never innerHTML.
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const data = JSON.parse(byId("data").textContent);
+  const unpacked = (text, Kind) =>
+    new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+  const thresholds = unpacked(data.thresholds, Float64Array);
+  const nAbove = unpacked(data.nAbove, Float64Array);
+  const nOutliersAbove = data.nOutliersAbove && unpacked(data.nOutliersAbove, Float64Array);
+  const points = {
+    ...data.points,
+    scores: unpacked(data.points.scores, Float64Array),
+    x: unpacked(data.points.x, Float32Array),
+    y: unpacked(data.points.y, Float32Array),
+  };
+  const values = unpacked(data.values, Float32Array);
+
+  const written = (x) => {
+    const size = Math.abs(x);
+    if (Number.isInteger(x) && size < 1e9) return String(x);
+    if (size >= 1e4 && size < 1e9) return x.toFixed(0);
+    return String(Number(x.toPrecision(4)));
+  };
+  const counted = (n) => n.toLocaleString("en");
+  const percent = (share) => `${(100 * share).toFixed(share && share < 0.001 ? 2 : 1)}%`;
+
+  function element(name, text, className) {
+    const made = document.createElement(name);
+    if (text !== undefined) made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  }
+
+  // ---------------------------------------------------------------- the threshold
+
+  let threshold = data.start;
+
+  /** Index of the last known threshold that is not above t; -1 where all are. */
+  function stepOf(t) {
+    let low = 0, high = thresholds.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (thresholds[middle] <= t) low = middle + 1; else high = middle;
+    }
+    return low - 1;
+  }
+
+  function showCounts() {
+    const step = stepOf(threshold);
+    const flagged = step < 0 ? data.nRows : nAbove[step];
+    byId("n-flagged").textContent = counted(flagged);
+    byId("share-flagged").textContent = `${percent(flagged / data.nRows)} of the rows`;
+    byId("threshold-now").textContent = written(threshold);
+    if (!nOutliersAbove) return;
+    const tp = step < 0 ? data.nOutliers : nOutliersAbove[step];
+    const fp = flagged - tp, fn = data.nOutliers - tp;
+    const counts = {tp, fp, fn, tn: data.nRows - tp - fp - fn};
+    for (const [id, n] of Object.entries(counts)) byId(id).textContent = counted(n);
+    const share = (n, of) => (of ? (n / of).toFixed(3) : "none");
+    byId("precision").textContent = share(tp, flagged);
+    byId("recall").textContent = share(tp, data.nOutliers);
+    byId("f1").textContent = share(2 * tp, flagged + data.nOutliers);
+  }
+
+  function showFlags() {
+    for (const row of byId("ranked").tBodies[0].rows) {
+      const cell = row.querySelector(".is-flagged");
+      const isFlagged = Number(row.dataset.score) > threshold;
+      cell.textContent = isFlagged ? "yes" : "no";
+      cell.classList.toggle("yes", isFlagged);
+    }
+  }
+
+  // ---------------------------------------------------------------- tables
+
+  function sortBy(table, column) {
+    const head = table.tHead.rows[0].cells[column];
+    const body = table.tBodies[0];
+    const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const rows = Array.from(body.rows, (row) => [key(row), row]);
+    const areNumbers = rows.every(([text]) => text.trim() !== "" && !Number.isNaN(Number(text)));
+    // numbers begin with the largest, words with A
+    const first = areNumbers && column > 0 ? "descending" : "ascending";
+    const other = first === "ascending" ? "descending" : "ascending";
+    const direction = head.getAttribute("aria-sort") === first ? other : first;
+    const sign = direction === "ascending" ? 1 : -1;
+    const compare = areNumbers ? (a, b) => a - b : (a, b) => a.localeCompare(b, "en", {numeric: true});
+    rows.sort(([a], [b]) => sign * compare(a, b));
+    for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", direction);
+    body.append(...rows.map(([, row]) => row));
+  }
+
+  function makeTable(table, choose) {
+    Array.from(table.tHead.rows[0].cells).forEach((cell, column) => {
+      cell.querySelector("button").addEventListener("click", () => sortBy(table, column));
+    });
+    for (const bar of table.querySelectorAll(".bar")) bar.style.width = `${60 * bar.dataset.share}px`;
+    for (const row of table.tBodies[0].rows) {
+      row.addEventListener("click", () => {
+        for (const other of table.tBodies[0].rows) other.classList.toggle("chosen", other === row);
+        choose(Number(row.dataset.index));
+      });
+    }
+    table.tBodies[0].rows[0].click();
+  }
+
+  function showRow(index) {
+    const row = data.ranked[index];
+    const table = element("table", undefined, "detail");
+    const withDeviation = row.contributions.some((part) => part[3] !== null);
+    const heads = ["Feature", "Contribution", "Value", "Rebuilt as", ...(withDeviation ? ["From the mean, in sd"] : [])];
+    const head = table.createTHead().insertRow();
+    heads.forEach((text) => head.append(element("th", text)));
+    const body = table.createTBody();
+    const largest = Math.max(...row.contributions.map((part) => Math.abs(part[4])), Number.MIN_VALUE);
+    const addContribution = (line, size) => {
+      const cell = line.insertCell();
+      const bar = element("span", undefined, size < 0 ? "bar less" : "bar");
+      bar.style.width = `${Math.min(70, (70 * Math.abs(size)) / largest)}px`;
+      cell.append(bar, (size < 0 ? "\u2212" : "+") + written(Math.abs(size)));
+    };
+    for (const [name, value, rebuilt, deviation, size] of row.contributions) {
+      const line = body.insertRow();
+      line.append(element("td", name));
+      addContribution(line, size);
+      line.append(element("td", value, "n"), element("td", rebuilt, "n"));
+      if (withDeviation) line.append(element("td", deviation, "n"));
+    }
+    if (row.nRest) {
+      const line = body.insertRow();
+      line.append(element("td", row.nRest === 1 ? "1 other" : `${counted(row.nRest)} others`));
+      addContribution(line, row.rest);
+      line.insertCell().colSpan = heads.length - 2;
+    }
+    byId("row-detail").replaceChildren(
+      element("h3", `Row ${row.name}: score ${row.score}`),
+      table,
+      element("p", "\u201cRebuilt as\u201d is what the network makes of the value. " +
+        (withDeviation ? "The mean and the standard deviation (sd) are those of the rows it was fitted to. " : "") +
+        "A contribution below 0, an empty bar, makes the row more ordinary.", "note"),
+    );
+  }
+
+  // ---------------------------------------------------------------- figures
+
+  async function showFigures() {
+    const items = JSON.parse(byId("figures").textContent);
+    await Promise.all(
+      Object.entries(items).map(([id, item]) => Bokeh.embed.embed_item(item, byId(id))));
+    const model = (name) => Bokeh.documents.map((d) => d.get_model_by_name(name)).find(Boolean);
+    const line = model("threshold"), above = model("above"), level = model("feature-threshold");
+    const [low, high] = data.range;
+
+    const marker = (i) => (points.labels && points.labels[i] ? "triangle" : "circle");
+    const all = points.names.map((_, i) => i);
+    const scatters = [["latent", all], ["feature", points.withValues]].map(([name, indices]) => ({
+      source: model(name),
+      filters: {below: model(`${name}-below`), above: model(`${name}-above`)},
+      scores: indices.map((i) => points.scores[i]),
+      columns: {
+        row: indices.map((i) => points.names[i]),
+        score: indices.map((i) => points.scores[i]),
+        marker: indices.map(marker),
+      },
+    }));
+    const [latent, feature] = scatters;
+    latent.source.data = {...latent.columns, x: Array.from(points.x), y: Array.from(points.y)};
+
+    function showFeature(index) {
+      const n = points.withValues.length;
+      const name = data.features[index];
+      byId("feature-name").textContent = name;
+      model("feature-axis").axis_label = name;
+      feature.source.data = {
+        ...feature.columns,
+        x: Array.from(values.subarray(index * n, (index + 1) * n)),
+        y: feature.scores.map((score) => Math.min(score, high)),
+      };
+    }
+
+    function showPoints() {
+      for (const {filters, scores} of scatters) {
+        const flags = scores.map((score) => score > threshold);
+        filters.above.booleans = flags;
+        filters.below.booleans = flags.map((flag) => !flag);
+      }
+    }
+
+    const slider = byId("threshold-slider"), typed = byId("threshold-number");
+    let waiting, isMoving = false;
+    function moveTo(t) {
+      if (isMoving || !Number.isFinite(t)) return;
+      isMoving = true;
+      threshold = t;
+      line.location = Math.min(Math.max(t, low), high);
+      above.left = line.location;
+      level.location = t;
+      slider.value = high > low ? (1000 * (t - low)) / (high - low) : 0;
+      slider.ariaValueText = written(t);
+      if (document.activeElement !== typed) typed.value = written(t);
+      showCounts();
+      clearTimeout(waiting);
+      // thousands of points are drawn anew when the hand rests
+      waiting = setTimeout(() => { showFlags(); showPoints(); }, 60);
+      isMoving = false;
+    }
+
+    /** Where counts are known: of very many rows not between the known thresholds. */
+    const known = (t) => (data.isComplete ? t : thresholds[Math.max(stepOf(t), 0)]);
+
+    typed.step = 10 ** Math.floor(Math.log10((high - low) / 50));
+    slider.addEventListener("input", () => {
+      const share = slider.valueAsNumber / 1000;
+      moveTo(known((1 - share) * low + share * high));  // exact at both ends
+    });
+    typed.addEventListener("input", () => moveTo(known(typed.valueAsNumber)));
+    typed.addEventListener("blur", () => { typed.value = written(threshold); });
+    byId("threshold-reset").addEventListener("click", () => moveTo(data.start));
+    line.properties.location.change.connect(() => moveTo(known(Math.min(Math.max(line.location, low), high))));
+
+    makeTable(byId("features"), showFeature);
+    moveTo(data.start);
+  }
+
+  makeTable(byId("ranked"), showRow);
+  showCounts();
+  showFlags();
+  showFigures().then(() => { document.documentElement.dataset.ready = "true"; });
+})();
