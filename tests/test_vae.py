@@ -1,7 +1,6 @@
 """What a VAE says of rows besides their scores, and what sets it apart from an autoencoder."""
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from pyod_ae_plugin.engine.objectives import NegativeElbo
 from pyod_ae_plugin.scoring import generative
 
 UNITS = np.array([1.0, 1e3, 1e-2, 5.0, 1.0])
-OLD_FILE = Path(__file__).parent / "formats" / "1" / "vae.safetensors"
 
 
 def vae(**params):
@@ -304,14 +302,6 @@ def test_all_of_it_is_kept_in_a_file(default, rows, tmp_path):
     assert loaded.active_units_.dtype == bool
     assert np.array_equal(loaded.sample(9, 0), default.sample(9, 0))
     assert np.array_equal(loaded.reconstruct(rows, 3), default.reconstruct(rows, 3))
-
-
-def test_files_from_before_have_all_but_the_report():
-    loaded = load_detector(OLD_FILE)
-    assert not hasattr(loaded, "kl_")
-    drawn = loaded.sample(10, random_state=0)
-    mean, std = loaded.reconstruct(drawn, n_draws=3)
-    assert mean.shape == std.shape == (10, 4)
 
 
 # Annealing
