@@ -60,7 +60,9 @@ def fit(
     data: Annotated[
         Path, typer.Argument(help="Training rows: CSV, NPY, NPZ, Parquet, or a folder of the last.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the model, or a .safetensors file.")
+    ],
     detector: Annotated[str, typer.Option(help="AutoEncoder, VAE or a plugin's.")] = "AutoEncoder",
     param: Annotated[
         list[str] | None,
@@ -98,7 +100,7 @@ def score(
     data: Annotated[
         Path, typer.Argument(help="Rows to score: CSV, NPY, NPZ, Parquet, or a folder of the last.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder that fit wrote.")],
+    model: Annotated[Path, typer.Option(help="What fit wrote.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet with score and label.")
     ],
@@ -135,7 +137,7 @@ def report(
     data: Annotated[
         Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of the last.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder that fit wrote.")],
+    model: Annotated[Path, typer.Option(help="What fit wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, as .html.")],
     label: Annotated[
         str | None, typer.Option(help="Column of true labels: 0 for inliers, 1 for outliers.")

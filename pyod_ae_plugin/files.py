@@ -13,7 +13,8 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside to write to, which becomes ``path`` if nothing fails.
 
-    Whoever looks at ``path`` finds the old file or the new one, never a part of it.
+    Whoever looks at ``path`` finds the old file or the new one, never a part of it. Who may read it
+    is as it was, or as for any new file.
 
     Examples
     --------
@@ -27,7 +28,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     new = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     try:
+        new.touch()
+        mode = (path if path.exists() else new).stat().st_mode
         yield new
+        new.chmod(mode)  # some libraries write files that their owner alone may read
         with new.open("rb+") as file:
             os.fsync(file.fileno())
         new.replace(path)

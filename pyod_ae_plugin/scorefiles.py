@@ -194,6 +194,6 @@ def _identity(table: Table, model: Path, device: str | None) -> str:
     for file in files:
         about = file.stat()
         digest.update(repr((str(file.resolve()), about.st_size, about.st_mtime_ns)).encode())
-    for file in sorted(model.iterdir()):
+    for file in sorted(model.iterdir()) if model.is_dir() else [model]:
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -66,25 +66,22 @@ def test_list_names_ours_and_pyods(run):
     assert {"AutoEncoder", "VAE", "pyod.IForest"} <= set(out.split())
 
 
-def test_fit_then_score(run, table, tmp_path, X):
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_fit_then_score(run, table, tmp_path, X, name):
     status, out, _ = run(
-        "fit", table, "-o", tmp_path / "model", "--label", "known",
+        "fit", table, "-o", tmp_path / name, "--label", "known",
         "-p", "epoch_num=20", "-p", "hidden_neuron_list=[8, 3]", "-p", "device=cpu",
         "-p", "verbose=0",
     )  # fmt: skip
     assert status == 0
     assert "Fitted AutoEncoder to 300 rows of 6 features: 30 outliers" in out
-    status, out, _ = run(
-        "score", table, "--model", tmp_path / "model", "-o", tmp_path / "scores.csv"
-    )
+    status, out, _ = run("score", table, "--model", tmp_path / name, "-o", tmp_path / "scores.csv")
     assert status == 0
     assert "Scored 300 rows: 30 outliers" in out
     scored = read_table(tmp_path / "scores.csv")
     assert scored.names == ["score", "label"]
     assert set(np.argsort(scored.values[:, 0])[-5:]) == set(range(5))
-    assert (
-        json.loads((tmp_path / "model" / "detector.json").read_text())["params"]["epoch_num"] == 20
-    )
+    assert load_detector(tmp_path / name).epoch_num == 20
 
 
 def test_scoring_finds_the_columns_by_name(run, table, tmp_path, X):
@@ -383,9 +380,12 @@ def test_a_run_that_was_broken_off_goes_on(ending, run, tmp_path, X, small_batch
     assert {p.name for p in tmp_path.iterdir()} == {"t.npy", "model", output.name}
 
 
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
 @pytest.mark.parametrize("changed", ["data", "model"])
-def test_parts_of_another_run_are_not_used(changed, run, tmp_path, X, small_batches, monkeypatch):
-    data, model, output = tmp_path / "t.npy", tmp_path / "model", tmp_path / "s.npy"
+def test_parts_of_another_run_are_not_used(
+    changed, name, run, tmp_path, X, small_batches, monkeypatch
+):
+    data, model, output = tmp_path / "t.npy", tmp_path / name, tmp_path / "s.npy"
     np.save(data, X)
     params = ("-p", "epoch_num=2", "-p", "verbose=0", "-p", "device=cpu")
     run("fit", data, "-o", model, *params)

@@ -361,6 +361,22 @@ def test_a_loaded_detector_does_not_hang_on_its_file(fitted, X, tmp_path):
     assert np.array_equal(loaded.decision_function(X), fitted.decision_function(X))
 
 
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_whoever_may_read_new_files_may_read_models(fitted, tmp_path, name):
+    (tmp_path / "new").touch()
+    fitted.save(tmp_path / name)
+    files = [tmp_path / name, *tmp_path.glob("model/*")]
+    as_for_new = (tmp_path / "new").stat().st_mode
+    assert {file.stat().st_mode for file in files if file.is_file()} == {as_for_new}
+
+
+def test_who_may_read_a_model_stays_as_it_was(fitted, tmp_path):
+    fitted.save(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").chmod(0o640)
+    fitted.save(tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_file_of_tensors_that_is_no_detector_is_left_alone(fitted, tmp_path):
     save_file({"weights": torch.ones(3)}, tmp_path / "language.safetensors")
     with pytest.raises(FileExistsError, match="left alone"):
