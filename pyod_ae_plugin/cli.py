@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from pyod_ae_plugin.benchmarking.evaluation import Result
     from pyod_ae_plugin.benchmarking.protocols import Protocol
 
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where to compute: here, or on a Ray cluster.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of the Ray cluster; default: RAY_ADDRESS, or one on this machine."),
+]
+
 app = typer.Typer(
     help="Autoencoder outlier detectors for PyOD: fit, score and compare without writing code.",
     no_args_is_help=True,
@@ -103,12 +111,26 @@ def score(
         Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet with score and label.")
     ],
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: as fitted.")] = None,
+    engine: Engine = "local",
+    address: Address = None,
 ) -> None:
     """Score a table with a saved detector; columns that it was not fitted to are left out.
 
-    Broken off, the same command goes on where it was.
+    Broken off, the same command goes on where it was. With --engine ray the output is a folder of
+    Parquet files, in which those columns are kept.
     """
     from pyod_ae_plugin import load_detector
+
+    if _on_ray(engine, address):
+        from pyod_ae_plugin.integrations.ray.extra import connected
+        from pyod_ae_plugin.integrations.ray.files import check_folder, score_files
+
+        check_folder(output)
+        with connected(address):
+            on: Literal["cpu", "cuda"] = "cuda" if (device or "").startswith("cuda") else "cpu"
+            n_rows, n_outliers = score_files(load_detector(model, "cpu"), data, output, on)
+        typer.echo(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
+        return
     from pyod_ae_plugin.scorefiles import check_writable, score_table
     from pyod_ae_plugin.tables import read_table
 
@@ -259,6 +281,12 @@ def _datasets(folder: Path | None, protocol: Protocol) -> list[Dataset]:
 
     datasets: Iterator[Dataset] = shipped_datasets() if folder is None else folder_datasets(folder)
     return [protocol.draw(dataset) for dataset in datasets]
+
+
+def _on_ray(engine: str, address: str | None) -> bool:
+    if engine == "local" and address is not None:
+        raise typer.BadParameter("--address belongs to --engine ray.")
+    return engine == "ray"
 
 
 def _params(assignments: list[str]) -> dict[str, Any]:

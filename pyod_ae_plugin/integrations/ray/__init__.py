@@ -1,0 +1,5 @@
+"""Scoring and training on a Ray cluster; Ray is imported by the functions that need it."""
+
+from pyod_ae_plugin.integrations.ray.scoring import score_dataset
+
+__all__ = ["score_dataset"]

@@ -1,0 +1,159 @@
+"""Scoring and training on a real Ray, started on this machine."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow.parquet as parquet
+import pytest
+
+from pyod_ae_plugin import AutoEncoder, cli
+from pyod_ae_plugin.integrations.ray import score_dataset
+
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+ray_data = pytest.importorskip("ray.data")
+
+# Where tests are shared out among processes, one of them starts Ray.
+pytestmark = pytest.mark.xdist_group("ray")
+NAMES = list("abcdef")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """A cluster of this machine; its workers import this package from where it is here."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )
+    context = ray_data.DataContext.get_current()
+    context.enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    X = np.random.default_rng(0).normal(size=(1500, 6))
+    X[:20] += 5
+    return X
+
+
+@pytest.fixture(scope="module")
+def detector(rows):
+    table = pd.DataFrame(rows, columns=NAMES)
+    return AutoEncoder(device="cpu", epoch_num=5, verbose=0).fit(table)
+
+
+@pytest.fixture
+def files(tmp_path, rows):
+    """Parquet files with a key and the features in another order."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    table = pd.DataFrame(rows, columns=NAMES)[NAMES[::-1]].assign(key=np.arange(1500) * 7)
+    for i, start in enumerate(range(0, 1500, 300)):
+        table[start : start + 300].to_parquet(folder / f"{i}.parquet")
+    return folder
+
+
+def assert_scored(scored, detector, rows):
+    """That keys, scores and labels are those of the rows, bit for bit and in their order."""
+    assert sorted(scored["key"]) == [7 * i for i in range(1500)]
+    assert list(scored["key"]) == [7 * i for i in range(1500)]
+    assert (scored["score"].to_numpy() == detector.decision_function(rows)).all()
+    assert (scored["label"].to_numpy() == detector.predict(rows)).all()
+    assert list(scored.columns) == ["key", "score", "label"]
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_a_killed_worker_is_replaced_and_no_row_lost_or_doubled(files, detector, rows, tmp_path):
+    def slowed(batch):
+        time.sleep(0.3)
+        return batch
+
+    dataset = ray_data.read_parquet(str(files))
+    slow = dataset.map_batches(slowed, batch_size=100, num_cpus=0)
+    scored = score_dataset(detector, slow, workers=1, batch_size=100)
+    writing = threading.Thread(target=scored.write_parquet, args=(str(tmp_path / "scores"),))
+    writing.start()
+    victim = scorer()
+    time.sleep(1)
+    assert writing.is_alive()
+    os.kill(victim, signal.SIGKILL)
+    assert scorer(other_than=victim) != victim
+    writing.join()
+    written = [parquet.read_table(f) for f in sorted((tmp_path / "scores").iterdir())]
+    assert_scored(pd.concat(t.to_pandas() for t in written), detector, rows)
+
+
+def scorer(other_than=None):
+    """The id of a process of this cluster that scores, once there is one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.pid != other_than and "Scorer" in " ".join(process.cmdline()):
+                    return process.pid
+        time.sleep(0.1)
+    raise AssertionError("there is no worker that scores")
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_the_command_scores_on_ray(files, detector, rows, tmp_path, monkeypatch, capsys):
+    detector.save(tmp_path / "model")
+    arguments = [files, "--model", tmp_path / "model", "-o", tmp_path / "scores", "--engine", "ray"]
+    monkeypatch.setattr(sys, "argv", ["pyod-ae", "score", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    n_outliers = detector.predict(rows).sum()
+    assert f"Scored 1500 rows: {n_outliers} outliers." in capsys.readouterr().out
+    assert_scored(pd.read_parquet(tmp_path / "scores"), detector, rows)
+
+
+def test_numpy_arrays_empty_blocks_and_rows_that_are_not_finite(rows):
+    plain = AutoEncoder(device="cpu", epoch_num=2, verbose=0).fit(rows.astype("float32"))
+    dataset = ray_data.from_numpy([rows[:700].astype("float32"), rows[700:].astype("float32")])
+    some = dataset.filter(lambda row: row["data"][0] > 2)
+    scores = score_dataset(plain, some, workers=1).to_pandas()["score"]
+    expected = plain.decision_function(rows[rows[:, 0] > 2].astype("float32"))
+    assert (scores.to_numpy() == expected).all()
+    infinite = ray_data.from_numpy(np.full((3, 6), np.inf))
+    with pytest.raises(Exception, match="infinity"):
+        score_dataset(plain, infinite, workers=1).materialize()
+
+
+def test_columns_that_are_wrong_are_named(detector, rows):
+    with pytest.raises(ValueError, match="no column 'a'; there are \\['data'\\]"):
+        score_dataset(detector, ray_data.from_numpy(rows))
+    taken = ray_data.from_pandas(pd.DataFrame(rows, columns=NAMES).assign(score=0))
+    with pytest.raises(ValueError, match="'score' already"):
+        score_dataset(detector, taken)
+
+
+def test_without_ray_the_error_names_the_extra_and_nothing_else_needs_it(tmp_path):
+    np.save(tmp_path / "rows.npy", np.zeros((3, 2)))
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "sys.argv = ['pyod-ae', 'score', 'rows.npy', '--model', 'm', '-o', 'out',"
+        " '--engine', 'ray']\n"
+        "import pyod_ae_plugin.integrations.ray.files\n"
+        "from pyod_ae_plugin.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == "pyod-ae: Ray is needed: pip install 'pyod-ae-plugin[ray]'."
