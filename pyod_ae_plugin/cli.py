@@ -77,6 +77,11 @@ def fit(
     label: Annotated[
         str | None, typer.Option(help="Column to leave out, such as known labels.")
     ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="With --engine ray: so many fit together.")
+    ] = 2,
 ) -> None:
     """Fit a detector to a table and save it."""
     import numpy as np
@@ -90,10 +95,17 @@ def fit(
     model = create_detector(detector, **_params(param or []))
     if not isinstance(model, IncrementalDetector):
         raise typer.BadParameter(f"{detector} has no save(); it can be benchmarked, not saved.")
-    table = read_table(data, without=label)
-    model.fit_batches(Shown(table, "Reading"))
-    if table.names is not None:
-        model.feature_names_in_ = np.array(table.names, dtype=object)
+    if _on_ray(engine, address):
+        from pyod_ae_plugin.integrations.ray.extra import connected
+        from pyod_ae_plugin.integrations.ray.files import fit_files
+
+        with connected(address):
+            fit_files(model, data, label, workers)
+    else:
+        table = read_table(data, without=label)
+        model.fit_batches(Shown(table, "Reading"))
+        if table.names is not None:
+            model.feature_names_in_ = np.array(table.names, dtype=object)
     model.save(output)
     typer.echo(
         f"Fitted {detector} to {len(model.labels_)} rows of {model.n_features_in_} features: "

@@ -13,9 +13,13 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as parquet
 import pytest
+import torch
 
-from pyod_ae_plugin import AutoEncoder, cli
-from pyod_ae_plugin.integrations.ray import score_dataset
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from pyod_ae_plugin import VAE, AutoEncoder, cli, load_detector
+from pyod_ae_plugin.integrations.ray import fit_dataset, score_dataset
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 ray_data = pytest.importorskip("ray.data")
@@ -69,7 +73,6 @@ def files(tmp_path, rows):
 
 def assert_scored(scored, detector, rows):
     """That keys, scores and labels are those of the rows, bit for bit and in their order."""
-    assert sorted(scored["key"]) == [7 * i for i in range(1500)]
     assert list(scored["key"]) == [7 * i for i in range(1500)]
     assert (scored["score"].to_numpy() == detector.decision_function(rows)).all()
     assert (scored["label"].to_numpy() == detector.predict(rows)).all()
@@ -87,26 +90,27 @@ def test_a_killed_worker_is_replaced_and_no_row_lost_or_doubled(files, detector,
     scored = score_dataset(detector, slow, workers=1, batch_size=100)
     writing = threading.Thread(target=scored.write_parquet, args=(str(tmp_path / "scores"),))
     writing.start()
-    victim = scorer()
+    victim = process("Scorer")
     time.sleep(1)
     assert writing.is_alive()
     os.kill(victim, signal.SIGKILL)
-    assert scorer(other_than=victim) != victim
+    assert process("Scorer", other_than=victim) != victim
     writing.join()
     written = [parquet.read_table(f) for f in sorted((tmp_path / "scores").iterdir())]
-    assert_scored(pd.concat(t.to_pandas() for t in written), detector, rows)
+    # What was scored again may come later.
+    assert_scored(pd.concat(t.to_pandas() for t in written).sort_values("key"), detector, rows)
 
 
-def scorer(other_than=None):
-    """The id of a process of this cluster that scores, once there is one."""
+def process(name, other_than=None):
+    """The id of a process of this cluster, once there is one of that name."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for process in psutil.Process().children(recursive=True):
+        for found in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if process.pid != other_than and "Scorer" in " ".join(process.cmdline()):
-                    return process.pid
+                if found.pid != other_than and name in " ".join(found.cmdline()):
+                    return found.pid
         time.sleep(0.1)
-    raise AssertionError("there is no worker that scores")
+    raise AssertionError(f"there is no process {name}")
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
@@ -140,6 +144,70 @@ def test_columns_that_are_wrong_are_named(detector, rows):
     taken = ray_data.from_pandas(pd.DataFrame(rows, columns=NAMES).assign(score=0))
     with pytest.raises(ValueError, match="'score' already"):
         score_dataset(detector, taken)
+
+
+def new_detector():
+    return AutoEncoder(device="cpu", epoch_num=30, batch_size=100, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def fitted(rows):
+    """Fitted by two workers."""
+    return fit_dataset(new_detector(), ray_data.from_pandas(pd.DataFrame(rows, columns=NAMES)))
+
+
+def test_two_workers_fit_an_ordinary_detector_as_good_as_a_local_one(fitted, rows, tmp_path):
+    local = new_detector().fit(pd.DataFrame(rows, columns=NAMES))
+    outliers = np.arange(1500) < 20
+    assert roc_auc_score(outliers, fitted.decision_scores_) > 0.99
+    assert spearmanr(fitted.decision_scores_, local.decision_scores_).statistic > 0.9
+    table = pd.DataFrame(rows, columns=NAMES)
+    assert (fitted.decision_function(table) == fitted.decision_scores_).all()
+    assert (fitted.predict(table) == fitted.labels_).all()
+    assert fitted.labels_.sum() == 150
+    theirs, ours = (d.scoring_module_.standardize for d in (fitted, local))
+    assert torch.allclose(theirs.scale, ours.scale, rtol=1e-12)
+    fitted.save(tmp_path / "model")
+    loaded = load_detector(tmp_path / "model")
+    assert (loaded.decision_function(table) == fitted.decision_scores_).all()
+
+
+def test_training_goes_on_to_the_same_bits_after_a_worker_is_killed(fitted, rows, tmp_path):
+    refitted = new_detector()
+    dataset = ray_data.from_pandas(pd.DataFrame(rows, columns=NAMES))
+    options = {"storage": str(tmp_path), "checkpoint_every": 3}
+    fitting = threading.Thread(target=fit_dataset, args=(refitted, dataset), kwargs=options)
+    fitting.start()
+    while not list(tmp_path.glob("*/checkpoint_*/training-1.safetensors")):
+        assert fitting.is_alive()
+        time.sleep(0.01)
+    victim = process("RayTrainWorker")
+    os.kill(victim, signal.SIGKILL)
+    assert fitting.is_alive()
+    fitting.join()
+    assert (refitted.decision_scores_ == fitted.decision_scores_).all()
+    assert refitted.history_ == fitted.history_
+
+
+def test_one_worker_fits_what_a_local_fit_does(rows, tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "rows.npy", rows)
+    arguments = ["rows.npy", "-o", "model", "-p", "device=cpu", "-p", "epoch_num=3", "-p"]
+    arguments += ["held_out_threshold=true", "--engine", "ray", "--workers", "1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pyod-ae", "fit", *arguments, "--detector", "VAE"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert "Fitted VAE to 1500 rows of 6 features" in capsys.readouterr().out
+    remote = load_detector(tmp_path / "model")
+    local = VAE(device="cpu", epoch_num=3, verbose=0, held_out_threshold=True).fit(rows)
+    assert (remote.decision_scores_ == local.decision_scores_).all()
+    assert remote.threshold_ == local.threshold_
+
+
+def test_too_few_rows_are_refused_before_anything_starts(rows):
+    with pytest.raises(ValueError, match="2 workers need at least 4 rows, got 3"):
+        fit_dataset(new_detector(), ray_data.from_numpy(rows[:3]))
 
 
 def test_without_ray_the_error_names_the_extra_and_nothing_else_needs_it(tmp_path):

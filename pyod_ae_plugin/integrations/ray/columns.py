@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 
 def feature_columns(
-    detector: NeuralDetector, columns: Sequence[str], asked: Sequence[str] | None
+    detector: NeuralDetector | None, columns: Sequence[str], asked: Sequence[str] | None
 ) -> list[str]:
     """Those that were asked for, or that the detector was fitted to, or all.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.integrations.ray.extra import ray_module
 from pyod_ae_plugin.integrations.ray.scoring import LABEL, score_dataset
+from pyod_ae_plugin.integrations.ray.training import fit_dataset
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -53,6 +54,22 @@ def read_dataset(path: Path) -> Any:
             "there."
         )
     return dataset
+
+
+def fit_files(detector: NeuralDetector, data: Path, without: str | None, workers: int) -> None:
+    """Fit a detector to a table, but for a column; on GPUs where its ``device`` asks for them."""
+    dataset = read_dataset(data)
+    names = dataset.columns()
+    if without is not None and without not in names:
+        raise ValueError(f"{data}: there is no column {without!r}; there are {names}.")
+    on_gpu = str(detector.device).startswith("cuda")
+    fit_dataset(
+        detector,
+        dataset,
+        [name for name in names if name != without],
+        workers=workers,
+        device="cuda" if on_gpu else "cpu",
+    )
 
 
 def score_files(

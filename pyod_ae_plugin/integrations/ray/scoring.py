@@ -57,7 +57,8 @@ def score_dataset(
     -------
     ray.data.Dataset
         The columns that are no features, such as keys, and besides them ``score`` and ``label``
-        (1 for outliers); in the order of the rows.
+        (1 for outliers). The order is that of the rows, unless a worker died: what was scored
+        again may come later, so keep a key.
 
     Raises
     ------
