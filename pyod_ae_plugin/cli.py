@@ -96,11 +96,9 @@ def fit(
     if not isinstance(model, IncrementalDetector):
         raise typer.BadParameter(f"{detector} has no save(); it can be benchmarked, not saved.")
     if _on_ray(engine, address):
-        from pyod_ae_plugin.integrations.ray.extra import connected
         from pyod_ae_plugin.integrations.ray.files import fit_files
 
-        with connected(address):
-            fit_files(model, data, label, workers)
+        fit_files(model, data, label, workers, address)
     else:
         table = read_table(data, without=label)
         model.fit_batches(Shown(table, "Reading"))
@@ -134,13 +132,10 @@ def score(
     from pyod_ae_plugin import load_detector
 
     if _on_ray(engine, address):
-        from pyod_ae_plugin.integrations.ray.extra import connected
-        from pyod_ae_plugin.integrations.ray.files import check_folder, score_files
+        from pyod_ae_plugin.integrations.ray.files import score_files
 
-        check_folder(output)
-        with connected(address):
-            on: Literal["cpu", "cuda"] = "cuda" if (device or "").startswith("cuda") else "cpu"
-            n_rows, n_outliers = score_files(load_detector(model, "cpu"), data, output, on)
+        detector = load_detector(model, "cpu")
+        n_rows, n_outliers = score_files(detector, data, output, device, address)
         typer.echo(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
         return
     from pyod_ae_plugin.scorefiles import check_writable, score_table
@@ -298,6 +293,10 @@ def _datasets(folder: Path | None, protocol: Protocol) -> list[Dataset]:
 def _on_ray(engine: str, address: str | None) -> bool:
     if engine == "local" and address is not None:
         raise typer.BadParameter("--address belongs to --engine ray.")
+    if engine == "ray":
+        from pyod_ae_plugin.integrations.ray.extra import ray_module
+
+        ray_module()  # or say at once what is missing
     return engine == "ray"
 
 

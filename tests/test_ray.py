@@ -14,7 +14,6 @@ import psutil
 import pyarrow.parquet as parquet
 import pytest
 import torch
-
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
@@ -157,10 +156,14 @@ def fitted(rows):
 
 
 def test_two_workers_fit_an_ordinary_detector_as_good_as_a_local_one(fitted, rows, tmp_path):
-    local = new_detector().fit(pd.DataFrame(rows, columns=NAMES))
+    local, other = (
+        new_detector().set_params(random_state=seed).fit(pd.DataFrame(rows, columns=NAMES))
+        for seed in (42, 43)
+    )
     outliers = np.arange(1500) < 20
     assert roc_auc_score(outliers, fitted.decision_scores_) > 0.99
-    assert spearmanr(fitted.decision_scores_, local.decision_scores_).statistic > 0.9
+    of_seeds = spearmanr(other.decision_scores_, local.decision_scores_).statistic
+    assert spearmanr(fitted.decision_scores_, local.decision_scores_).statistic > of_seeds - 0.1
     table = pd.DataFrame(rows, columns=NAMES)
     assert (fitted.decision_function(table) == fitted.decision_scores_).all()
     assert (fitted.predict(table) == fitted.labels_).all()

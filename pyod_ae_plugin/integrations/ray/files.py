@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pyod_ae_plugin.integrations import arrow
-from pyod_ae_plugin.integrations.ray.extra import ray_module
+from pyod_ae_plugin.integrations.ray.extra import connected, ray_module
 from pyod_ae_plugin.integrations.ray.scoring import LABEL, score_dataset
 from pyod_ae_plugin.integrations.ray.training import fit_dataset
 
@@ -40,7 +40,7 @@ def read_dataset(path: Path) -> Any:
         )
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file.")
-    data = ray_module("ray.data")
+    data, path = ray_module("ray.data"), path.resolve()  # workers have folders of their own
     if kind == ".parquet":
         # A list of files would be looked up by threads that get in each other's way: Ray 2.60
         # fails then where aiohttp is not installed.
@@ -56,24 +56,22 @@ def read_dataset(path: Path) -> Any:
     return dataset
 
 
-def fit_files(detector: NeuralDetector, data: Path, without: str | None, workers: int) -> None:
+def fit_files(
+    detector: NeuralDetector, data: Path, without: str | None, workers: int, address: str | None
+) -> None:
     """Fit a detector to a table, but for a column; on GPUs where its ``device`` asks for them."""
-    dataset = read_dataset(data)
-    names = dataset.columns()
-    if without is not None and without not in names:
-        raise ValueError(f"{data}: there is no column {without!r}; there are {names}.")
-    on_gpu = str(detector.device).startswith("cuda")
-    fit_dataset(
-        detector,
-        dataset,
-        [name for name in names if name != without],
-        workers=workers,
-        device="cuda" if on_gpu else "cpu",
-    )
+    with connected(address):
+        dataset = read_dataset(data)
+        names = dataset.columns()
+        if without is not None and without not in names:
+            raise ValueError(f"{data}: there is no column {without!r}; there are {names}.")
+        features = [name for name in names if name != without]
+        device = _kind_of(str(detector.device))
+        fit_dataset(detector, dataset, features, workers=workers, device=device)
 
 
 def score_files(
-    detector: NeuralDetector, data: Path, output: Path, device: Literal["cpu", "cuda"]
+    detector: NeuralDetector, data: Path, output: Path, device: str | None, address: str | None
 ) -> tuple[int, int]:
     """Write keys, scores and labels of a table to a folder of Parquet files.
 
@@ -83,20 +81,23 @@ def score_files(
     -------
     n_rows, n_outliers : int
     """
-    check_folder(output)
-    scored = score_dataset(detector, read_dataset(data), device=device)
+    _check_folder(output)
     new = output.resolve().with_name(f".{output.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    scored.write_parquet(str(new))
+    with connected(address):
+        scored = score_dataset(detector, read_dataset(data), device=_kind_of(device or "cpu"))
+        scored.write_parquet(str(new))
     new.rename(output)
-    arrow.pyarrow()
-    import pyarrow.dataset
-
-    written = pyarrow.dataset.dataset(output, format="parquet")
-    return written.count_rows(), written.count_rows(filter=pyarrow.dataset.field(LABEL) == 1)
+    dataset = import_module("pyarrow.dataset")  # Ray brings it
+    written = dataset.dataset(output, format="parquet")
+    return written.count_rows(), written.count_rows(filter=dataset.field(LABEL) == 1)
 
 
-def check_folder(output: Path) -> None:
+def _kind_of(device: str) -> Literal["cpu", "cuda"]:
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
+def _check_folder(output: Path) -> None:
     """Raise unless a folder of Parquet files can be made there."""
     if output.suffix not in ("", ".parquet"):
         raise ValueError(f"{output}: the engine 'ray' writes a folder of Parquet files.")
