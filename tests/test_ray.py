@@ -17,7 +17,7 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from pyod_ae_plugin import VAE, AutoEncoder, cli, load_detector
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli, load_detector
 from pyod_ae_plugin.integrations.ray import fit_dataset, score_dataset
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -173,6 +173,16 @@ def test_two_workers_fit_an_ordinary_detector_as_good_as_a_local_one(fitted, row
     fitted.save(tmp_path / "model")
     loaded = load_detector(tmp_path / "model")
     assert (loaded.decision_function(table) == fitted.decision_scores_).all()
+
+
+def test_members_of_an_ensemble_are_shared_out(rows):
+    ensemble = AutoEncoderEnsemble(3, device="cpu", epoch_num=5, verbose=0)
+    fit_dataset(ensemble, ray_data.from_numpy(rows), spread="members")
+    assert len(next(ensemble.model.parameters())) == 3
+    assert roc_auc_score(np.arange(1500) < 20, ensemble.decision_scores_) > 0.99
+    assert (ensemble.decision_function(rows) == ensemble.decision_scores_).all()
+    with pytest.raises(ValueError, match="at least 2 members"):
+        fit_dataset(new_detector(), ray_data.from_numpy(rows), spread="members")
 
 
 def test_training_goes_on_to_the_same_bits_after_a_worker_is_killed(fitted, rows, tmp_path):

@@ -28,6 +28,7 @@ def fit_dataset(
     features: Sequence[str] | None = None,
     *,
     workers: int = 2,
+    spread: Literal["rows", "members"] = "rows",
     device: Literal["cpu", "cuda"] = "cpu",
     storage: str | None = None,
     checkpoint_every: int = 10,
@@ -54,6 +55,11 @@ def fit_dataset(
         Columns of numbers, or of arrays of them; None is all columns.
     workers : int, default=2
         Each takes a share of the rows and of each batch.
+    spread : {'rows', 'members'}, default='rows'
+        What is shared out: 'rows', with a copy of the network for each worker; or 'members', those
+        of an :class:`~pyod_ae_plugin.AutoEncoderEnsemble`, each of which then learns from the rows
+        of its worker alone. The workers talk only before and after training,
+        and ``on_divergence='restart'`` has no effect.
     device : {'cpu', 'cuda'}, default='cpu'
         Each worker takes one CPU, and they talk by gloo; or one GPU, and they talk by nccl.
     storage : str or None, default=None
@@ -100,6 +106,8 @@ def fit_dataset(
     """
     train = ray_module("ray.train")
     detector._check_params()
+    if spread == "members":
+        _check_members(detector, workers)
     names = feature_columns(None, dataset.columns(), features)
     shards = _shards(dataset.select_columns(names), workers)
     schema = shards[0].schema()
@@ -109,6 +117,7 @@ def fit_dataset(
         "detector": sent,
         "names": names,
         "has_names": not any("Tensor" in str(by_name[name]) for name in names),
+        "spread": spread,
         "checkpoint_every": checkpoint_every,
     }
     on_gpu = device == "cuda"
@@ -134,6 +143,15 @@ def fit_dataset(
     if hasattr(fitted, "thresholder_"):
         detector.thresholder_ = fitted.thresholder_
     return detector
+
+
+def _check_members(detector: NeuralDetector, workers: int) -> None:
+    n_members = getattr(detector, "n_estimators", None)
+    if n_members is None or n_members < workers:
+        raise ValueError(
+            f"spread='members' needs an AutoEncoderEnsemble of at least {workers} members, one for "
+            f"each worker, got {type(detector).__name__} with n_estimators={n_members}."
+        )
 
 
 def _shards(dataset: Any, n_shards: int) -> list[Any]:

@@ -1,9 +1,8 @@
-"""One of the workers that fit a detector together: its share of the rows, its steps, its scores."""
+"""One of the workers that fit a detector together: its share of the rows, and its scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,19 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyod_ae_plugin.checkpoints import Checkpoint
-from pyod_ae_plugin.detectors.base import Trained
-from pyod_ae_plugin.detectors.identity import identity_of_fit
-from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
-from pyod_ae_plugin.detectors.running import losses, run
 from pyod_ae_plugin.engine.fitting import check_within_reach, moments_of, sample_step
-from pyod_ae_plugin.engine.options import chosen
-from pyod_ae_plugin.engine.rows import Rows, training_batches
-from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.integrations.ray.columns import as_array
 from pyod_ae_plugin.integrations.ray.extra import ray_module
 from pyod_ae_plugin.integrations.ray.group import Group
+from pyod_ae_plugin.integrations.ray.members import train_members
+from pyod_ae_plugin.integrations.ray.steps import report, train_copies
 from pyod_ae_plugin.integrations.ray.transport import save_to
 from pyod_ae_plugin.scoring import Standardize
 
@@ -43,13 +37,13 @@ def fit_shard(config: Mapping[str, Any]) -> None:
     ----------
     config : mapping of str to object
         ``detector``, not fitted; ``names`` of the columns, ``has_names`` if they name features;
-        ``checkpoint_every`` so many epochs.
+        ``spread``, what is shared out besides rows; ``checkpoint_every`` so many epochs.
     """
     group = Group()
     detector: NeuralDetector = config["detector"]
     X = validate_rows(detector, _read_shard(group.rank, config["names"]), reset=True)
     with detector._private_randomness():
-        held_out = _fit(detector, X, group, config["checkpoint_every"])
+        held_out = _fit(detector, X, group, config)
     scores = group.gathered(detector._score(X))
     of_held_out = None if held_out is None else detector._scores_of(held_out)
     gathered = group.gathered(of_held_out)
@@ -61,7 +55,7 @@ def fit_shard(config: Mapping[str, Any]) -> None:
             if config["has_names"]:
                 detector.feature_names_in_ = np.array(config["names"], dtype=object)
             save_to(Path(folder), detector)
-        _report(folder if group.rank == 0 else None)
+        report(folder if group.rank == 0 else None)
 
 
 def _read_shard(rank: int, names: list[str]) -> Array:
@@ -70,41 +64,19 @@ def _read_shard(rank: int, names: list[str]) -> Array:
     return np.concatenate([as_array(batch, names) for batch in batches])
 
 
-def _fit(detector: NeuralDetector, X: Array, group: Group, checkpoint_every: int) -> Rows | None:
+def _fit(
+    detector: NeuralDetector, X: Array, group: Group, config: Mapping[str, Any]
+) -> Rows | None:
     """Fit the scoring module, the same for all workers; return the rows that are held out here."""
     rows, held_out = detector._split(as_rows(X))
     counts = group.all(len(rows))
     standardize = _standardize(detector, rows, group)
-    device = group.device
-    seed = seed_of(detector.random_state)
-    generator = torch.Generator(device).manual_seed(seed)
-    if not detector._draws_privately():
-        torch.manual_seed(seed)
-    network, objective, options = detector._plan(rows.shape[1], seed, generator)
-    if group.rank > 0:  # copies of one network, and other shuffles
-        generator.manual_seed(seed + 2**32 * group.rank)
-    batch_size, epochs, lr = chosen(options, sum(counts))
-    options = replace(
-        options,
-        batch_size=-(-batch_size // group.size),
-        epochs=epochs,
-        lr=lr,
-        rows_per_member=options.rows_per_member and -(-options.rows_per_member // group.size),
-        average=group.average if group.size > 1 else None,
-    )
-    batches = training_batches(rows, standardize, device)
-    # All take as many steps: of shards that differ by a row, one row has no part in training.
-    training = Training(network, objective, batches, min(counts), options, generator)
-    checkpoint = Reported(identity_of_fit(detector, rows, device), group.rank, checkpoint_every)
-    verbose = 2 if detector.verbose == 2 and group.rank == 0 else 0
-    restarts = detector.on_divergence == "restart"
-    completed = run(training, verbose, checkpoint, not detector._draws_privately(), restarts)
-    sample = group.gathered(_spread(rows, counts, group.rank, options.n_members or 1))
+    train = train_members if config["spread"] == "members" else train_copies
+    trained = train(detector, rows, standardize, group, config["checkpoint_every"])
+    sample = group.gathered(_spread(rows, counts, group.rank, trained.options.n_members or 1))
     if group.rank == 0:
         together = torch.cat(sample)
         detector._set_drift_reference(together)
-        lr, history = training.lr, losses(training)
-        trained = Trained(network, standardize, options, generator, lr, history, completed)
         detector._set_module(together if group.size > 1 else rows, trained)
     detector.scoring_module_ = group.of_first(getattr(detector, "scoring_module_", None))
     return held_out
@@ -127,37 +99,3 @@ def _spread(rows: Rows, counts: list[int], rank: int, n_members: int) -> Tensor:
     """Of the rows here those that a sample takes, spread evenly over the rows of all workers."""
     step = sample_step(sum(counts), rows.shape[1], n_members)
     return rows[-sum(counts[:rank]) % step :: step]
-
-
-class Reported(Checkpoint):
-    """The state of a worker's training in the checkpoints that Ray Train keeps."""
-
-    def __init__(self, fit: str, rank: int, every: int) -> None:
-        super().__init__(Path(f"training-{rank}.safetensors"), fit)
-        self._name, self._every = self.path.name, every
-
-    def save(self, state: Mapping[str, Tensor]) -> None:
-        """Hand the state to Ray, each so many epochs, by all workers at the same time."""
-        if len(state["history"]) % self._every:
-            return
-        with TemporaryDirectory() as folder:
-            self.path = Path(folder) / self._name
-            super().save(state)
-            _report(folder)
-
-    def load(self) -> dict[str, Tensor] | None:
-        """Return the state that was handed over last, None at the first start."""
-        last = ray_module("ray.train").get_checkpoint()
-        if last is None:
-            return None
-        with last.as_directory() as folder:
-            self.path = Path(folder) / self._name
-            return super().load()
-
-    def remove(self) -> None:
-        """Leave it to Ray, which keeps the last ones."""
-
-
-def _report(folder: str | None) -> None:
-    train = ray_module("ray.train")
-    train.report({}, checkpoint=None if folder is None else train.Checkpoint(folder))
