@@ -38,7 +38,7 @@ def cluster():
         object_store_memory=100 * 2**20,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        runtime_env={"env_vars": {"PYTHONPATH": paths, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}},
     )
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
