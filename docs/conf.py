@@ -51,7 +51,7 @@ maximum_signature_line_length = 100
 
 # Without a network there is nothing to link the names of other packages to.
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|json|matplotlib|numpy|os|pathlib|pyod|sklearn|torch|typing)\..*")
+    ("py:.*", r"(collections|json|matplotlib|numpy|os|pathlib|pyod|ray|sklearn|torch|typing)\..*")
 ]
 
 sphinx_gallery_conf = {

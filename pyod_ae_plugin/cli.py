@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from pyod_ae_plugin.benchmarking.evaluation import Result
     from pyod_ae_plugin.benchmarking.protocols import Protocol
 
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where to compute: here, or on a Ray cluster.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of the Ray cluster; default: RAY_ADDRESS, or one on this machine."),
+]
+
 app = typer.Typer(
     help="Autoencoder outlier detectors for PyOD: fit, score and compare without writing code.",
     no_args_is_help=True,
@@ -71,6 +79,11 @@ def fit(
     label: Annotated[
         str | None, typer.Option(help="Column to leave out, such as known labels.")
     ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="With --engine ray: so many fit together.")
+    ] = 2,
 ) -> None:
     """Fit a detector to a table and save it."""
     import numpy as np
@@ -84,10 +97,15 @@ def fit(
     model = create_detector(detector, **_params(param or []))
     if not isinstance(model, IncrementalDetector):
         raise typer.BadParameter(f"{detector} has no save(); it can be benchmarked, not saved.")
-    table = read_table(data, without=label)
-    model.fit_batches(Shown(table, "Reading"))
-    if table.names is not None:
-        model.feature_names_in_ = np.array(table.names, dtype=object)
+    if _on_ray(engine, address):
+        from pyod_ae_plugin.integrations.ray.files import fit_files
+
+        fit_files(model, data, label, workers, address)
+    else:
+        table = read_table(data, without=label)
+        model.fit_batches(Shown(table, "Reading"))
+        if table.names is not None:
+            model.feature_names_in_ = np.array(table.names, dtype=object)
     model.save(output)
     typer.echo(
         f"Fitted {detector} to {len(model.labels_)} rows of {model.n_features_in_} features: "
@@ -105,12 +123,23 @@ def score(
         Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet with score and label.")
     ],
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: as fitted.")] = None,
+    engine: Engine = "local",
+    address: Address = None,
 ) -> None:
     """Score a table with a saved detector; columns that it was not fitted to are left out.
 
-    Broken off, the same command goes on where it was.
+    Broken off, the same command goes on where it was. With --engine ray the output is a folder of
+    Parquet files, in which those columns are kept.
     """
     from pyod_ae_plugin import load_detector
+
+    if _on_ray(engine, address):
+        from pyod_ae_plugin.integrations.ray.files import score_files
+
+        detector = load_detector(model, "cpu")
+        n_rows, n_outliers = score_files(detector, data, output, device, address)
+        typer.echo(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
+        return
     from pyod_ae_plugin.scorefiles import check_writable, score_table
     from pyod_ae_plugin.tables import read_table
 
@@ -261,6 +290,16 @@ def _datasets(folder: Path | None, protocol: Protocol) -> list[Dataset]:
 
     datasets: Iterator[Dataset] = shipped_datasets() if folder is None else folder_datasets(folder)
     return [protocol.draw(dataset) for dataset in datasets]
+
+
+def _on_ray(engine: str, address: str | None) -> bool:
+    if engine == "local" and address is not None:
+        raise typer.BadParameter("--address belongs to --engine ray.")
+    if engine == "ray":
+        from pyod_ae_plugin.integrations.ray.extra import ray_module
+
+        ray_module()  # or say at once what is missing
+    return engine == "ray"
 
 
 def _params(assignments: list[str]) -> dict[str, Any]:

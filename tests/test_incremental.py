@@ -52,15 +52,19 @@ class Once:
     st.lists(st.integers(1, 39), max_size=5),
 )
 def test_moments_are_those_of_all_rows_however_they_are_split(X, cuts):
-    moments = Moments(X.shape[1])
+    moments, merged = Moments(X.shape[1]), Moments(X.shape[1])
     for piece in np.split(X, sorted({c for c in cuts if c < len(X)})):
         moments.update(torch.from_numpy(piece))
+        of_piece = Moments(X.shape[1])
+        of_piece.update(torch.from_numpy(piece))
+        merged.merge(of_piece)
     magnitude = np.abs(X).max(0)
     magnitude[magnitude == 0] = 1
     scaled = X / magnitude  # squares of 1e-174 would be zero
-    assert moments.n == len(X)
-    assert np.allclose(moments.mean.numpy() / magnitude, scaled.mean(0), rtol=0, atol=1e-12)
-    assert np.allclose(moments.std.numpy() / magnitude, scaled.std(0), rtol=0, atol=1e-7)
+    for found in (moments, merged):
+        assert found.n == len(X)
+        assert np.allclose(found.mean.numpy() / magnitude, scaled.mean(0), rtol=0, atol=1e-12)
+        assert np.allclose(found.std.numpy() / magnitude, scaled.std(0), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", ["<f8", ">f8", ">i4", "<f4"])
@@ -82,10 +86,14 @@ def test_a_memory_map_is_never_copied_whole(dtype, tmp_path):
 
 def test_moments_keep_small_variances_beside_large_means():
     X = np.random.default_rng(0).normal([1e8, -1e12], 1.0, size=(10_000, 2))
-    moments = Moments(2)
+    moments, merged = Moments(2), Moments(2)
     for piece in np.array_split(X, 37):
         moments.update(torch.from_numpy(piece))
+        of_piece = Moments(2)
+        of_piece.update(torch.from_numpy(piece))
+        merged.merge(of_piece)
     assert np.allclose(moments.std, X.std(0), rtol=1e-6)
+    assert np.allclose(merged.std, X.std(0), rtol=1e-6)
 
 
 def test_a_sample_is_all_rows_in_order_until_it_is_full():

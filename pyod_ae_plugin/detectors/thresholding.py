@@ -213,6 +213,9 @@ class ThresholdingDetector(ScoringDetector):
 
     def _set_scores(self, scores: Array, held_out: Rows | None = None) -> None:
         """Set threshold and labels by the scores of the training rows, or of rows held out."""
+        self._set_threshold(scores, None if held_out is None else self._scores_of(held_out))
+
+    def _set_threshold(self, scores: Array, of_held_out: Array | None) -> None:
         if scores.min() >= HIGHEST_SCORE:
             raise FloatingPointError(
                 "Training diverged: every score overflows. Lower the learning rate lr, and "
@@ -222,8 +225,8 @@ class ThresholdingDetector(ScoringDetector):
         self.__dict__.pop("held_out_scores_", None)
         self.__dict__.pop("thresholder_", None)
         deciding = scores
-        if held_out is not None:
-            deciding = self._scores_of(held_out)
+        if of_held_out is not None:
+            deciding = of_held_out
             self.held_out_scores_ = np.sort(deciding)
         self.decision_scores_ = scores
         self._mu, self._sigma = _mean_and_std(scores)
@@ -234,7 +237,7 @@ class ThresholdingDetector(ScoringDetector):
         # A parameter is left as it was passed, and may be shared with other detectors.
         thresholder = copy.deepcopy(self.contamination)
         thresholder.fit(deciding)
-        self.labels_ = thresholder.labels_ if held_out is None else thresholder.predict(scores)
+        self.labels_ = thresholder.labels_ if of_held_out is None else thresholder.predict(scores)
         # as PyOD has it for thresholders that have no threshold
         self.threshold_ = thresholder.thresh_ or self.labels_.mean()
         self.thresholder_ = thresholder

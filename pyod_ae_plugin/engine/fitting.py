@@ -30,13 +30,18 @@ def fitted_standardize(rows: Rows, preprocessing: bool) -> Standardize:
     n_features = rows.shape[1]
     standardize = Standardize(n_features)
     if preprocessing:
-        moments = Moments(n_features)
-        for tile in _tiles(rows):
-            moments.update(tile)
-        standardize.fit(moments)
+        standardize.fit(moments_of(rows))
     else:
         check_within_reach(rows, standardize)
     return standardize
+
+
+def moments_of(rows: Rows) -> Moments:
+    """Mean and variance of each feature."""
+    moments = Moments(rows.shape[1])
+    for tile in _tiles(rows):
+        moments.update(tile)
+    return moments
 
 
 def check_within_reach(rows: Rows, standardize: Standardize) -> None:
@@ -101,8 +106,7 @@ def fitted_module(
 
 def sample_tiles(rows: Rows, module: ScoringModule, n_members: int = 1) -> Tiles:
     """Rows, spread evenly, of which residuals and codes may be held in memory; standardised."""
-    most = min(max(_CELLS_KEPT // (rows.shape[1] * n_members), _LEAST_ROWS_KEPT), _MOST_ROWS_KEPT)
-    sample = rows[:: -(-len(rows) // most)]
+    sample = rows[:: sample_step(len(rows), rows.shape[1], n_members)]
     device = module.standardize.scale.device
     height = training_tile_rows(rows.shape[1], device)
 
@@ -111,6 +115,12 @@ def sample_tiles(rows: Rows, module: ScoringModule, n_members: int = 1) -> Tiles
             yield module.standardize(tile.to(device))
 
     return tiles
+
+
+def sample_step(n: int, n_features: int, n_members: int = 1) -> int:
+    """Of n rows every so many-th is all that may be held."""
+    most = min(max(_CELLS_KEPT // (n_features * n_members), _LEAST_ROWS_KEPT), _MOST_ROWS_KEPT)
+    return -(-n // most)
 
 
 def scoring_module(standardize: Standardize, network: Network, head: ScoreHead) -> ScoringModule:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pyod_ae_plugin.engine.schedule import default_batch_size, default_epochs, default_lr
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class TrainingOptions:
         Members of an ensemble: each is given batches of its own. None for a plain network.
     rows_per_member : int or None
         Most rows that a member is trained on, drawn for each; None is all.
+    average : callable or None
+        Takes a tensor to its mean over the processes that train copies of the network on other
+        rows, in place. All must take as many steps. None trains one network.
     """
 
     epochs: int | None
@@ -69,3 +77,22 @@ class TrainingOptions:
     compile_mode: str | None = None
     n_members: int | None = None
     rows_per_member: int | None = None
+    average: Callable[[Tensor], object] | None = None
+
+
+def chosen(options: TrainingOptions, n_rows: int) -> tuple[int, int, float]:
+    """Batch size, passes and highest learning rate, as they are asked for or by default.
+
+    Examples
+    --------
+    >>> chosen(TrainingOptions(epochs=None, lr=0.1), 5_000)
+    (128, 13, 0.1)
+    """
+    batch_size = options.batch_size or default_batch_size(n_rows)
+    epochs = options.epochs or default_epochs(math.ceil(n_rows / batch_size))
+    rows_in_batch = min(batch_size, max(n_rows, 32))
+    return (
+        batch_size,
+        epochs,
+        float(default_lr(rows_in_batch) if options.lr is None else options.lr),
+    )

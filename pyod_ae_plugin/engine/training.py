@@ -17,13 +17,8 @@ from pyod_ae_plugin.engine.gradients import batch_gradient
 from pyod_ae_plugin.engine.graphs import RecordedStep, can_be_recorded
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
-from pyod_ae_plugin.engine.options import TrainingOptions
-from pyod_ae_plugin.engine.schedule import (
-    default_batch_size,
-    default_epochs,
-    default_lr,
-    one_cycle,
-)
+from pyod_ae_plugin.engine.options import TrainingOptions, chosen
+from pyod_ae_plugin.engine.schedule import one_cycle
 from pyod_ae_plugin.engine.states import above, below, copied
 from pyod_ae_plugin.engine.stopping import Best
 from pyod_ae_plugin.engine.trimming import TrimmedMean
@@ -101,12 +96,9 @@ class Training:
         self.device = generator.device
         self._training, self._held_out = _split(n_rows, options, generator)
         n_training = self._training.shape[-1]
-        self._batch_size = options.batch_size or default_batch_size(n_training)
+        self._batch_size, n_epochs, self.lr = chosen(options, n_training)
         self._n_batches = math.ceil(n_training / self._batch_size)
-        n_epochs = options.epochs or default_epochs(self._n_batches)
         self._n_epochs = max(round(options.share * n_epochs), 1)
-        rows_in_batch = min(self._batch_size, max(n_training, 32))
-        self.lr = float(default_lr(rows_in_batch) if options.lr is None else options.lr)
         self._vector = flatten_parameters(network)
         self._optimizer = make_optimizer(options.optimizer, self._vector, options.optimizer_params)
         self._best = Best(options.early_stopping)
@@ -122,7 +114,8 @@ class Training:
         # In tensors on a GPU, where a recorded step reads them.
         self._now: Any = [0.0, 0.0] if self.device.type == "cpu" else self._vector.new_zeros(2)
         self._recorded = None
-        if options.compile_mode is None and can_be_recorded(network, batches):
+        alone = options.average is None  # what passes between processes is not recorded
+        if alone and options.compile_mode is None and can_be_recorded(network, batches):
             changed = [*self._weights().values(), *self._optimizer.state().values()]
             self._recorded = RecordedStep(
                 lambda indices: self._step(self._batches(indices)), changed, generator
@@ -158,7 +151,7 @@ class Training:
         self._network.eval()
         x = self._batches(indices[:: math.ceil(len(indices) / _ROWS_REBUILT)])
         with enough_threads(2 * len(self._vector) * len(x)):
-            return relative_error(self._network, x)
+            return self._averaged(relative_error(self._network, x))
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the epochs to come hang on; to be asked for between two epochs."""
@@ -197,7 +190,10 @@ class Training:
         for i, batch in enumerate(given, len(self.history) * self._n_batches):
             self._set_point(i)
             total += make_step(batch)
-        mean_loss = total.item() / (self._n_batches * (self._options.n_members or 1))
+        mean_loss = self._averaged(
+            total.item() / (self._n_batches * (self._options.n_members or 1))
+        )
+        self._average_buffers()
         epoch = f"{len(self.history) + 1} of {self._n_epochs}"
         check_finite(mean_loss, self._vector, epoch, self.lr)
         validation_loss = None if self._held_out is None else self._validation_loss()
@@ -213,6 +209,9 @@ class Training:
         """Change the weights by a batch of standardised rows and return its loss."""
         progress, lr = self._now
         loss = self._gradient(x, progress)
+        if self._options.average is not None:
+            assert self._vector.grad is not None
+            self._options.average(self._vector.grad)
         self._optimizer.step(lr)
         return loss
 
@@ -239,7 +238,22 @@ class Training:
                 for batch in self._held_out.split(self._batch_size)
             ]
         of_rows = torch.cat(losses, dim=-1)
-        return TrimmedMean(of_rows, self._options.trim)(of_rows).mean().item()
+        return self._averaged(TrimmedMean(of_rows, self._options.trim)(of_rows).mean().item())
+
+    def _averaged(self, value: float) -> float:
+        """The mean over all processes, which are to decide alike."""
+        if self._options.average is None:
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        self._options.average(tensor)
+        return tensor.item()
+
+    def _average_buffers(self) -> None:
+        """Make what layers have seen of rows, as batch norm does, that of all processes."""
+        if self._options.average is not None:
+            for buffer in self._network.buffers():
+                if buffer.is_floating_point():
+                    self._options.average(buffer)
 
     def _weights(self) -> dict[str, Tensor]:
         """What training changes in the network: all trained parameters as one, and buffers."""

@@ -48,13 +48,8 @@ class Moments:
     def update(self, rows: Tensor) -> None:
         """Take in rows [m, n_features], m >= 1, finite and of any real or boolean dtype."""
         m, x = len(rows), rows.double()
-        unit = torch.maximum(self._unit, power_of_two_above(x.abs().amax(0)))
-        shrunk = self._unit / unit
-        self._origin *= shrunk
-        self._mean *= shrunk
-        self._squares *= shrunk.square()
-        self._unit = unit
-        x = x / unit
+        self._count_in(torch.maximum(self._unit, power_of_two_above(x.abs().amax(0))))
+        x = x / self._unit
         if self.n == 0:
             self._origin = x[0]
         x = x - self._origin
@@ -64,6 +59,36 @@ class Moments:
         self._squares += (x - mean).square().sum(0) + apart.square() * (self.n * share)
         self._mean += apart * share
         self.n += m
+
+    def merge(self, others: Moments) -> None:
+        """Take in all rows that others have seen; their units may change.
+
+        Examples
+        --------
+        >>> here, there = Moments(1), Moments(1)
+        >>> here.update(torch.tensor([[1.0], [3.0]]))
+        >>> there.update(torch.tensor([[8.0]]))
+        >>> here.merge(there)
+        >>> here.n, here.mean
+        (3, tensor([4.], dtype=torch.float64))
+        """
+        unit = torch.maximum(self._unit, others._unit)
+        self._count_in(unit)
+        others._count_in(unit)
+        if self.n == 0:
+            self._origin = others._origin.clone()
+        apart = (others._origin - self._origin) + (others._mean - self._mean)
+        share = others.n / max(self.n + others.n, 1)
+        self._squares += others._squares + apart.square() * (self.n * share)
+        self._mean += apart * share
+        self.n += others.n
+
+    def _count_in(self, unit: Tensor) -> None:
+        shrunk = torch.where(unit > 0, self._unit / unit, 1.0)
+        self._origin *= shrunk
+        self._mean *= shrunk
+        self._squares *= shrunk.square()
+        self._unit = unit
 
     @property
     def mean(self) -> Tensor:

@@ -1,0 +1,115 @@
+"""Tables in files that all workers see, as Ray datasets, and scores of them."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pyod_ae_plugin.integrations.ray.extra import connected, ray_module
+from pyod_ae_plugin.integrations.ray.scoring import LABEL, score_dataset
+from pyod_ae_plugin.integrations.ray.training import fit_dataset
+
+if TYPE_CHECKING:
+    from pyod_ae_plugin.detectors.base import NeuralDetector
+
+READABLE = (".csv", ".npy", ".parquet")
+
+
+def read_dataset(path: Path) -> Any:
+    """Open a table as a Ray dataset, in the order of its rows.
+
+    Parameters
+    ----------
+    path : Path
+        CSV with a first line of names, NPY, Parquet, or a folder of Parquet files, which are
+        taken by the order of their names.
+
+    Raises
+    ------
+    ValueError
+        If it is of another kind, or a CSV file has no names.
+    FileNotFoundError
+        If it is not there.
+    """
+    kind = ".parquet" if path.is_dir() else path.suffix.lower()
+    if kind not in READABLE:
+        raise ValueError(
+            f"{path}: the engine 'ray' reads {', '.join(READABLE)} files and folders of the last."
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    data, path = ray_module("ray.data"), path.resolve()  # workers have folders of their own
+    if kind == ".parquet":
+        # A list of files would be looked up by threads that get in each other's way: Ray 2.60
+        # fails then where aiohttp is not installed.
+        return data.read_parquet(str(path))
+    if kind == ".npy":
+        return data.read_numpy(str(path))
+    dataset = data.read_csv(str(path))
+    if all(map(_is_number, dataset.columns())):
+        raise ValueError(
+            f"{path}: the first line holds numbers. The engine 'ray' needs names of the columns "
+            "there."
+        )
+    return dataset
+
+
+def fit_files(
+    detector: NeuralDetector, data: Path, without: str | None, workers: int, address: str | None
+) -> None:
+    """Fit a detector to a table, but for a column; on GPUs where its ``device`` asks for them."""
+    with connected(address):
+        dataset = read_dataset(data)
+        names = dataset.columns()
+        if without is not None and without not in names:
+            raise ValueError(f"{data}: there is no column {without!r}; there are {names}.")
+        features = [name for name in names if name != without]
+        device = _kind_of(str(detector.device))
+        fit_dataset(detector, dataset, features, workers=workers, device=device)
+
+
+def score_files(
+    detector: NeuralDetector, data: Path, output: Path, device: str | None, address: str | None
+) -> tuple[int, int]:
+    """Write keys, scores and labels of a table to a folder of Parquet files.
+
+    The folder is there as a whole or not at all.
+
+    Returns
+    -------
+    n_rows, n_outliers : int
+    """
+    _check_folder(output)
+    new = output.resolve().with_name(f".{output.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    with connected(address):
+        scored = score_dataset(detector, read_dataset(data), device=_kind_of(device or "cpu"))
+        scored.write_parquet(str(new))
+    new.rename(output)
+    dataset = import_module("pyarrow.dataset")  # Ray brings it
+    written = dataset.dataset(output, format="parquet")
+    return written.count_rows(), written.count_rows(filter=dataset.field(LABEL) == 1)
+
+
+def _kind_of(device: str) -> Literal["cpu", "cuda"]:
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
+def _check_folder(output: Path) -> None:
+    """Raise unless a folder of Parquet files can be made there."""
+    if output.suffix not in ("", ".parquet"):
+        raise ValueError(f"{output}: the engine 'ray' writes a folder of Parquet files.")
+    if output.exists():
+        raise FileExistsError(f"{output} is there already; the engine 'ray' replaces nothing.")
+    if not output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{output}: there is no such folder.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

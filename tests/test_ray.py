@@ -1,0 +1,240 @@
+"""Scoring and training on a real Ray, started on this machine."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli, load_detector
+from pyod_ae_plugin.integrations.ray import fit_dataset, score_dataset
+
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+ray_data = pytest.importorskip("ray.data")
+
+# Where tests are shared out among processes, one of them starts Ray.
+pytestmark = pytest.mark.xdist_group("ray")
+NAMES = list("abcdef")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """A cluster of this machine; its workers import this package from where it is here."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": paths, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}},
+    )
+    context = ray_data.DataContext.get_current()
+    context.enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    X = np.random.default_rng(0).normal(size=(1500, 6))
+    X[:20] += 5
+    return X
+
+
+@pytest.fixture(scope="module")
+def detector(rows):
+    table = pd.DataFrame(rows, columns=NAMES)
+    return AutoEncoder(device="cpu", epoch_num=5, verbose=0).fit(table)
+
+
+@pytest.fixture
+def files(tmp_path, rows):
+    """Parquet files with a key and the features in another order."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    table = pd.DataFrame(rows, columns=NAMES)[NAMES[::-1]].assign(key=np.arange(1500) * 7)
+    for i, start in enumerate(range(0, 1500, 300)):
+        table[start : start + 300].to_parquet(folder / f"{i}.parquet")
+    return folder
+
+
+def assert_scored(scored, detector, rows):
+    """That keys, scores and labels are those of the rows, bit for bit and in their order."""
+    assert list(scored["key"]) == [7 * i for i in range(1500)]
+    assert (scored["score"].to_numpy() == detector.decision_function(rows)).all()
+    assert (scored["label"].to_numpy() == detector.predict(rows)).all()
+    assert list(scored.columns) == ["key", "score", "label"]
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_a_killed_worker_is_replaced_and_no_row_lost_or_doubled(files, detector, rows, tmp_path):
+    def slowed(batch):
+        time.sleep(0.3)
+        return batch
+
+    dataset = ray_data.read_parquet(str(files))
+    slow = dataset.map_batches(slowed, batch_size=100, num_cpus=0)
+    scored = score_dataset(detector, slow, workers=1, batch_size=100)
+    writing = threading.Thread(target=scored.write_parquet, args=(str(tmp_path / "scores"),))
+    writing.start()
+    victim = process("Scorer")
+    time.sleep(1)
+    assert writing.is_alive()
+    os.kill(victim, signal.SIGKILL)
+    assert process("Scorer", other_than=victim) != victim
+    writing.join()
+    written = [parquet.read_table(f) for f in sorted((tmp_path / "scores").iterdir())]
+    # What was scored again may come later.
+    assert_scored(pd.concat(t.to_pandas() for t in written).sort_values("key"), detector, rows)
+
+
+def process(name, other_than=None):
+    """The id of a process of this cluster, once there is one of that name."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for found in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if found.pid != other_than and name in " ".join(found.cmdline()):
+                    return found.pid
+        time.sleep(0.1)
+    raise AssertionError(f"there is no process {name}")
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_the_command_scores_on_ray(files, detector, rows, tmp_path, monkeypatch, capsys):
+    detector.save(tmp_path / "model")
+    arguments = [files, "--model", tmp_path / "model", "-o", tmp_path / "scores", "--engine", "ray"]
+    monkeypatch.setattr(sys, "argv", ["pyod-ae", "score", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    n_outliers = detector.predict(rows).sum()
+    assert f"Scored 1500 rows: {n_outliers} outliers." in capsys.readouterr().out
+    assert_scored(pd.read_parquet(tmp_path / "scores"), detector, rows)
+
+
+def test_numpy_arrays_empty_blocks_and_rows_that_are_not_finite(rows):
+    plain = AutoEncoder(device="cpu", epoch_num=2, verbose=0).fit(rows.astype("float32"))
+    dataset = ray_data.from_numpy([rows[:700].astype("float32"), rows[700:].astype("float32")])
+    some = dataset.filter(lambda row: row["data"][0] > 2)
+    scores = score_dataset(plain, some, workers=1).to_pandas()["score"]
+    expected = plain.decision_function(rows[rows[:, 0] > 2].astype("float32"))
+    assert (scores.to_numpy() == expected).all()
+    infinite = ray_data.from_numpy(np.full((3, 6), np.inf))
+    with pytest.raises(Exception, match="infinity"):
+        score_dataset(plain, infinite, workers=1).materialize()
+
+
+def test_columns_that_are_wrong_are_named(detector, rows):
+    with pytest.raises(ValueError, match="no column 'a'; there are \\['data'\\]"):
+        score_dataset(detector, ray_data.from_numpy(rows))
+    taken = ray_data.from_pandas(pd.DataFrame(rows, columns=NAMES).assign(score=0))
+    with pytest.raises(ValueError, match="'score' already"):
+        score_dataset(detector, taken)
+
+
+def new_detector():
+    return AutoEncoder(device="cpu", epoch_num=30, batch_size=100, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def fitted(rows):
+    """Fitted by two workers."""
+    return fit_dataset(new_detector(), ray_data.from_pandas(pd.DataFrame(rows, columns=NAMES)))
+
+
+def test_two_workers_fit_an_ordinary_detector_as_good_as_a_local_one(fitted, rows, tmp_path):
+    local, other = (
+        new_detector().set_params(random_state=seed).fit(pd.DataFrame(rows, columns=NAMES))
+        for seed in (42, 43)
+    )
+    outliers = np.arange(1500) < 20
+    assert roc_auc_score(outliers, fitted.decision_scores_) > 0.99
+    of_seeds = spearmanr(other.decision_scores_, local.decision_scores_).statistic
+    assert spearmanr(fitted.decision_scores_, local.decision_scores_).statistic > of_seeds - 0.1
+    table = pd.DataFrame(rows, columns=NAMES)
+    assert (fitted.decision_function(table) == fitted.decision_scores_).all()
+    assert (fitted.predict(table) == fitted.labels_).all()
+    assert fitted.labels_.sum() == 150
+    theirs, ours = (d.scoring_module_.standardize for d in (fitted, local))
+    assert torch.allclose(theirs.scale, ours.scale, rtol=1e-12)
+    fitted.save(tmp_path / "model")
+    loaded = load_detector(tmp_path / "model")
+    assert (loaded.decision_function(table) == fitted.decision_scores_).all()
+
+
+def test_members_of_an_ensemble_are_shared_out(rows):
+    ensemble = AutoEncoderEnsemble(3, device="cpu", epoch_num=5, verbose=0)
+    fit_dataset(ensemble, ray_data.from_numpy(rows), spread="members")
+    assert len(next(ensemble.model.parameters())) == 3
+    assert roc_auc_score(np.arange(1500) < 20, ensemble.decision_scores_) > 0.99
+    assert (ensemble.decision_function(rows) == ensemble.decision_scores_).all()
+    with pytest.raises(ValueError, match="at least 2 members"):
+        fit_dataset(new_detector(), ray_data.from_numpy(rows), spread="members")
+
+
+def test_training_goes_on_to_the_same_bits_after_a_worker_is_killed(fitted, rows, tmp_path):
+    refitted = new_detector()
+    dataset = ray_data.from_pandas(pd.DataFrame(rows, columns=NAMES))
+    options = {"storage": str(tmp_path), "checkpoint_every": 3}
+    fitting = threading.Thread(target=fit_dataset, args=(refitted, dataset), kwargs=options)
+    fitting.start()
+    while not list(tmp_path.glob("*/checkpoint_*/training-1.safetensors")):
+        assert fitting.is_alive()
+        time.sleep(0.01)
+    victim = process("RayTrainWorker")
+    os.kill(victim, signal.SIGKILL)
+    assert fitting.is_alive()
+    fitting.join()
+    assert (refitted.decision_scores_ == fitted.decision_scores_).all()
+    assert refitted.history_ == fitted.history_
+
+
+def test_one_worker_fits_what_a_local_fit_does(rows, tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "rows.npy", rows)
+    arguments = ["rows.npy", "-o", "model", "-p", "device=cpu", "-p", "epoch_num=3", "-p"]
+    arguments += ["held_out_threshold=true", "--engine", "ray", "--workers", "1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pyod-ae", "fit", *arguments, "--detector", "VAE"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert "Fitted VAE to 1500 rows of 6 features" in capsys.readouterr().out
+    remote = load_detector(tmp_path / "model")
+    local = VAE(device="cpu", epoch_num=3, verbose=0, held_out_threshold=True).fit(rows)
+    assert (remote.decision_scores_ == local.decision_scores_).all()
+    assert remote.threshold_ == local.threshold_
+
+
+def test_too_few_rows_are_refused_before_anything_starts(rows):
+    with pytest.raises(ValueError, match="2 workers need at least 4 rows, got 3"):
+        fit_dataset(new_detector(), ray_data.from_numpy(rows[:3]))
+
+
+def test_without_ray_the_error_names_the_extra_and_nothing_else_needs_it(tmp_path):
+    np.save(tmp_path / "rows.npy", np.zeros((3, 2)))
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "sys.argv = ['pyod-ae', 'score', 'rows.npy', '--model', 'm', '-o', 'out',"
+        " '--engine', 'ray']\n"
+        "import pyod_ae_plugin.integrations.ray.files\n"
+        "from pyod_ae_plugin.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == "pyod-ae: Ray is needed: pip install 'pyod-ae-plugin[ray]'."
