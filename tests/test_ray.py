@@ -125,6 +125,21 @@ def test_the_command_scores_on_ray(files, detector, rows, tmp_path, monkeypatch,
     assert_scored(pd.read_parquet(tmp_path / "scores"), detector, rows)
 
 
+def test_the_command_says_in_a_line_what_is_wrong_and_leaves_nothing(
+    rows, tmp_path, monkeypatch, capsys
+):
+    AutoEncoder(device="cpu", epoch_num=1, verbose=0).fit(rows).save(tmp_path / "model")
+    np.save(tmp_path / "bad.npy", np.full((3, 6), np.nan))
+    arguments = ["bad.npy", "--model", "model", "-o", "scores", "--engine", "ray"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pyod-ae", "score", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.endswith("pyod-ae: bad.npy: Input X contains NaN.\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "bad.npy"}
+
+
 def test_numpy_arrays_empty_blocks_and_rows_that_are_not_finite(rows):
     plain = AutoEncoder(device="cpu", epoch_num=2, verbose=0).fit(rows.astype("float32"))
     dataset = ray_data.from_numpy([rows[:700].astype("float32"), rows[700:].astype("float32")])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,7 +63,7 @@ def fit_files(
     detector: NeuralDetector, data: Path, without: str | None, workers: int, address: str | None
 ) -> None:
     """Fit a detector to a table, but for a column; on GPUs where its ``device`` asks for them."""
-    with connected(address):
+    with connected(address), _told_of(data):
         dataset = read_dataset(data)
         names = dataset.columns()
         if without is not None and without not in names:
@@ -83,14 +86,32 @@ def score_files(
     """
     _check_folder(output)
     new = output.resolve().with_name(f".{output.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    with connected(address):
-        scored = score_dataset(detector, read_dataset(data), device=_kind_of(device or "cpu"))
-        scored.write_parquet(str(new))
-    new.rename(output)
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
+    try:
+        with connected(address), _told_of(data):
+            scored = score_dataset(detector, read_dataset(data), device=_kind_of(device or "cpu"))
+            scored.write_parquet(str(new))
+        new.rename(output)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     dataset = import_module("pyarrow.dataset")  # Ray brings it
     written = dataset.dataset(output, format="parquet")
     return written.count_rows(), written.count_rows(filter=dataset.field(LABEL) == 1)
+
+
+@contextmanager
+def _told_of(data: Path) -> Iterator[None]:
+    """Say in a line what a worker made of a table that is at fault."""
+    failed = ray_module("ray.train").TrainingFailedError
+    try:
+        yield
+    except (ray_module("ray.exceptions").RayError, failed) as error:
+        # Of what a worker raised there is only the text of its traceback.
+        raised = r"^(?:ValueError|TypeError|FloatingPointError): (.+)$"
+        told = re.findall(raised, str(error), re.MULTILINE)
+        if not told:
+            raise
+        raise ValueError(f"{data}: {told[-1]}") from error
 
 
 def _kind_of(device: str) -> Literal["cpu", "cuda"]:
