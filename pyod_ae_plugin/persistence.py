@@ -50,20 +50,14 @@ def save_detector(detector: NeuralDetector, path: Path) -> None:
     FileExistsError
         If something other than a saved detector is there.
     """
-    name = type(detector).__name__
-    if name not in detector_names() or find(HOOK, name, "detector") is not type(detector):
-        raise ValueError(
-            f"{type(detector)} is not registered as the detector {name!r}, so it could not be "
-            f"loaded again. Register it in a plugin, through the hook {HOOK}."
-        )
+    params = described_params(detector)
     attributes = detector.fitted_attributes()
     arrays = {k: v for k, v in attributes.items() if _is_numeric_array(v)}
-    params = {k: v for k, v in detector.get_params(deep=False).items() if k not in _LEFT_BEHIND}
     description = {
         "format": FORMAT,
-        "detector": name,
+        "detector": type(detector).__name__,
         "versions": {p: version(p) for p in ("pyod-ae-plugin", "pyod", "torch", "scikit-learn")},
-        "params": {k: _to_json(k, v) for k, v in params.items()},
+        "params": params,
         "attributes": {k: _to_json(k, v) for k, v in attributes.items() if k not in arrays},
     }
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
@@ -77,6 +71,24 @@ def save_detector(detector: NeuralDetector, path: Path) -> None:
             f"again. Fit it anew, or set them back. ({error})"
         ) from error
     write_model(path, description, tensors)
+
+
+def described_params(detector: NeuralDetector) -> dict[str, Any]:
+    """The parameters of a detector, fitted or not, as JSON holds them.
+
+    Raises
+    ------
+    ValueError
+        If the class is not registered, or a parameter cannot be written without pickle.
+    """
+    name = type(detector).__name__
+    if name not in detector_names() or find(HOOK, name, "detector") is not type(detector):
+        raise ValueError(
+            f"{type(detector)} is not registered as the detector {name!r}, so it could not be "
+            f"loaded again. Register it in a plugin, through the hook {HOOK}."
+        )
+    params = {k: v for k, v in detector.get_params(deep=False).items() if k not in _LEFT_BEHIND}
+    return {k: _to_json(k, v) for k, v in params.items()}
 
 
 def load_detector(path: str | Path, device: str | torch.device | None = None) -> NeuralDetector:

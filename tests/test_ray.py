@@ -233,9 +233,11 @@ def test_one_worker_fits_what_a_local_fit_does(rows, tmp_path, monkeypatch, caps
     assert remote.threshold_ == local.threshold_
 
 
-def test_too_few_rows_are_refused_before_anything_starts(rows):
+def test_too_few_rows_and_what_cannot_be_saved_are_refused_before_anything_starts(rows):
     with pytest.raises(ValueError, match="2 workers need at least 4 rows, got 3"):
         fit_dataset(new_detector(), ray_data.from_numpy(rows[:3]))
+    with pytest.raises(ValueError, match="network"):
+        fit_dataset(AutoEncoder(network=lambda n: None), ray_data.from_numpy(rows))
 
 
 def test_without_ray_the_error_names_the_extra_and_nothing_else_needs_it(tmp_path):

@@ -15,6 +15,7 @@ from pyod_ae_plugin.integrations.ray.columns import feature_columns
 from pyod_ae_plugin.integrations.ray.extra import ray_module
 from pyod_ae_plugin.integrations.ray.transport import load_from
 from pyod_ae_plugin.integrations.ray.worker import fit_shard
+from pyod_ae_plugin.persistence import described_params
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -106,13 +107,14 @@ def fit_dataset(
     """
     train = ray_module("ray.train")
     detector._check_params()
+    sent = clone(detector).set_params(checkpoint=None, random_state=seed_of(detector.random_state))
+    described_params(sent)  # or say now that what comes back could not be saved
     if spread == "members":
         _check_members(detector, workers)
     names = feature_columns(None, dataset.columns(), features)
     shards = _shards(dataset.select_columns(names), workers)
     schema = shards[0].schema()
     by_name = dict(zip(schema.names, schema.types, strict=True))
-    sent = clone(detector).set_params(checkpoint=None, random_state=seed_of(detector.random_state))
     config = {
         "detector": sent,
         "names": names,
@@ -139,6 +141,8 @@ def fit_dataset(
         )
         with trainer.fit().checkpoint.as_directory() as folder:
             fitted = load_from(Path(folder), detector.device)
+    for name in (*detector.fitted_attributes(), "thresholder_", "_stream"):  # of an earlier fit
+        detector.__dict__.pop(name, None)
     detector.__dict__.update(fitted.fitted_attributes(), scoring_module_=fitted.scoring_module_)
     if hasattr(fitted, "thresholder_"):
         detector.thresholder_ = fitted.thresholder_
