@@ -1,18 +1,22 @@
 """Scoring and training on Ray, on a cluster of this machine, beside the local engine.
 
     python benchmarks/scale.py [--rows 100000 1000000] [--folder DIR] [--only scoring|training]
+                               [--data DIR]
 
 Scores Parquet files of 30 float64 features by the local engine and by one and two workers, and
-fits detectors to the first data sets inside scikit-learn, locally with three seeds and by one and
-two workers. Prints two tables: seconds, rows a second and what Ray adds for scoring; ROC AUC and
-seconds for training. Workers are started for each run, and their start counts.
+fits detectors to data sets, locally with three seeds and by one and two workers: the first of those
+inside scikit-learn, or those in a folder, such as ADBench's, of which at most 6,000 rows are drawn.
+Prints two tables: seconds, rows a second and what Ray adds for scoring; ROC AUC and seconds for
+training. Workers are started for each run, and their start counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +27,13 @@ import ray.data
 from sklearn.metrics import roc_auc_score
 
 from pyod_ae_plugin import AutoEncoder, load_detector
-from pyod_ae_plugin.benchmarking.datasets import shipped_datasets
+from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
+from pyod_ae_plugin.benchmarking.protocols import PROTOCOLS
 from pyod_ae_plugin.integrations.ray import fit_dataset, score_dataset
 from pyod_ae_plugin.scorefiles import score_table
 from pyod_ae_plugin.tables import read_table
 
-N_FEATURES, FILE_ROWS, N_DATASETS = 30, 100_000, 4
+N_FEATURES, FILE_ROWS, N_DATASETS, MOST_ROWS = 30, 100_000, 4, 6_000
 
 
 def main() -> None:
@@ -36,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 4_000_000])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--only", choices=["scoring", "training"])
+    parser.add_argument("--data", type=Path)
     arguments = parser.parse_args()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -43,7 +49,7 @@ def main() -> None:
         if arguments.only != "training":
             scoring(arguments.rows, Path(folder))
         if arguments.only != "scoring":
-            training()
+            training(arguments.data)
     ray.shutdown()
 
 
@@ -82,10 +88,16 @@ def written(folder: Path, n_rows: int) -> Path:
     return folder
 
 
-def training() -> None:
+def datasets(folder: Path | None) -> Iterable[Dataset]:
+    if folder is None:
+        return itertools.islice(shipped_datasets(), N_DATASETS)
+    return map(PROTOCOLS["outlier"](MOST_ROWS).draw, folder_datasets(folder))
+
+
+def training(folder: Path | None) -> None:
     print("| Data set | Rows | Local, three seeds | Ray, 1 worker | Ray, 2 workers | Seconds |")
     print("|---|---|---|---|---|---|")
-    for dataset, _ in zip(shipped_datasets(), range(N_DATASETS), strict=False):
+    for dataset in datasets(folder):
         order = np.random.default_rng(0).permutation(len(dataset.X))
         X, y = dataset.X[order], dataset.y[order]
         local = [auc(y, detector(seed).fit(X)) for seed in (0, 1, 2)]

@@ -101,8 +101,8 @@ def written(value: Any) -> str:
 
     Examples
     --------
-    >>> written([16, None, "relu"]), written({"weight_decay": 1e-05}), written(print)
-    ("[16, None, 'relu']", "{'weight_decay': 1e-05}", 'print')
+    >>> written([16, None, "relu"]), written({"weight_decay": 1e-05}), written(len)
+    ("[16, None, 'relu']", "{'weight_decay': 1e-05}", 'len')
     """
     if isinstance(value, ThresholdRule):
         return repr(value)
