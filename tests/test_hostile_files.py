@@ -20,7 +20,7 @@ DETECTORS = {
     ),
     "AutoEncoderEnsemble": AutoEncoderEnsemble(2, epoch_num=1, verbose=0, device="cpu"),
 }
-N_DAMAGED, N_FORGED = 1700, 800  # of each detector: 10,000 in all
+N_DAMAGED, N_FORGED = 2100, 400  # of each detector: 10,000 in all
 SECONDS = 60  # in which a file is read or refused, on a busy machine too
 MOST_MEMORY = 2**29
 
