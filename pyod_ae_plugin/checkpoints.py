@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
-from pyod_ae_plugin.files import replacing
+from pyod_ae_plugin.files import read_tensors, write_tensors
 
 FORMAT = "1"
 
@@ -39,11 +38,11 @@ class Checkpoint:
         """
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         try:
-            with replacing(self.path) as new:
-                save_file(tensors, new, self._described)
-        except (OSError, SafetensorError) as error:
+            write_tensors(self.path, tensors, self._described)
+        except OSError as error:
+            reason = error.__cause__ or error  # what safetensors said, without the path again
             raise OSError(
-                f"The checkpoint {self.path} could not be written: {error}. The fit ends, so that "
+                f"The checkpoint {self.path} could not be written: {reason}. The fit ends, so that "
                 "no more is lost. Make room and fit again: it goes on from the last checkpoint "
                 "that could be written."
             ) from error
@@ -64,9 +63,7 @@ class Checkpoint:
             return None
         remedy = "Delete it to start anew, or name another file."
         try:
-            with safe_open(self.path, framework="pt") as file:
-                described = file.metadata()
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state, described = read_tensors(self.path)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"The checkpoint {self.path} is damaged: {error}. {remedy}") from error
         if described != self._described:

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, uint8
 
-from pyod_ae_plugin.files import replacing
+from pyod_ae_plugin.files import read_tensors, replacing, write_tensors
 
 SUFFIX = ".safetensors"
 _DESCRIPTION = "detector.json"
@@ -50,7 +49,7 @@ def write_model(path: Path, description: Mapping[str, Any], tensors: Mapping[str
     described = json.dumps({_DIGEST: digest, **description}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     if _is_file_name(path):
-        _write_tensors(path, tensors, {_KEY: described})
+        write_tensors(path, tensors, {_KEY: described})
     else:
         _write_folder(path, described, digest, tensors)
 
@@ -108,7 +107,7 @@ def _write_folder(path: Path, described: str, digest: str, tensors: Mapping[str,
     made_folder, had_tensors = not path.exists(), tensors_path.exists()
     path.mkdir(exist_ok=True)
     try:
-        _write_tensors(tensors_path, tensors)
+        write_tensors(tensors_path, tensors)
         with replacing(path / _DESCRIPTION) as new:
             new.write_text(described)
     except BaseException:
@@ -122,16 +121,6 @@ def _write_folder(path: Path, described: str, digest: str, tensors: Mapping[str,
             file.unlink()
 
 
-def _write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    with replacing(path) as new:
-        try:
-            save_file(dict(tensors), new, metadata)
-        except SafetensorError as error:  # of a full disk, too
-            raise OSError(f"{path} could not be written: {error}") from error
-
-
 def _read_description(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST_DESCRIPTION:
         raise ValueError(f"{path.name} is larger than {_LARGEST_DESCRIPTION} bytes")
@@ -142,9 +131,7 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} is missing")
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, file.metadata() or {}
+    return read_tensors(path)
 
 
 def _is_replaceable(path: Path) -> bool:

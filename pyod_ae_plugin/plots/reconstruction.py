@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils import _safe_indexing
 
-from pyod_ae_plugin.plots.style import BLUE, GREY, ORANGE, feature_names, new_axes, without_frame
+from pyod_ae_plugin.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    feature_names,
+    in_standard_units,
+    new_axes,
+    without_frame,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,10 +69,8 @@ def plot_reconstruction(
     'feature 3'
     """
     row = _safe_indexing(X, [i])
-    standardize = detector.scoring_module_.standardize
-    scale, shift = (p.double().cpu().numpy() for p in (standardize.scale, standardize.shift))
-    given = np.asarray(row, dtype=np.float64)[0] * scale + shift
-    rebuilt = detector.reconstruct(row)[0] * scale + shift
+    given = in_standard_units(detector, np.asarray(row, dtype=np.float64))[0]
+    rebuilt = in_standard_units(detector, detector.reconstruct(row))[0]
     shown = np.argsort(-np.abs(given - rebuilt), kind="stable")[:max_features]
 
     ax = new_axes(7, 1.3 + 0.3 * len(shown)) if ax is None else ax

@@ -37,12 +37,25 @@ def without_frame(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def plain_feature_names(detector: ScoringDetector) -> list[str]:
+    """Names of the features, or what stands for them."""
+    unnamed = [f"feature {j}" for j in range(detector.n_features_in_)]
+    return [str(name) for name in getattr(detector, "feature_names_in_", unnamed)]
+
+
 def feature_names(detector: ScoringDetector) -> Array:
     """Names of the features, or what stands for them, as matplotlib writes them unchanged."""
-    unnamed = [f"feature {j}" for j in range(detector.n_features_in_)]
-    names = getattr(detector, "feature_names_in_", unnamed)
     # between dollars there would be a formula
-    return np.array([str(name).replace("$", r"\$") for name in names], dtype=object)
+    names = [name.replace("$", r"\$") for name in plain_feature_names(detector)]
+    return np.array(names, dtype=object)
+
+
+def in_standard_units(detector: ScoringDetector, rows: Array) -> Array:
+    """Rows [n, n_features] in standard deviations of the training rows from their mean."""
+    standardize = detector.scoring_module_.standardize
+    scale, shift = (p.double().cpu().numpy() for p in (standardize.scale, standardize.shift))
+    standardized: Array = rows * scale + shift
+    return standardized
 
 
 def checked_labels(y: Any, n: int) -> Array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyod_ae_plugin.plots.latent import in_two_dimensions
+from pyod_ae_plugin.plots.style import in_standard_units, plain_feature_names
 from pyod_ae_plugin.report.sampling import half_highest, highest, selected
 
 if TYPE_CHECKING:
@@ -188,8 +189,7 @@ def shown_rows(
 
 def feature_names(detector: NeuralDetector) -> list[str]:
     """Names of the features, or what stands for them; long ones are cut."""
-    unnamed = [f"feature {j}" for j in range(detector.n_features_in_)]
-    return [_short(name) for name in getattr(detector, "feature_names_in_", unnamed)]
+    return [_short(name) for name in plain_feature_names(detector)]
 
 
 def _contributions(
@@ -197,12 +197,7 @@ def _contributions(
 ) -> Iterable[tuple[list[Contribution], float]]:
     """The largest contributions of each row, and the sum of the others."""
     rebuilt = detector.reconstruct(rows)
-    standardize = detector.scoring_module_.standardize
-    scale, shift = (
-        standardize.scale.double().cpu().numpy(),
-        standardize.shift.double().cpu().numpy(),
-    )
-    deviations = rows * scale + shift
+    deviations = in_standard_units(detector, rows)
     for i, of_row in enumerate(parts):
         order = np.argsort(-np.abs(of_row), kind="stable")
         largest = [

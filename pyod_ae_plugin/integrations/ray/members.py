@@ -37,6 +37,7 @@ def train_members(
     detector: Any,
     rows: Rows,
     standardize: Standardize,
+    counts: list[int],
     group: Group,
     checkpoint_every: int,
 ) -> Trained:
@@ -47,8 +48,7 @@ def train_members(
     seed = seed_of(detector.random_state) + sum(of_workers[: group.rank])
     generator = torch.Generator(group.device).manual_seed(seed)
     plan = part._plan(rows.shape[1], seed, generator)
-    n_rows = min(group.all(len(rows)))
-    trained = train(part, rows, standardize, plan, n_rows, generator, group, checkpoint_every)
+    trained = train(part, rows, standardize, plan, min(counts), generator, group, checkpoint_every)
     networks, histories = group.gathered(trained.network), group.gathered(trained.history)
     n_members = detector.n_estimators
     options = replace(

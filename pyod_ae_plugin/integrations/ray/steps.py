@@ -34,6 +34,7 @@ def train_copies(
     detector: NeuralDetector,
     rows: Rows,
     standardize: Standardize,
+    counts: list[int],
     group: Group,
     checkpoint_every: int,
 ) -> Trained:
@@ -45,7 +46,6 @@ def train_copies(
     network, objective, options = detector._plan(rows.shape[1], seed, generator)
     if group.rank > 0:  # copies of one network, and other shuffles
         generator.manual_seed(seed + _BETWEEN_WORKERS * group.rank)
-    counts = group.all(len(rows))
     batch_size, epochs, lr = chosen(options, sum(counts))
     drawn = options.rows_per_member
     options = replace(

@@ -72,7 +72,7 @@ def _fit(
     counts = group.all(len(rows))
     standardize = _standardize(detector, rows, group)
     train = train_members if config["spread"] == "members" else train_copies
-    trained = train(detector, rows, standardize, group, config["checkpoint_every"])
+    trained = train(detector, rows, standardize, counts, group, config["checkpoint_every"])
     sample = group.gathered(_spread(rows, counts, group.rank, trained.options.n_members or 1))
     if group.rank == 0:
         together = torch.cat(sample)
