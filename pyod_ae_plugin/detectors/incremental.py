@@ -19,7 +19,7 @@ from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.running import unchanged_on_error
 from pyod_ae_plugin.detectors.scoring import Array
 from pyod_ae_plugin.engine.fitting import check_within_reach
-from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
+from pyod_ae_plugin.engine.rows import Rows, row_tiles
 from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, Standardize
@@ -54,9 +54,7 @@ class Stream(NamedTuple):
     def added(self, X: Array) -> Stream:
         """Return what is kept of these rows as well."""
         rows, moments, sample = as_rows(X), copy.deepcopy(self.moments), self.sample
-        height = training_tile_rows(X.shape[1], torch.device("cpu"))
-        for start in range(0, len(rows), height):
-            tile = rows[start : start + height]
+        for tile in row_tiles(rows):
             if moments is not None:
                 moments.update(tile)
             sample = sample.added(tile, self.generator)

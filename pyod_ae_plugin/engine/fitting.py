@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.options import TrainingOptions
-from pyod_ae_plugin.engine.rows import Rows, training_tile_rows
+from pyod_ae_plugin.engine.rows import Rows, row_tiles, training_tile_rows
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.heads import Tiles
@@ -39,14 +39,14 @@ def fitted_standardize(rows: Rows, preprocessing: bool) -> Standardize:
 def moments_of(rows: Rows) -> Moments:
     """Mean and variance of each feature."""
     moments = Moments(rows.shape[1])
-    for tile in _tiles(rows):
+    for tile in row_tiles(rows):
         moments.update(tile)
     return moments
 
 
 def check_within_reach(rows: Rows, standardize: Standardize) -> None:
     """Raise if float32 would overflow in training on rows whose own moments do not scale them."""
-    farthest = max(standardize(tile).abs().max().item() for tile in _tiles(rows))
+    farthest = max(standardize(tile).abs().max().item() for tile in row_tiles(rows))
     if farthest > FARTHEST:
         raise ValueError(
             f"X has a value of {farthest:g} in the units in which the network is trained, where "
@@ -54,12 +54,6 @@ def check_within_reach(rows: Rows, standardize: Standardize) -> None:
             "with preprocessing=False, nor where an earlier fit is continued: scale X, or fit anew "
             "with preprocessing=True."
         )
-
-
-def _tiles(rows: Rows) -> Iterator[Tensor]:
-    height = training_tile_rows(rows.shape[1], torch.device("cpu"))
-    for start in range(0, len(rows), height):
-        yield rows[start : start + height]
 
 
 def fitted_module(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -51,6 +51,13 @@ class SelectedRows:
 def training_tile_rows(n_features: int, device: torch.device) -> int:
     """Rows taken at a time where only their values are looked at."""
     return max(rows_in_memory(n_features, n_features, device), 1)
+
+
+def row_tiles(rows: Rows) -> Iterator[Tensor]:
+    """Rows on the CPU, tile by tile, in order."""
+    height = training_tile_rows(rows.shape[1], torch.device("cpu"))
+    for start in range(0, len(rows), height):
+        yield rows[start : start + height]
 
 
 def rows_in_memory(n_features: int, widest: int, device: torch.device) -> int:
