@@ -2,5 +2,6 @@
 
 from pyod_ae_plugin.integrations.ray.scoring import score_dataset
 from pyod_ae_plugin.integrations.ray.training import fit_dataset
+from pyod_ae_plugin.integrations.ray.writing import write_parquet
 
-__all__ = ["fit_dataset", "score_dataset"]
+__all__ = ["fit_dataset", "score_dataset", "write_parquet"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pyod_ae_plugin.integrations.ray.extra import connected, ray_module
 from pyod_ae_plugin.integrations.ray.scoring import LABEL, score_dataset
 from pyod_ae_plugin.integrations.ray.training import fit_dataset
+from pyod_ae_plugin.integrations.ray.writing import write_parquet
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -90,7 +91,7 @@ def score_files(
     try:
         with connected(address), _told_of(data):
             scored = score_dataset(detector, read_dataset(data), device=_kind_of(device or "cpu"))
-            scored.write_parquet(str(new))
+            write_parquet(scored, str(new))
         new.rename(output)
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -34,8 +34,8 @@ def score_dataset(
     Each worker loads the detector once, from the contents of a ``.safetensors`` file. The scores
     are those of ``detector.decision_function`` on the same kind of device, to the last bit. Like
     all that is done to Ray's datasets it is done when the rows are asked for: by
-    ``write_parquet``, ``iter_batches`` and the like. A worker that dies is replaced, and what it
-    had not delivered is scored again.
+    :func:`~pyod_ae_plugin.integrations.ray.write_parquet`, ``iter_batches`` and the like. A worker
+    that dies is replaced, and what it had not delivered is scored again.
 
     Parameters
     ----------
@@ -57,8 +57,7 @@ def score_dataset(
     -------
     ray.data.Dataset
         The columns that are no features, such as keys, and besides them ``score`` and ``label``
-        (1 for outliers). The order is that of the rows, unless a worker died: what was scored
-        again may come later, so keep a key.
+        (1 for outliers). The order is that of the rows.
 
     Raises
     ------
@@ -73,15 +72,16 @@ def score_dataset(
     See Also
     --------
     pyod_ae_plugin.integrations.ray.fit_dataset : Fits a detector to such a dataset.
+    pyod_ae_plugin.integrations.ray.write_parquet : Writes the scores, in their order.
 
     Examples
     --------
     >>> import numpy as np, ray.data  # doctest: +SKIP
     >>> from pyod_ae_plugin import load_detector
-    >>> from pyod_ae_plugin.integrations.ray import score_dataset
+    >>> from pyod_ae_plugin.integrations.ray import score_dataset, write_parquet
     >>> rows = ray.data.read_parquet("s3://bucket/rows/")  # doctest: +SKIP
     >>> scored = score_dataset(load_detector("model"), rows)  # doctest: +SKIP
-    >>> scored.write_parquet("s3://bucket/scores/")  # doctest: +SKIP
+    >>> write_parquet(scored, "s3://bucket/scores/")  # doctest: +SKIP
     """
     data = ray_module("ray.data")
     check_is_fitted(detector, "scoring_module_")

@@ -159,7 +159,8 @@ def _check_members(detector: NeuralDetector, workers: int) -> None:
 
 
 def _shards(dataset: Any, n_shards: int) -> list[Any]:
-    """Rows shared out evenly, one share behind the other."""
+    """Rows shared out evenly, in their order, one share behind the other."""
+    dataset.context.execution_options.preserve_order = True
     whole = dataset.materialize()
     n_rows = whole.count()
     if n_rows < 2 * n_shards:
