@@ -56,12 +56,9 @@ class Parts:
 
     def __init__(self, output: Path, identity: str) -> None:
         self._output, self._folder = output, output.with_name(f".{output.name}.parts")
-        described = self._folder / "identity"
-        if not described.is_file() or described.read_text() != identity:
+        self._identity, self._described = identity, self._folder / "identity"
+        if not self._described.is_file() or self._described.read_text() != identity:
             shutil.rmtree(self._folder, ignore_errors=True)
-            with _writing(output):
-                self._folder.mkdir()
-                described.write_text(identity)
         self.n = 0
 
     def add(self, batch: Array, score: Callable[[Array], Array]) -> Array:
@@ -69,8 +66,8 @@ class Parts:
         path = self._path(self.n)
         scores = np.load(path, allow_pickle=False) if path.exists() else score(batch)
         if not path.exists():
-            with _writing(self._output), replacing(path) as new:
-                np.save(new, scores)
+            with _writing(self._output):
+                self._keep(path, scores)
         self.n += 1
         return scores
 
@@ -81,6 +78,13 @@ class Parts:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self._folder)
+
+    def _keep(self, path: Path, scores: Array) -> None:
+        if not self._folder.exists():
+            self._folder.mkdir()
+            self._described.write_text(self._identity)
+        with replacing(path) as new:
+            np.save(new, scores)
 
     def _path(self, i: int) -> Path:
         return self._folder / f"{i:08}.npy"

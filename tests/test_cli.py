@@ -129,6 +129,17 @@ def test_bad_tables_are_located_and_exit_with_1(run, tmp_path, text, message):
     assert not (tmp_path / "model").exists()
 
 
+def test_of_a_table_without_a_score_nothing_is_left(run, table, tmp_path):
+    run("fit", table, "--label", "known", "-o", tmp_path / "model", "-p", "epoch_num=1")
+    (tmp_path / "bad.csv").write_text("a,b,c,d,e,f\n")
+    before = {path.name for path in tmp_path.iterdir()}
+    options = ("--model", tmp_path / "model", "-o", tmp_path / "scores.csv")
+    status, _, err = run("score", tmp_path / "bad.csv", *options)
+    assert status == 1
+    assert "the table is empty" in err
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
 def test_wrong_use_exits_with_2(run, table, tmp_path):
     assert run("fit", table)[0] == 2
     assert run("bench", "--detectors", "NoSuch")[0] == 2

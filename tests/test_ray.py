@@ -17,7 +17,7 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli, load_detector
+from pyod_ae_plugin import AutoEncoder, AutoEncoderEnsemble, cli, load_detector
 from pyod_ae_plugin.integrations.ray import fit_dataset, score_dataset, write_parquet
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -33,6 +33,7 @@ def cluster():
     """A cluster of this machine; its workers import this package from where it is here."""
     paths = os.pathsep.join(path for path in sys.path if path)
     ray.init(
+        "local",  # another cluster of this machine is left alone
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=100 * 2**20,
@@ -129,19 +130,24 @@ def test_the_command_scores_on_ray(files, detector, rows, tmp_path, monkeypatch,
     assert_scored(pd.read_parquet(tmp_path / "scores"), detector, rows)
 
 
+@pytest.mark.parametrize(
+    "message", ["nan.parquet: Input X contains NaN.", "empty.parquet: the table is empty."]
+)
 def test_the_command_says_in_a_line_what_is_wrong_and_leaves_nothing(
-    rows, tmp_path, monkeypatch, capsys
+    message, rows, tmp_path, monkeypatch, capsys
 ):
     AutoEncoder(device="cpu", epoch_num=1, verbose=0).fit(rows).save(tmp_path / "model")
-    np.save(tmp_path / "bad.npy", np.full((3, 6), np.nan))
-    arguments = ["bad.npy", "--model", "model", "-o", "scores", "--engine", "ray"]
+    name = message.partition(":")[0]
+    table = pd.DataFrame(rows[:3] * np.nan, columns=NAMES)
+    table[: 0 if "empty" in message else 3].to_parquet(tmp_path / name)
+    arguments = [name, "--model", "model", "-o", "scores", "--engine", "ray"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pyod-ae", "score", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    assert capsys.readouterr().err.endswith("pyod-ae: bad.npy: Input X contains NaN.\n")
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "bad.npy"}
+    assert capsys.readouterr().err.endswith(f"pyod-ae: {message}\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", name}
 
 
 def test_numpy_arrays_empty_blocks_and_rows_that_are_not_finite(rows):
@@ -189,6 +195,7 @@ def test_two_workers_fit_an_ordinary_detector_as_good_as_a_local_one(fitted, row
     )
     outliers = np.arange(1500) < 20
     assert roc_auc_score(outliers, fitted.decision_scores_) > 0.99
+    assert len(fitted.history_["loss"]) == len(local.history_["loss"])
     of_seeds = spearmanr(other.decision_scores_, local.decision_scores_).statistic
     assert spearmanr(fitted.decision_scores_, local.decision_scores_).statistic > of_seeds - 0.1
     table = pd.DataFrame(rows, columns=NAMES)
@@ -231,16 +238,19 @@ def test_training_goes_on_to_the_same_bits_after_a_worker_is_killed(fitted, rows
 
 def test_one_worker_fits_what_a_local_fit_does(rows, tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "rows.npy", rows)
-    arguments = ["rows.npy", "-o", "model", "-p", "device=cpu", "-p", "epoch_num=3", "-p"]
-    arguments += ["held_out_threshold=true", "--engine", "ray", "--workers", "1"]
+    params = {"n_estimators": 3, "max_samples": 700, "held_out_threshold": True}
+    arguments = ["rows.npy", "-o", "model", "--detector", "AutoEncoderEnsemble"]
+    arguments += ["--engine", "ray", "--workers", "1", "-p", "device=cpu"]
+    for name, value in params.items():
+        arguments += ["-p", f"{name}={str(value).lower()}"]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pyod-ae", "fit", *arguments, "--detector", "VAE"])
+    monkeypatch.setattr(sys, "argv", ["pyod-ae", "fit", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
-    assert "Fitted VAE to 1500 rows of 6 features" in capsys.readouterr().out
+    assert "Fitted AutoEncoderEnsemble to 1500 rows of 6 features" in capsys.readouterr().out
     remote = load_detector(tmp_path / "model")
-    local = VAE(device="cpu", epoch_num=3, verbose=0, held_out_threshold=True).fit(rows)
+    local = AutoEncoderEnsemble(device="cpu", verbose=0, **params).fit(rows)
     assert (remote.decision_scores_ == local.decision_scores_).all()
     assert remote.threshold_ == local.threshold_
 

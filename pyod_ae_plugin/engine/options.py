@@ -80,8 +80,33 @@ class TrainingOptions:
     average: Callable[[Tensor], object] | None = None
 
 
+def n_held_out(options: TrainingOptions, n_rows: int) -> int:
+    """How many rows early stopping holds out, all but one of them at most."""
+    if options.early_stopping is None:
+        return 0
+    return min(max(round(n_rows * options.early_stopping.validation_fraction), 1), n_rows - 1)
+
+
+def n_trained(options: TrainingOptions, n_rows: int) -> int:
+    """How many rows the network, or a member, is trained on.
+
+    Examples
+    --------
+    >>> n_trained(TrainingOptions(epochs=None, n_members=8, rows_per_member=1024), 5_000)
+    1024
+    """
+    n = n_rows - n_held_out(options, n_rows)
+    return min(options.rows_per_member or n, n)
+
+
 def chosen(options: TrainingOptions, n_rows: int) -> tuple[int, int, float]:
     """Batch size, passes and highest learning rate, as they are asked for or by default.
+
+    Parameters
+    ----------
+    options : TrainingOptions
+    n_rows : int
+        How many the network, or a member, is trained on.
 
     Examples
     --------

@@ -17,7 +17,7 @@ from pyod_ae_plugin.engine.gradients import batch_gradient
 from pyod_ae_plugin.engine.graphs import RecordedStep, can_be_recorded
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
-from pyod_ae_plugin.engine.options import TrainingOptions, chosen
+from pyod_ae_plugin.engine.options import TrainingOptions, chosen, n_held_out, n_trained
 from pyod_ae_plugin.engine.schedule import one_cycle
 from pyod_ae_plugin.engine.states import above, below, copied
 from pyod_ae_plugin.engine.stopping import Best
@@ -95,7 +95,7 @@ class Training:
         self._options, self._generator = options, generator
         self.device = generator.device
         self._training, self._held_out = _split(n_rows, options, generator)
-        n_training = self._training.shape[-1]
+        n_training = n_trained(options, n_rows)
         self._batch_size, n_epochs, self.lr = chosen(options, n_training)
         self._n_batches = math.ceil(n_training / self._batch_size)
         self._n_epochs = max(round(options.share * n_epochs), 1)
@@ -285,11 +285,10 @@ def _split(
     if options.early_stopping is not None:
         if n < 2:
             raise ValueError(f"Early stopping holds rows out and needs at least 2 rows, got {n}.")
-        shuffled = _permutation(n, generator)
-        n_held_out = min(max(round(n * options.early_stopping.validation_fraction), 1), n - 1)
-        training, held_out = shuffled[n_held_out:], shuffled[:n_held_out]
+        shuffled, first = _permutation(n, generator), n_held_out(options, n)
+        training, held_out = shuffled[first:], shuffled[:first]
     if options.n_members is not None:
-        m = min(options.rows_per_member or len(training), len(training))
+        m = n_trained(options, n)
         drawn = [_shuffled(training, generator)[:m] for _ in range(options.n_members)]
         training = torch.stack(drawn)
     return training, held_out

@@ -92,6 +92,8 @@ def score_files(
         with connected(address), _told_of(data):
             scored = score_dataset(detector, read_dataset(data), device=_kind_of(device or "cpu"))
             write_parquet(scored, str(new))
+        if not new.exists():  # Ray leaves no folder behind that no row was written to
+            raise ValueError(f"{data}: the table is empty.")
         new.rename(output)
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -16,7 +16,7 @@ from pyod_ae_plugin.detectors.base import Plan, Trained
 from pyod_ae_plugin.detectors.identity import identity_of_fit
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.running import losses, run
-from pyod_ae_plugin.engine.options import chosen
+from pyod_ae_plugin.engine.options import chosen, n_trained
 from pyod_ae_plugin.engine.rows import Rows, training_batches
 from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.integrations.ray.extra import ray_module
@@ -46,7 +46,7 @@ def train_copies(
     network, objective, options = detector._plan(rows.shape[1], seed, generator)
     if group.rank > 0:  # copies of one network, and other shuffles
         generator.manual_seed(seed + _BETWEEN_WORKERS * group.rank)
-    batch_size, epochs, lr = chosen(options, sum(counts))
+    batch_size, epochs, lr = chosen(options, n_trained(options, sum(counts)))
     drawn = options.rows_per_member
     options = replace(
         options,
