@@ -209,6 +209,13 @@ def test_two_workers_fit_an_ordinary_detector_as_good_as_a_local_one(fitted, row
     assert (loaded.decision_function(table) == fitted.decision_scores_).all()
 
 
+def test_what_a_worker_finds_fault_with_is_raised_and_not_tried_again(rows):
+    faulty = rows.copy()
+    faulty[-1, 2] = np.nan
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        fit_dataset(new_detector(), ray_data.from_numpy(faulty))
+
+
 def test_members_of_an_ensemble_are_shared_out(rows):
     ensemble = AutoEncoderEnsemble(3, device="cpu", epoch_num=5, verbose=0)
     fit_dataset(ensemble, ray_data.from_numpy(rows), spread="members")

@@ -105,10 +105,9 @@ def score_files(
 @contextmanager
 def _told_of(data: Path) -> Iterator[None]:
     """Say in a line what a worker made of a table that is at fault."""
-    failed = ray_module("ray.train").TrainingFailedError
     try:
         yield
-    except (ray_module("ray.exceptions").RayError, failed) as error:
+    except ray_module("ray.exceptions").RayError as error:
         # Of what a worker raised there is only the text of its traceback.
         raised = r"^(?:ValueError|TypeError|FloatingPointError): (.+)$"
         told = re.findall(raised, str(error), re.MULTILINE)

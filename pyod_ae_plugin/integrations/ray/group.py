@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pyod_ae_plugin.integrations.ray.errors import OURS, RefusedError
 from pyod_ae_plugin.integrations.ray.extra import ray_module
+
+T = TypeVar("T")
 
 
 class Group:
@@ -42,6 +46,23 @@ class Group:
         if self.size > 1:
             dist.all_gather_object(values, value, group=self._on_cpu)
         return values
+
+    def agreed(self, do: Callable[[], T]) -> T:
+        """What each worker does, and what it gives back, unless one of them fails.
+
+        Raises
+        ------
+        RefusedError
+            By all of them, if one finds fault with what the user gave.
+        """
+        result, error = None, None
+        try:
+            result = do()
+        except OURS as raised:
+            error = raised
+        for first in filter(None, self.all(error)):
+            raise RefusedError(first)
+        return cast("T", result)
 
     def gathered(self, value: Any) -> list[Any]:
         """The values of all workers, by rank, for the first; none for the others."""

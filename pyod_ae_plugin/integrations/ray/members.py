@@ -48,7 +48,11 @@ def train_members(
     seed = seed_of(detector.random_state) + sum(of_workers[: group.rank])
     generator = torch.Generator(group.device).manual_seed(seed)
     plan = part._plan(rows.shape[1], seed, generator)
-    trained = train(part, rows, standardize, plan, min(counts), generator, group, checkpoint_every)
+    trained = group.agreed(
+        lambda: train(
+            part, rows, standardize, plan, min(counts), generator, group, checkpoint_every
+        )
+    )
     networks, histories = group.gathered(trained.network), group.gathered(trained.history)
     n_members = detector.n_estimators
     options = replace(

@@ -16,9 +16,11 @@ from pyod_ae_plugin.detectors.base import Plan, Trained
 from pyod_ae_plugin.detectors.identity import identity_of_fit
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.running import losses, run
+from pyod_ae_plugin.engine.divergence import DivergenceError
 from pyod_ae_plugin.engine.options import chosen, n_trained
 from pyod_ae_plugin.engine.rows import Rows, training_batches
 from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.integrations.ray.errors import RefusedError
 from pyod_ae_plugin.integrations.ray.extra import ray_module
 from pyod_ae_plugin.scoring import Standardize
 
@@ -58,7 +60,10 @@ def train_copies(
     )
     # All take as many steps: of shares that differ by a row, one row has no part in training.
     plan, n_rows = Plan(network, objective, options), min(counts)
-    return train(detector, rows, standardize, plan, n_rows, generator, group, checkpoint_every)
+    try:
+        return train(detector, rows, standardize, plan, n_rows, generator, group, checkpoint_every)
+    except DivergenceError as error:  # of all copies alike
+        raise RefusedError(error) from error
 
 
 def train(

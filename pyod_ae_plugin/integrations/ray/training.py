@@ -12,6 +12,7 @@ from sklearn.base import clone
 
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.integrations.ray.columns import feature_columns
+from pyod_ae_plugin.integrations.ray.errors import raise_error
 from pyod_ae_plugin.integrations.ray.extra import ray_module
 from pyod_ae_plugin.integrations.ray.transport import load_from
 from pyod_ae_plugin.integrations.ray.worker import fit_shard
@@ -83,9 +84,11 @@ def fit_dataset(
         Without Ray: ``pip install 'pyod-ae-plugin[ray]'``.
     ValueError, TypeError
         If a parameter is not usable, there are fewer rows than two for each worker, or the
-        dataset lacks a column.
+        dataset lacks a column. From the workers, if a cell is not a finite number.
+    FloatingPointError
+        If training diverges.
     ray.train.TrainingFailedError
-        If workers fail more often than that, as on cells that are not finite numbers.
+        If workers fail more often than that.
 
     See Also
     --------
@@ -140,6 +143,7 @@ def fit_dataset(
             ),
         )
         with trainer.fit().checkpoint.as_directory() as folder:
+            raise_error(Path(folder))
             fitted = load_from(Path(folder), detector.device)
     for name in (*detector.fitted_attributes(), "thresholder_", "_stream"):  # of an earlier fit
         detector.__dict__.pop(name, None)

@@ -15,6 +15,7 @@ from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.engine.fitting import check_within_reach, moments_of, sample_step
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.integrations.ray.columns import as_array
+from pyod_ae_plugin.integrations.ray.errors import RefusedError, save_error
 from pyod_ae_plugin.integrations.ray.extra import ray_module
 from pyod_ae_plugin.integrations.ray.group import Group
 from pyod_ae_plugin.integrations.ray.members import train_members
@@ -41,21 +42,35 @@ def fit_shard(config: Mapping[str, Any]) -> None:
     """
     group = Group()
     detector: NeuralDetector = config["detector"]
-    X = validate_rows(detector, _read_shard(group.rank, config["names"]), reset=True)
+    with TemporaryDirectory() as folder:
+        try:
+            _fit_together(detector, group, config)
+            if group.rank == 0:
+                save_to(Path(folder), detector)
+        except RefusedError as error:  # if it were raised, Ray would start the workers again
+            if group.rank == 0:
+                save_error(Path(folder), error)
+        report(folder if group.rank == 0 else None)
+
+
+def _fit_together(detector: NeuralDetector, group: Group, config: Mapping[str, Any]) -> None:
+    """Fit the detector of the first worker to the rows of all."""
+    names = config["names"]
+    X = group.agreed(lambda: validate_rows(detector, _read_shard(group.rank, names), reset=True))
     with detector._private_randomness():
         held_out = _fit(detector, X, group, config)
     scores = group.gathered(detector._score(X))
     of_held_out = None if held_out is None else detector._scores_of(held_out)
     gathered = group.gathered(of_held_out)
-    with TemporaryDirectory() as folder:
+
+    def set_threshold() -> None:
         if group.rank == 0:
-            detector._set_threshold(
-                np.concatenate(scores), None if held_out is None else np.concatenate(gathered)
-            )
-            if config["has_names"]:
-                detector.feature_names_in_ = np.array(config["names"], dtype=object)
-            save_to(Path(folder), detector)
-        report(folder if group.rank == 0 else None)
+            apart = None if held_out is None else np.concatenate(gathered)
+            detector._set_threshold(np.concatenate(scores), apart)
+
+    group.agreed(set_threshold)
+    if config["has_names"]:
+        detector.feature_names_in_ = np.array(names, dtype=object)
 
 
 def _read_shard(rank: int, names: list[str]) -> Array:
@@ -68,7 +83,7 @@ def _fit(
     detector: NeuralDetector, X: Array, group: Group, config: Mapping[str, Any]
 ) -> Rows | None:
     """Fit the scoring module, the same for all workers; return the rows that are held out here."""
-    rows, held_out = detector._split(as_rows(X))
+    rows, held_out = group.agreed(lambda: detector._split(as_rows(X)))
     counts = group.all(len(rows))
     standardize = _standardize(detector, rows, group)
     train = train_members if config["spread"] == "members" else train_copies
@@ -86,7 +101,7 @@ def _standardize(detector: NeuralDetector, rows: Rows, group: Group) -> Standard
     """What standardises the rows of all workers, by Chan's update."""
     standardize = Standardize(rows.shape[1])
     if not detector.preprocessing:
-        check_within_reach(rows, standardize)
+        group.agreed(lambda: check_within_reach(rows, standardize))
         return standardize
     first, *others = group.all(moments_of(rows))
     for moments in others:
