@@ -15,6 +15,7 @@ from functools import partial
 from itertools import product
 from statistics import fmean
 
+import numpy as np
 from quality import RESULTS, earlier_runs
 
 from pyod_ae_plugin.benchmarking.chart import OURS
@@ -169,6 +170,25 @@ def ad_engine() -> str:
     return markdown(header, rows)
 
 
+def distributed() -> str:
+    """ROC AUC of fits on Ray beside that of local ones, and what Ray adds over the data sets."""
+    runs = earlier_runs(RESULTS / "distributed.csv")
+    names = list(dict.fromkeys(run.detector for run in runs))
+    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    aucs = {name: [_auc(runs, name, dataset) for dataset in datasets] for name in names}
+    rows = [
+        [dataset, *(f"{aucs[name][i]:.3f}" for name in names)] for i, dataset in enumerate(datasets)
+    ]
+    rows.append(["mean", *(f"{fmean(aucs[name]):.3f}" for name in names)])
+    added = {name: np.subtract(aucs[name], aucs[name.partition(",")[0]]) for name in names}
+    cells = [f"{a.mean():+.4f} ± {a.std(ddof=1) / len(a) ** 0.5:.4f}" for a in added.values()]
+    rows.append(
+        ["beside local", *("" if "," not in n else c for n, c in zip(names, cells, strict=True))]
+    )
+    header = [how or f"`{name}`" for name, _, how in (name.partition(", ") for name in names)]
+    return markdown(["Data set", *header], rows)
+
+
 def detector_name(name: str) -> str:
     """Return a detector's name for readers: PyOD's ``pyod.KNN`` is "PyOD's `KNN`"."""
     owner, _, of_class = name.rpartition(".")
@@ -202,7 +222,7 @@ def _number(cell: str) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"-|(\*\*)?-?\d+(\.\d+)?(\*\*)?", cell) is not None
+    return re.fullmatch(r"-?|(\*\*)?[-+]?\d+(\.\d+)?(\*\*)?( ± \d+(\.\d+)?)?", cell) is not None
 
 
 def _tables() -> Iterator[tuple[str, Callable[[], str]]]:
@@ -213,7 +233,7 @@ def _tables() -> Iterator[tuple[str, Callable[[], str]]]:
             yield f"sets-{kind}-{protocol}", partial(data_sets, kind, protocol)
     for detector in OURS:
         yield f"ablation-{detector}", partial(ablation, detector)
-    for function in (speed, costs, limits, defaults, explanations, ad_engine):
+    for function in (speed, costs, limits, defaults, explanations, ad_engine, distributed):
         yield function.__name__, function
 
 
