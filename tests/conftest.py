@@ -16,7 +16,26 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("hunt", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
+# A cluster takes a while to start and two processors: such files are run by one process each.
+IN_ONE_PROCESS = ("tests/test_ray.py",)
+
 ADBENCH = Path(__file__).parents[2] / "shared" / "data" / "adbench"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Share tests out one by one but for these files.
+
+    Marks of groups (``xdist_group``) would say the same, but pytest 9.2 and xdist 3.8 ignore them.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, _ = nodeid.partition("::")
+            return file if file in IN_ONE_PROCESS else nodeid
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items):

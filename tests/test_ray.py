@@ -23,8 +23,6 @@ from pyod_ae_plugin.integrations.ray import fit_dataset, score_dataset, write_pa
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 ray_data = pytest.importorskip("ray.data")
 
-# Where tests are shared out among processes, one of them starts Ray.
-pytestmark = pytest.mark.xdist_group("ray")
 NAMES = list("abcdef")
 
 
