@@ -29,7 +29,15 @@ NAMES = list("abcdef")
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """A cluster of this machine; its workers import this package from where it is here."""
-    paths = os.pathsep.join(path for path in sys.path if path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        start()
+    yield
+    ray.shutdown()
+
+
+def start():
     ray.init(
         "local",  # another cluster of this machine is left alone
         num_cpus=2,
@@ -37,12 +45,9 @@ def cluster():
         object_store_memory=100 * 2**20,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": paths, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}},
     )
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +216,7 @@ def test_what_a_worker_finds_fault_with_is_raised_and_not_tried_again(rows):
     faulty = rows.copy()
     faulty[-1, 2] = np.nan
     with pytest.raises(ValueError, match="Input X contains NaN"):
-        fit_dataset(new_detector(), ray_data.from_numpy(faulty))
+        fit_dataset(new_detector(), ray_data.from_numpy(faulty), workers=1)
 
 
 def test_members_of_an_ensemble_are_shared_out(rows):
@@ -243,7 +248,7 @@ def test_training_goes_on_to_the_same_bits_after_a_worker_is_killed(fitted, rows
 
 def test_one_worker_fits_what_a_local_fit_does(rows, tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "rows.npy", rows)
-    params = {"n_estimators": 3, "max_samples": 700, "held_out_threshold": True}
+    params = {"n_estimators": 2, "max_samples": 1400, "batch_size": 32, "held_out_threshold": True}
     arguments = ["rows.npy", "-o", "model", "--detector", "AutoEncoderEnsemble"]
     arguments += ["--engine", "ray", "--workers", "1", "-p", "device=cpu"]
     for name, value in params.items():
