@@ -24,6 +24,7 @@ import ray
 import ray.data
 from pyod.models.base import BaseDetector
 from quality import MOST_FEATURES, MOST_ROWS, RESULTS, earlier_runs
+from scale import start_ray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tables import table
 
@@ -80,9 +81,7 @@ def main() -> None:
     order = [how for name in DETECTORS for how in fits[name]]
     kept = [how for name in DETECTORS if name not in arguments.only for how in fits[name]]
     results = [r for r in earlier_runs(path) if r.detector in kept]
-    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init("local", num_cpus=WORKERS, **options)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    start_ray(WORKERS)
     source = (d for d in folder_datasets(arguments.folder) if d.X.shape[1] <= MOST_FEATURES)
     datasets = [in_random_order(d.at_most(MOST_ROWS, 0)) for d in source]
     for name in arguments.only:

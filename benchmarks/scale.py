@@ -35,9 +35,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 4_000_000])
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
-    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init("local", num_cpus=2, **options)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    start_ray(max(WORKERS))
     print("| | Rows | Engine | Seconds | Rows a second | Seconds beside local |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -49,6 +47,13 @@ def main() -> None:
             measure("scoring", n_rows, scoring(model, rows, Path(folder) / f"scores-{n_rows}"))
             measure("fit", n_rows, fitting(rows))
     ray.shutdown()
+
+
+def start_ray(n_cpus: int) -> None:
+    """A cluster of this machine that prints nothing between the figures."""
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init("local", num_cpus=n_cpus, **options)
+    ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 def measure(what: str, n_rows: int, runs: Runs) -> None:

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pyod_ae_plugin.integrations.ray.errors import OURS
 from pyod_ae_plugin.integrations.ray.extra import connected, ray_module
 from pyod_ae_plugin.integrations.ray.scoring import LABEL, score_dataset
 from pyod_ae_plugin.integrations.ray.training import fit_dataset
@@ -109,8 +110,8 @@ def _told_of(data: Path) -> Iterator[None]:
         yield
     except ray_module("ray.exceptions").RayError as error:
         # Of what a worker raised there is only the text of its traceback.
-        raised = r"^(?:ValueError|TypeError|FloatingPointError): (.+)$"
-        told = re.findall(raised, str(error), re.MULTILINE)
+        kinds = "|".join(kind.__name__ for kind in OURS)
+        told = re.findall(f"^(?:{kinds}): (.+)$", str(error), re.MULTILINE)
         if not told:
             raise
         raise ValueError(f"{data}: {told[-1]}") from error
