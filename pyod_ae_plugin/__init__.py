@@ -9,13 +9,16 @@ from pyod_ae_plugin.version import __version__
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors import VAE, AutoEncoder, AutoEncoderEnsemble
-    from pyod_ae_plugin.persistence import load_detector
+    from pyod_ae_plugin.detectors.saved import load_detector
+    from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
     from pyod_ae_plugin.plugins import create_detector, detector_names, hookimpl
 
 __all__ = [
     "VAE",
     "AutoEncoder",
     "AutoEncoderEnsemble",
+    "Corruption",
+    "EarlyStopping",
     "__version__",
     "create_detector",
     "detector_names",
@@ -27,7 +30,9 @@ _HOMES = {
     "VAE": "detectors",
     "AutoEncoder": "detectors",
     "AutoEncoderEnsemble": "detectors",
-    "load_detector": "persistence",
+    "Corruption": "engine.options",
+    "EarlyStopping": "engine.options",
+    "load_detector": "detectors.saved",
     "create_detector": "plugins",
     "detector_names": "plugins",
     "hookimpl": "plugins",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import comb
 from scipy.stats import ks_2samp, kstwo
+
+from pyod_ae_plugin.fitted import Fitted, spread_sample
 
 Array = np.ndarray[Any, Any]
 
@@ -137,17 +138,7 @@ class DriftReport:
         )
 
 
-def compare(
-    rows: Array,
-    reference: Array,
-    names: Sequence[str],
-    scores: Array,
-    reference_scores: Array,
-    *,
-    test_scores: bool,
-    alpha: float,
-    outlier_shares: tuple[float, float],
-) -> DriftReport:
+def compare(fitted: Fitted, rows: Array, scores: Array, alpha: float) -> DriftReport:
     """Compare new rows and their scores with those of training.
 
     Each feature, and the score, is compared by the two-sample Kolmogorov-Smirnov test. Holm's
@@ -157,20 +148,13 @@ def compare(
 
     Parameters
     ----------
+    fitted : Fitted
+        What was learned. Scores are tested where rows were kept from training: those of rows that
+        the network was trained on are lower.
     rows : ndarray of shape (n, n_features)
-    reference : ndarray of shape (m, n_features)
-        Training values of each feature, in any order.
-    names : sequence of str
-        Of the features.
     scores : ndarray of shape (n,)
         Of the new rows.
-    reference_scores : ndarray of shape (m_scores,)
-    test_scores : bool
-        Whether new scores would be distributed as ``reference_scores`` if nothing had drifted.
-        Scores of rows that the detector was trained on are lower.
     alpha : float
-    outlier_shares : tuple of float
-        Of the new rows, and of those of training.
 
     Raises
     ------
@@ -181,21 +165,18 @@ def compare(
     ----------
     .. [1] Holm, S. (1979). A Simple Sequentially Rejective Multiple Test Procedure. Scandinavian
            Journal of Statistics 6(2).
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(1)
-    >>> reference, rows = rng.normal(size=(500, 2)), rng.normal(size=(400, 2))
-    >>> report = compare(rows + [0, 1], reference, ["a", "b"], rows[:, 0], reference[:, 0],
-    ...     test_scores=True, alpha=0.05, outlier_shares=(0.1, 0.1))
-    >>> print(report)
-    Drift in 1 of 2 features: b (KS 0.36).
-    No drift in the scores (KS 0.09); 10.0% of 400 rows are outliers, 10.0% in the rows held out.
     """
-    n_tests = len(names) + test_scores
+    test_scores = fitted.held_out_scores is not None
+    expected = fitted.decision_scores if fitted.held_out_scores is None else fitted.held_out_scores
+    names = fitted.feature_names_in
+    names = [f"x{i}" for i in range(fitted.n_features)] if names is None else names
+    reference, n_tests = fitted.drift_reference, len(names) + test_scores
     _check_enough(len(rows), len(reference), n_tests, alpha)
     rows, reference = _of_one_precision(rows, reference)
-    pairs = [*zip(rows.T, reference.T, strict=True), (scores, reference_scores)]
+    pairs = [
+        *zip(rows.T, reference.T, strict=True),
+        (scores, expected[spread_sample(len(expected))]),
+    ]
     statistics, p_values = map(np.array, zip(*(_ks(*pair) for pair in pairs), strict=True))
     if not test_scores:
         p_values[-1] = np.nan
@@ -210,8 +191,8 @@ def compare(
         n_rows=len(rows),
         n_reference=len(reference),
         critical_value=_critical_value(len(rows), len(reference), alpha / n_tests),
-        outlier_share=outlier_shares[0],
-        expected_outlier_share=outlier_shares[1],
+        outlier_share=float(fitted.labels_of(scores).mean()),
+        expected_outlier_share=float(fitted.labels_of(expected).mean()),
     )
 
 

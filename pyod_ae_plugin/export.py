@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from pyod_ae_plugin.files import replacing
+from pyod_ae_plugin.fitted import Fitted, Threshold
 from pyod_ae_plugin.scoring import ScoringModule
+from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.version import __version__
 
 OPSET = 18
@@ -57,15 +59,13 @@ class LabelledScores(nn.Module):
         return scores, (scores.double() > self.threshold).long()
 
 
-def export_program(module: ScoringModule, threshold: float) -> ExportedProgram:
-    """Export a scoring module and a threshold, on the CPU, for float64 rows of any number.
+def export_program(fitted: Fitted) -> ExportedProgram:
+    """Export what was fitted, on the CPU, for float64 rows of any number.
 
     Parameters
     ----------
-    module : ScoringModule
-        Stays as it is.
-    threshold : float
-        Rows with larger scores are outliers.
+    fitted : Fitted
+        Its scoring module stays as it is.
 
     Returns
     -------
@@ -77,12 +77,14 @@ def export_program(module: ScoringModule, threshold: float) -> ExportedProgram:
     ImportError
         If torch is too old.
     ValueError
-        If torch cannot export the network or the score head.
+        If torch cannot export the network or the score head, or labels are not set by a threshold
+        on the score.
     """
     _check_torch(_LEAST_TORCH)
-    labelled = LabelledScores(copy.deepcopy(module).cpu(), threshold).eval()
+    module = fitted.scoring_module
+    labelled = LabelledScores(copy.deepcopy(module).cpu(), _threshold(fitted)).eval()
     # Two rows: of the numbers 0 and 1 torch would make constants.
-    rows = torch.zeros(2, module.standardize.n_features, dtype=torch.float64)
+    rows = torch.zeros(2, fitted.n_features, dtype=torch.float64)
     try:
         return torch.export.export(
             labelled, (rows,), dynamic_shapes=_ANY_NUMBER_OF_ROWS, strict=False
@@ -91,38 +93,34 @@ def export_program(module: ScoringModule, threshold: float) -> ExportedProgram:
         raise _not_exportable(module, "torch.export", error) from error
 
 
-def write_onnx(
-    module: ScoringModule, threshold: float, path: Path, properties: Mapping[str, str]
-) -> None:
-    """Write a scoring module and a threshold to an ONNX file of opset 18.
+def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
+    """Write what was fitted to an ONNX file of opset 18, atomically.
 
     Parameters
     ----------
-    module : ScoringModule
-        Stays as it is.
-    threshold : float
-        Rows with larger scores are outliers.
+    fitted : Fitted
+        Its scoring module stays as it is.
     path : Path
-        Written beside and renamed, so that a failure leaves what was there.
-    properties : mapping of str to str
-        What the file shall say of itself.
+    detector : str
+        Name of the detector, which the file's properties hold beside threshold and feature names.
 
     Raises
     ------
     ImportError
         If onnxscript is not installed, or torch is too old.
     ValueError
-        If the network or the score head cannot be exported, or is too large for ONNX.
+        As :func:`export_program`, and if the weights are too large for ONNX.
     """
     _check_torch(_LEAST_TORCH_FOR_ONNX)
     translations = _translations()
+    module = fitted.scoring_module
     n_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
     if n_bytes >= _LARGEST_ONNX:
         raise ValueError(
             f"The scoring module has {n_bytes / 2**30:.1f} GiB of tensors, and an ONNX file holds "
             "at most 2. Use to_torch_export, or smaller layers."
         )
-    program = export_program(module, threshold)
+    program = export_program(fitted)
     try:
         exported = torch.onnx.export(
             program,
@@ -140,9 +138,25 @@ def write_onnx(
     assert exported is not None
     model = exported.model
     model.producer_name, model.producer_version = "pyod-ae-plugin", __version__
+    properties = {"detector": detector, "threshold": repr(float(fitted.threshold))}
+    if fitted.feature_names_in is not None:
+        properties["feature_names"] = json.dumps(list(fitted.feature_names_in))
     model.metadata_props.update(properties)
-    with replacing(path) as new:
+    with atomic_write(path) as new:
         new.write_bytes(exported.model_proto.SerializeToString())
+
+
+def _threshold(fitted: Fitted) -> float:
+    """The score above which rows are outliers."""
+    threshold = Threshold(fitted.threshold, fitted.thresholder)
+    if not threshold.is_on_scores:
+        raise ValueError(
+            f"{type(fitted.thresholder).__name__} labels rows by a scale of its own and not by a "
+            "threshold on the score, so its labels cannot be exported. Fit with a share of "
+            "outliers, or with a rule of pyod_ae_plugin.thresholds, as contamination; or set "
+            "threshold_ on the fitted detector."
+        )
+    return float(fitted.threshold)
 
 
 def _check_torch(least: str) -> None:

@@ -1,66 +1,92 @@
-"""What fit leaves in a detector, by name and kind."""
+"""What a fit learned, as one value: its scores and labels, and its way to named tensors and back."""
 
 from __future__ import annotations
 
+import copy
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-# PyOD's own, which are without the underscore at the end.
-_OF_PYOD = ("_mu", "_sigma", "_classes")
-# scoring_module_ is kept as tensors, and thresholder_ follows from threshold_.
-_KEPT_APART = ("scoring_module_", "thresholder_")
+from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.engine.states import above, below
+from pyod_ae_plugin.engine.tiles import map_rows
+from pyod_ae_plugin.engine.triton_kernels import Precision
+from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.scoring import ScoringModule
+from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+from pyod_ae_plugin.thresholds import ThresholdRule
+
+Array = np.ndarray[Any, Any]
+
+# With so many, differences of the distribution functions below 0.05 stay unfound however many
+# rows come: what drift is found is worth finding.
+_N_REFERENCE = 1_000
+# Marks the scoring module's tensors among those of a saved detector.
+_MODULE_PREFIX = "module."
 
 
-def is_fitted_name(name: str) -> bool:
-    """Whether fit sets such an attribute, and it is to be kept as it is."""
-    learned = name.endswith("_") and not name.startswith("_")
-    return (learned and name not in _KEPT_APART) or name in _OF_PYOD
+class Threshold(NamedTuple):
+    """How scores become labels.
 
-
-def check_attributes(Detector: type, attributes: Mapping[str, Any]) -> None:
-    """Raise unless attributes that come from a file are what fit could have left.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If one is missing or of another kind, or it is none that fit sets.
+    Attributes
+    ----------
+    value : float
+        Rows with larger scores are outliers. A thresholder of PyThresh gives it on a scale of its own.
+    thresholder : object or None
+        The fitted thresholder; None where ``contamination`` is a share.
     """
-    for name, value in attributes.items():
-        if not is_fitted_name(name) or hasattr(Detector, name):
-            raise TypeError(f"{name!r} is no attribute that fit sets")
-        if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-            raise ValueError(f"{name} holds NaN or infinity")
-    for name, (is_right, expected) in _KINDS.items():
-        if name not in attributes and name not in _OPTIONAL:
-            raise ValueError(f"{name} is missing")
-        if name in attributes and not is_right(attributes[name]):
-            got = reprlib.repr(attributes[name])
-            raise ValueError(f"{name} must be {expected}, got {got}")
-    if len(attributes["labels_"]) != len(attributes["decision_scores_"]):
-        raise ValueError("labels_ and decision_scores_ are not of one length")
-    n_features = attributes["n_features_in_"]
-    if len(attributes.get("feature_names_in_", range(n_features))) != n_features:
-        raise ValueError("feature_names_in_ are not n_features_in_ names")
-    reference = attributes.get("drift_reference_")
-    if reference is not None and reference.shape[1] != n_features:
-        raise ValueError("drift_reference_ has not n_features_in_ columns")
+
+    value: float
+    thresholder: Any = None
+
+    @classmethod
+    def chosen_by(cls, contamination: Any, scores: Array) -> Threshold:
+        """Choose the threshold from scores [n], by a share of outliers or a thresholder.
+
+        The thresholder is copied, since it may be shared with other detectors.
+        """
+        if isinstance(contamination, float):
+            return cls(float(np.percentile(scores, 100 * (1 - contamination))))
+        thresholder = copy.deepcopy(contamination)
+        thresholder.fit(scores)
+        return cls(cls.value_of(thresholder), thresholder)
+
+    @staticmethod
+    def value_of(thresholder: Any) -> float:
+        """The threshold of a fitted thresholder, on its own scale."""
+        if isinstance(thresholder, ThresholdRule):
+            return float(thresholder.thresh_)
+        # PyOD takes the share of outliers where a thresholder has no threshold.
+        return float(thresholder.thresh_ or np.mean(thresholder.labels_))
+
+    @property
+    def is_on_scores(self) -> bool:
+        """Whether a row is an outlier if and only if its score is above the threshold."""
+        return self.thresholder is None or isinstance(self.thresholder, ThresholdRule)
+
+    def labels(self, scores: Array) -> Array:
+        """Labels of scores [n]: 0 for inliers, 1 for outliers."""
+        if self.is_on_scores:
+            return (scores > self.value).astype(int)
+        labels: Array = self.thresholder.predict(scores)
+        return labels
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer of 1 or more."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_list_of_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _is_history(value: Any) -> bool:
@@ -69,49 +95,227 @@ def _is_history(value: Any) -> bool:
     )
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 2 and len(value) > 0
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _are_scores(value: Any) -> bool:
-    is_row = isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 0
-    return is_row and value.dtype.kind == "f"
+def _is_array(kinds: str, ndim: int = 1) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        is_array = isinstance(value, np.ndarray) and value.ndim == ndim and len(value) > 0
+        return is_array and value.dtype.kind in kinds
+
+    return check
 
 
-def _are_ascending_scores(value: Any) -> bool:
-    return _are_scores(value) and bool((value[1:] >= value[:-1]).all())
-
-
-def _are_flags(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "b"
+def _is_ascending(value: Any) -> bool:
+    return _is_array("f")(value) and bool((value[1:] >= value[:-1]).all())
 
 
 def _are_labels(value: Any) -> bool:
-    is_row = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu"
-    return is_row and bool(np.isin(value, (0, 1)).all())
+    return _is_array("iu")(value) and bool(np.isin(value, (0, 1)).all())
 
 
-_KINDS = {
-    "n_features_in_": (_is_count, "an int of 1 or more"),
-    "feature_names_in_": (_is_list_of_names, "a list of str"),
-    "history_": (_is_history, "lists of numbers by name"),
-    "decision_scores_": (_are_scores, "floats in one dimension"),
-    "drift_reference_": (_is_table, "numbers in two dimensions"),
-    "held_out_scores_": (_are_ascending_scores, "ascending floats in one dimension"),
-    "kl_": (_are_scores, "floats in one dimension"),
-    "active_units_": (_are_flags, "booleans in one dimension"),
-    "labels_": (_are_labels, "0 and 1 in one dimension"),
-    "lr_": (_is_number, "a finite number"),
-    "threshold_": (_is_number, "a finite number"),
-    "_mu": (_is_number, "a finite number"),
-    "_sigma": (_is_number, "a finite number"),
-    "_classes": (_is_count, "an int of 1 or more"),
-}
-_OPTIONAL = (
-    "feature_names_in_",
-    "held_out_scores_",
-    "drift_reference_",
-    "lr_",
-    "kl_",
-    "active_units_",
-)
+def _kept(is_right: Callable[[Any], bool], expected: str, **options: Any) -> Any:
+    """A field that is saved with a detector, with the check of what is read again."""
+    return field(metadata={"is_right": is_right, "expected": expected}, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """All that a fit learned.
+
+    Each field that is kept is an attribute of the fitted detector, with an underscore at the end.
+
+    Attributes
+    ----------
+    scoring_module : ScoringModule
+        From a raw row to its score.
+    threshold : float
+        Rows with larger scores are outliers; see :class:`Threshold`.
+    decision_scores : ndarray of shape (n,)
+        Scores of the training rows.
+    labels : ndarray of shape (n,)
+        Labels of the training rows.
+    drift_reference : ndarray of shape (m, n_features)
+        Values of each feature in a sample of the training rows, each column ascending.
+    history : dict of str to list of float
+        Losses of each epoch.
+    lr : float
+        Highest learning rate that was trained at.
+    held_out_scores : ndarray of shape (n_held_out,) or None
+        Calibration scores, ascending; None where no rows were kept from training.
+    kl, active_units : ndarray of shape (n_latent,) or None
+        Of a VAE: KL divergence of each latent dimension in nats, and whether it is used.
+    feature_names_in : ndarray of shape (n_features,) or None
+    thresholder : object or None
+        The fitted thresholder, if ``contamination`` is one.
+    network : torch.nn.Module or None
+        The network as it was trained, if training may go on from it. It is not saved.
+    """
+
+    scoring_module: ScoringModule
+    threshold: float = _kept(_is_number, "a finite number")
+    decision_scores: Array = _kept(_is_array("f"), "floats in one dimension")
+    labels: Array = _kept(_are_labels, "0 and 1 in one dimension")
+    drift_reference: Array = _kept(_is_array("f", 2), "floats in two dimensions")
+    history: dict[str, list[float]] = _kept(_is_history, "lists of numbers by name")
+    lr: float = _kept(_is_number, "a finite number")
+    held_out_scores: Array | None = _kept(
+        _is_ascending, "ascending floats in one dimension", default=None
+    )
+    kl: Array | None = _kept(_is_array("f"), "floats in one dimension", default=None)
+    active_units: Array | None = _kept(_is_array("b"), "booleans in one dimension", default=None)
+    feature_names_in: Array | None = _kept(_is_list_of_names, "a list of str", default=None)
+    thresholder: Any = None
+    network: Network | None = None
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> Fitted:
+        """What the attributes of a fitted detector say.
+
+        Users set ``threshold_``. Where a thresholder gave another one, theirs is on the scores.
+        """
+        values = {f.name: attributes.get(f"{f.name}_") for f in fields(cls)}
+        chosen = values["thresholder"]
+        if chosen is not None and values["threshold"] != Threshold.value_of(chosen):
+            values["thresholder"] = None
+        return cls(**values)
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of a detector that learned this, by name; None where it has none."""
+        return {f"{f.name}_": getattr(self, f.name) for f in fields(self) if f.name != "network"}
+
+    @property
+    def n_features(self) -> int:
+        """Features of a row."""
+        return self.scoring_module.standardize.n_features
+
+    def score(self, rows: Rows, precision: Precision = "float32") -> Array:
+        """Scores [n] of checked rows [n, n_features] on the CPU."""
+        return score_rows(self.scoring_module, rows, precision)
+
+    def labels_of(self, scores: Array) -> Array:
+        """Labels of scores [n]: 0 for inliers, 1 for outliers."""
+        return Threshold(self.threshold, self.thresholder).labels(scores)
+
+    def p_values_of(self, scores: Array) -> Array:
+        """Conformal p-values of scores [n], by the scores of the rows kept from training.
+
+        Raises
+        ------
+        ValueError
+            If no rows were kept from training.
+        """
+        if self.held_out_scores is None:
+            raise ValueError(
+                "p-values need rows that were kept from training; fit with held_out_threshold=True."
+            )
+        n = len(self.held_out_scores)
+        n_below = np.searchsorted(self.held_out_scores, scores, side="left")
+        p_values: Array = (1 + n - n_below) / (1 + n)
+        return p_values
+
+    def to_saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Attributes as JSON holds them, and tensors by name, contiguous and on the CPU."""
+        attributes: dict[str, Any] = {"n_features_in_": self.n_features}
+        tensors = {}
+        for f in fields(self):
+            name, value = f"{f.name}_", getattr(self, f.name)
+            if not f.metadata or value is None:
+                continue
+            if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+                tensors[name] = torch.from_numpy(np.ascontiguousarray(value))
+            else:
+                attributes[name] = value.tolist() if isinstance(value, np.ndarray) else value
+        state = self.scoring_module.state_dict()
+        module = {key: value.cpu().contiguous() for key, value in state.items()}
+        return attributes, {**tensors, **above(_MODULE_PREFIX, module)}
+
+
+def score_rows(module: ScoringModule, rows: Rows, precision: Precision = "float32") -> Array:
+    """Scores [n], float64, of checked rows [n, n_features] on the CPU."""
+    scores: Array = map_rows(score_function(module, precision), rows, module).numpy()
+    return scores
+
+
+def drift_reference(rows: Rows) -> Array:
+    """Values [m, n_features] of each feature in at most 1,000 of the rows, ascending.
+
+    Each column is sorted by itself, so that rows cannot be read from it.
+    """
+    sample = rows.index_select(0, torch.from_numpy(spread_sample(len(rows)))).numpy()
+    dtype = sample.dtype if sample.dtype.kind == "f" else np.float64
+    return np.sort(sample.astype(dtype), axis=0)
+
+
+def spread_sample(n: int) -> Array:
+    """Ascending indices of at most 1,000 of n, drawn by a generator of their own."""
+    if n <= _N_REFERENCE:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).choice(n, _N_REFERENCE, replace=False))
+
+
+def check_scores(scores: Array) -> None:
+    """Raise if training left nothing that tells rows apart."""
+    if scores.min() >= HIGHEST_SCORE:
+        raise FloatingPointError(
+            "Training diverged: every score overflows. Lower the learning rate lr, and "
+            "keep preprocessing=True so that the features are standardised."
+        )
+
+
+class Saved(NamedTuple):
+    """What a file says of a fit, checked, except that the scoring module is still tensors.
+
+    Attributes
+    ----------
+    n_features : int
+    state : dict of str to Tensor
+        Of the scoring module.
+    fields : dict of str to object
+        The other fields of :class:`Fitted` by name.
+    """
+
+    n_features: int
+    state: dict[str, Tensor]
+    fields: dict[str, Any]
+
+
+def from_saved(attributes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Saved:
+    """Check what :meth:`Fitted.to_saved` gave, after it was in a file.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an attribute is missing, is one too many or is not of its kind.
+    """
+    found = {key: tensor.numpy().copy() for key, tensor in tensors.items() if "." not in key}
+    found = {**attributes, **found}
+    if "n_features_in_" not in found:
+        raise ValueError("n_features_in_ is missing")
+    n_features = found.pop("n_features_in_")
+    if not is_count(n_features):
+        raise ValueError(f"n_features_in_ must be an int of 1 or more, got {n_features!r}")
+    kept = {f"{f.name}_": f for f in fields(Fitted) if f.metadata}
+    for name, value in found.items():
+        if name not in kept:
+            raise TypeError(f"{name!r} is no attribute that fit sets")
+        if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    for name, description in kept.items():
+        if name not in found:
+            if description.default is MISSING:
+                raise ValueError(f"{name} is missing")
+        elif not description.metadata["is_right"](found[name]):
+            got, expected = reprlib.repr(found[name]), description.metadata["expected"]
+            raise ValueError(f"{name} must be {expected}, got {got}")
+    if len(found["labels_"]) != len(found["decision_scores_"]):
+        raise ValueError("labels_ and decision_scores_ are not of one length")
+    if found["drift_reference_"].shape[1] != n_features:
+        raise ValueError("drift_reference_ has not n_features_in_ columns")
+    if "feature_names_in_" in found:
+        names = found["feature_names_in_"] = np.array(found["feature_names_in_"], dtype=object)
+        if len(names) != n_features:
+            raise ValueError("feature_names_in_ are not n_features_in_ names")
+    values = {name.removesuffix("_"): value for name, value in found.items()}
+    return Saved(int(n_features), below(_MODULE_PREFIX, tensors), values)

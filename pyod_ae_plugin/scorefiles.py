@@ -15,7 +15,7 @@ import torch
 
 from pyod_ae_plugin.detectors.rows import as_rows
 from pyod_ae_plugin.engine.sampling import RowSample
-from pyod_ae_plugin.files import replacing
+from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.tables import Shown, Table
 from pyod_ae_plugin.version import __version__
@@ -83,7 +83,7 @@ class Parts:
         if not self._folder.exists():
             self._folder.mkdir()
             self._described.write_text(self._identity)
-        with replacing(path) as new:
+        with atomic_write(path) as new:
             np.save(new, scores)
 
     def _path(self, i: int) -> Path:
@@ -158,7 +158,7 @@ def check_writable(path: Path) -> None:
 def write_columns(path: Path, pieces: Iterable[Mapping[str, Array]], n_rows: int) -> None:
     """Write columns that come in pieces to a CSV, NPZ or Parquet file; to NPY side by side."""
     check_writable(path)
-    with replacing(path) as new:
+    with atomic_write(path) as new:
         if path.suffix == ".csv":
             _write_csv(new, pieces)
         elif path.suffix == ".npy":

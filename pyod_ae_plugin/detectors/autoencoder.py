@@ -8,21 +8,28 @@ from typing import Any, ClassVar
 
 import torch
 
-from pyod_ae_plugin.detectors.building import NetworkFactory
+from pyod_ae_plugin.detectors.base import NeuralDetector
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
-from pyod_ae_plugin.detectors.single import SingleNetworkDetector
-from pyod_ae_plugin.engine.objectives import Objective, ReconstructionLoss
+from pyod_ae_plugin.detectors.recipe import (
+    NetworkFactory,
+    Recipe,
+    check_image,
+    corrupt,
+    single_network_recipe,
+)
+from pyod_ae_plugin.engine.objectives import ReconstructionLoss
+from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
 from pyod_ae_plugin.engine.triton_kernels import Precision
 
-# The narrowest bottleneck there is cannot learn to rebuild the outliers among the training rows.
+# The narrowest bottleneck there is cannot learn to reconstruct the outliers among training rows.
 _WIDTHS, _WIDTHS_FOR_NOVELTY = (128, 64, 1), (128, 64, 32)
 
 
-class AutoEncoder(SingleNetworkDetector):
+class AutoEncoder(NeuralDetector):
     """Outlier detection by the reconstruction error of an autoencoder.
 
-    An encoder narrows a row to a small latent code and a decoder rebuilds the row from it.
-    Trained on mostly normal rows, the network rebuilds ordinary rows well and strange ones
+    An encoder narrows a row to a small latent code and a decoder reconstructs the row from it.
+    Trained on mostly normal rows, the network reconstructs ordinary rows well and strange ones
     badly, so the reconstruction error is the anomaly score [1]_. The keywords of
     :class:`pyod.models.auto_encoder.AutoEncoder` are all accepted and mean the same.
 
@@ -36,19 +43,20 @@ class AutoEncoder(SingleNetworkDetector):
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
         Highest learning rate; it rises to this in the first 30% of the steps, and falls to 0 in
-        the others. None is 2e-3 for a batch of 32 rows and grows with the square root of the batch
+        the others. Default: 2e-3 for a batch of 32 rows, growing with the square root of the batch
         size.
     epoch_num : int or None, default=None
-        Passes over the training rows; None makes about 500 steps, in no fewer than 5 passes.
+        Passes over the training rows. Default: as many as make about 500 steps, but at least 5.
     batch_size : int or None, default=None
-        Rows in a training step; None grows with the data from 32 to 1,024.
+        Rows in a training step; each member of an ensemble takes as many. None grows with the
+        number of rows from 32 to 1,024.
     optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
         Optimizer.
     device : str, torch.device or None, default=None
         Where to train and score; None is CUDA if there is a GPU, else the CPU.
     random_state : int, RandomState instance or None, default=42
-        Seed of weights, shuffles and dropout. An int gives the same detector each time. No
-        global generator is touched.
+        Seed of all that is drawn. An int gives the same detector each time. No global generator
+        is touched.
     use_compile : bool, default=False
         Train through :func:`torch.compile`.
     compile_mode : str, default='default'
@@ -56,76 +64,70 @@ class AutoEncoder(SingleNetworkDetector):
     verbose : {0, 1, 2}, default=1
         Silent, a progress bar, or a line for each epoch.
     optimizer_params : dict or None, default=None
-        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
-        optimizer has them; None is ``{'weight_decay': 1e-5}``.
+        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``; each optimizer uses
+        those that it has. Default: ``{'weight_decay': 1e-5}``.
     hidden_neuron_list : sequence of int or None, default=None
         Widths of the encoder's layers, the last of them the bottleneck, which is linear; the
-        decoder mirrors them. None is (128, 64, 1), too narrow for the outliers among the training
-        rows, or (128, 64, 32) with ``novelty=True``.
+        decoder mirrors them.
     hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
-        'softplus', 'tanh'.
+        'softplus', 'tanh'; in an ensemble one that maps 0 to 0.
     batch_norm : bool, default=False
         Normalise hidden layers over the batch while training.
     dropout_rate : float in [0, 1), default=0.0
         Share of hidden outputs zeroed while training.
     novelty : bool, default=False
         Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
-        keeps the network from learning to rebuild them.
+        keeps the network from learning to reconstruct them.
     trim : float in [0, 1) or None, default=None
-        Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
-        0 with ``novelty=True``.
-    mask : float in [0, 1) or None, default=None
-        Share of the features of each row hidden from the encoder while training, at random; the
-        decoder has to rebuild them (denoising autoencoder [2]_). None is 0.
-    noise : float or None, default=None
-        Standard deviation of normal noise added while training to what the encoder is given, in
-        standard deviations of the features. None is 0.
+        Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.4,
+        or 0 with ``novelty=True``.
+    corruption : Corruption, dict or None, default=None
+        :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training:
+        the share of features hidden from it, and the noise added. The decoder has to reconstruct
+        the rows as they were (denoising autoencoder [2]_).
     network : str or callable, default='mlp'
         Name of a registered network, or a function from ``n_features`` to a
-        :class:`torch.nn.Module` with ``encode`` and ``decode``. It may name further parameters
-        of the detector, which it is then given.
+        :class:`torch.nn.Module` with ``encode`` and ``decode``, and in a VAE ``posterior``. It may
+        name further parameters of the detector, which it is then given.
     input_shape : tuple of int or None, default=None
         Shape of the image in a row, (height, width) or (channels, height, width), for a network
-        that asks for it. 'conv' does: it takes the widths of hidden layers for the channels of
-        convolutions, each of which halves height and width.
+        that asks for it. 'conv' and 'variational_conv' do: they take the widths of hidden layers
+        for the channels of convolutions, each of which halves height and width.
     score_head : str, default='nearest_neighbor'
         Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
         that of residual and latent code together; 'nearest_neighbor', the distance of these from
-        the nearest of a sample of training rows; 'nll', the negative log likelihood under a decoder
-        that learns a variance per feature.
-    early_stopping : bool, default=False
-        Hold rows out and stop when their loss no longer falls; the best epoch is kept.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the training rows held out by early stopping, and, for themselves, by
-        ``held_out_threshold``.
-    n_iter_no_change : int, default=5
-        Epochs without improvement after which early stopping stops.
-    tol : float, default=1e-4
-        Smallest change of the held-out loss that counts as improvement.
+        the nearest of a sample of training rows. Not in ensembles: 'nll', the negative log
+        likelihood under a decoder that learns a variance per feature. Only in a VAE:
+        'reconstruction_probability' and 'elbo'.
+    early_stopping : bool, EarlyStopping or dict, default=False
+        Keep rows from training, stop when their loss no longer falls, and go back to the best
+        epoch. True stands for the defaults of :class:`~pyod_ae_plugin.EarlyStopping`.
     checkpoint : str, PathLike or None, default=None
         File in which the state of training is kept after each epoch. A fit that was broken off goes
-        on from there, to the same bits; it is deleted when the fit is finished. Needs an int as
-        ``random_state``.
+        on from there, to the same bits; the file is deleted when the fit is finished. Needs an int
+        as ``random_state``.
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
-        Of the factors in matrix products when rows are scored on a GPU. Less is faster and changes
-        scores: ``benchmarks/gpu.py`` prints by how much.
-    held_out_threshold : bool, default=False
-        Keep rows from training, a share of ``validation_fraction``, and set the threshold by their
-        scores, so that it is not too low by what the network has memorised. It gives
+        Precision of the factors in matrix products when rows are scored on a GPU. A lower one is
+        faster and changes scores: ``benchmarks/gpu.py`` prints by how much.
+    held_out_threshold : bool or float in (0, 1), default=False
+        Keep this share of the rows from training, and set the threshold by their scores, so that
+        it is not too low because the network has memorised rows. True keeps 0.1. It gives
         :meth:`predict_p_value`, too.
     on_divergence : {'raise', 'restart'}, default='raise'
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or train anew from
         the same initial weights at a tenth of the learning rate, three times at most, with a
-        warning each time. The latter also where rows end up rebuilt worse than by their mean.
+        warning each time. 'restart' also trains anew where rows end up reconstructed worse than by
+        their mean.
 
     Attributes
     ----------
     decision_scores_ : ndarray of shape (n_samples,)
         Scores of the training rows; the larger, the more abnormal.
     threshold_ : float
-        Rows with larger scores are outliers. With a thresholder, its own figure, on its scale.
+        Rows with larger scores are outliers. You may set it. A thresholder of PyThresh gives it on
+        a scale of its own.
     held_out_scores_ : ndarray of shape (n_held_out,)
         Scores, ascending, of the rows kept from training by ``held_out_threshold``.
     labels_ : ndarray of shape (n_samples,)
@@ -138,6 +140,9 @@ class AutoEncoder(SingleNetworkDetector):
         Highest learning rate that was trained at; less than ``lr`` after restarts.
     history_ : dict of str to list of float
         ``'loss'`` of each epoch, and with early stopping ``'validation_loss'``.
+    drift_reference_ : ndarray of shape (n_kept, n_features)
+        Each feature's values in at most 1,000 training rows, ascending. As each column is sorted
+        by itself, rows cannot be read from it.
     n_features_in_ : int
         Features seen in fit.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -147,6 +152,11 @@ class AutoEncoder(SingleNetworkDetector):
     --------
     VAE : The latent code as a distribution.
     AutoEncoderEnsemble : Many unlike ones.
+
+    Notes
+    -----
+    ``hidden_neuron_list`` is by default (128, 64, 1), too narrow for the outliers among the
+    training rows, or (128, 64, 32) with ``novelty=True``. By default there is no corruption.
 
     References
     ----------
@@ -192,64 +202,59 @@ class AutoEncoder(SingleNetworkDetector):
         dropout_rate: float = 0.0,
         novelty: bool = False,
         trim: float | None = None,
-        mask: float | None = None,
-        noise: float | None = None,
+        corruption: Corruption | Mapping[str, float] | None = None,
         network: str | NetworkFactory = "mlp",
         input_shape: Sequence[int] | None = None,
         score_head: str = "nearest_neighbor",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 5,
-        tol: float = 1e-4,
+        early_stopping: bool | EarlyStopping | Mapping[str, Any] = False,
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
-        held_out_threshold: bool = False,
+        held_out_threshold: bool | float = False,
         on_divergence: str = "raise",
     ) -> None:
-        super().__init__(
-            contamination=contamination,
-            preprocessing=preprocessing,
-            lr=lr,
-            epoch_num=epoch_num,
-            batch_size=batch_size,
-            optimizer_name=optimizer_name,
-            device=device,
-            random_state=random_state,
-            use_compile=use_compile,
-            compile_mode=compile_mode,
-            verbose=verbose,
-            optimizer_params=optimizer_params,
-            novelty=novelty,
-            trim=trim,
-            mask=mask,
-            noise=noise,
-            network=network,
-            input_shape=input_shape,
-            score_head=score_head,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            tol=tol,
-            checkpoint=checkpoint,
-            precision=precision,
-            held_out_threshold=held_out_threshold,
-            on_divergence=on_divergence,
-        )
+        super().__init__(contamination=contamination)
+        self.preprocessing = preprocessing
+        self.lr = lr
+        self.epoch_num = epoch_num
+        self.batch_size = batch_size
+        self.optimizer_name = optimizer_name
+        self.device = device
+        self.random_state = random_state
+        self.use_compile = use_compile
+        self.compile_mode = compile_mode
+        self.verbose = verbose
+        self.optimizer_params = optimizer_params
         self.hidden_neuron_list = hidden_neuron_list
         self.hidden_activation_name = hidden_activation_name
         self.batch_norm = batch_norm
         self.dropout_rate = dropout_rate
+        self.novelty = novelty
+        self.trim = trim
+        self.corruption = corruption
+        self.network = network
+        self.input_shape = input_shape
+        self.score_head = score_head
+        self.early_stopping = early_stopping
+        self.checkpoint = checkpoint
+        self.precision = precision
+        self.held_out_threshold = held_out_threshold
+        self.on_divergence = on_divergence
 
     def _check_params(self) -> None:
         super()._check_params()
+        check_image(self.network, self.input_shape)
         if self.hidden_neuron_list is not None:
             check_widths("hidden_neuron_list", self.hidden_neuron_list)
 
-    def _network_params(self) -> dict[str, Any]:
+    def _recipe(self, n_features: int) -> Recipe:
         widths = self.hidden_neuron_list
         if widths is None:
             widths = _WIDTHS_FOR_NOVELTY if self.novelty else _WIDTHS
-        return {**super()._network_params(), "hidden_neuron_list": widths}
-
-    def _objective(self) -> Objective:
-        return ReconstructionLoss(self._corruption(), self._learns_variance())
+        return single_network_recipe(
+            self,
+            n_features,
+            lambda corruption, learn_variance: ReconstructionLoss(
+                corrupt([corruption]), learn_variance
+            ),
+            hidden_neuron_list=widths,
+        )

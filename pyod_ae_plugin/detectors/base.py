@@ -1,94 +1,70 @@
-"""The life cycle that all detectors of this package share."""
+"""The detectors' life cycle: every public method, on one page."""
 
 from __future__ import annotations
 
 import abc
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from os import PathLike
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from pyod.models.base import BaseDetector
+from scipy.stats import false_discovery_control
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import assert_all_finite
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
-from pyod_ae_plugin.checkpoints import Checkpoint
-from pyod_ae_plugin.detectors.building import build_head
-from pyod_ae_plugin.detectors.exporting import ExportingDetector
-from pyod_ae_plugin.detectors.identity import identity_of_fit
-from pyod_ae_plugin.detectors.monitoring import MonitoringDetector
+from pyod_ae_plugin.detectors import saved
+from pyod_ae_plugin.detectors.fit import FitInterrupted, Start, fit_model
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
-    DEFAULT_OPTIMIZER_PARAMS,
-    DEFAULT_TRIM,
     check_checkpoint,
     check_contamination,
     check_optimizer_params,
+    check_value,
     seed_of,
 )
-from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
-from pyod_ae_plugin.detectors.running import losses, run, unchanged_on_error
-from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
-from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
-from pyod_ae_plugin.engine.objectives import Objective
-from pyod_ae_plugin.engine.options import TrainingOptions
-from pyod_ae_plugin.engine.rows import Rows, SelectedRows, training_batches
-from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.detectors.recipe import Recipe
+from pyod_ae_plugin.detectors.rows import (
+    TrainingRows,
+    as_rows,
+    assert_device_rows_finite,
+    check_tensor,
+    device_rows,
+    validate_rows,
+)
+from pyod_ae_plugin.detectors.streams import Stream
+from pyod_ae_plugin.drift import DriftReport, compare
+from pyod_ae_plugin.engine.devices import available_device
+from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
+from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.engine.triton_kernels import Precision
+from pyod_ae_plugin.export import export_program, write_onnx
+from pyod_ae_plugin.fitted import Array, Fitted, score_rows
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
+from pyod_ae_plugin.scoring import ScoringModule, contributions
+from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
     from typing_extensions import Self
 
-
-class Plan(NamedTuple):
-    """What a detector trains.
-
-    Attributes
-    ----------
-    network : torch.nn.Module
-        Untrained.
-    objective : Objective
-    options : TrainingOptions
-    """
-
-    network: Network
-    objective: Objective
-    options: TrainingOptions
+    from pyod_ae_plugin.report import Report
 
 
-class Trained(NamedTuple):
-    """What training made.
+class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector, abc.ABC):  # type: ignore[misc]
+    """Base class of the detectors of this package.
 
-    Attributes
-    ----------
-    network : torch.nn.Module
-        As it was trained.
-    standardize : Standardize
-        What it was given rows by.
-    options : TrainingOptions
-    generator : torch.Generator
-        Where what else is drawn shall come from.
-    lr, history
-        As the detector's ``lr_`` and ``history_``.
-    completed : bool
-        Whether training came to its end and was not interrupted.
-    """
-
-    network: Network
-    standardize: Standardize
-    options: TrainingOptions
-    generator: torch.Generator
-    lr: float
-    history: dict[str, list[float]]
-    completed: bool
-
-
-class NeuralDetector(ExportingDetector, MonitoringDetector):
-    """Base class of the detectors: validate, fit, score, threshold.
-
-    A subclass states its parameters in ``__init__`` and ``_parameter_constraints`` and provides
-    ``_plan`` and ``_build_network``; everything else is here.
+    A subclass stores its parameters in ``__init__``, gives their constraints in
+    ``_parameter_constraints`` and says by ``_recipe`` what they ask of a fit. Everything else is
+    here.
 
     Examples
     --------
@@ -102,54 +78,29 @@ class NeuralDetector(ExportingDetector, MonitoringDetector):
 
     _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
 
+    contamination: Any
+    device: str | torch.device | None
+    precision: Precision
     scoring_module_: ScoringModule
-    lr_: float
-    history_: dict[str, list[float]]
     n_features_in_: int
 
-    def __init__(
-        self,
-        contamination: Any,
-        preprocessing: bool,
-        lr: float | None,
-        epoch_num: int | None,
-        batch_size: int | None,
-        optimizer_name: str,
-        device: str | torch.device | None,
-        random_state: Any,
-        verbose: int,
-        optimizer_params: Mapping[str, Any] | None,
-        novelty: bool,
-        trim: float | None,
-        mask: float | None,
-        noise: float | None,
-        score_head: str,
-        validation_fraction: float,
-        checkpoint: str | PathLike[str] | None,
-        precision: Precision,
-        held_out_threshold: bool,
-        on_divergence: str,
-    ) -> None:
-        super().__init__(contamination=contamination)
-        self.preprocessing = preprocessing
-        self.lr = lr
-        self.epoch_num = epoch_num
-        self.batch_size = batch_size
-        self.optimizer_name = optimizer_name
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
-        self.optimizer_params = optimizer_params
-        self.novelty = novelty
-        self.trim = trim
-        self.mask = mask
-        self.noise = noise
-        self.score_head = score_head
-        self.validation_fraction = validation_fraction
-        self.checkpoint = checkpoint
-        self.precision = precision
-        self.held_out_threshold = held_out_threshold
-        self.on_divergence = on_divergence
+    @abc.abstractmethod
+    def _recipe(self, n_features: int) -> Recipe:
+        """What the parameters ask of a fit to rows of so many features."""
+
+    def _check_params(self) -> None:
+        """Raise unless every parameter is usable, before anything else is done."""
+        self._validate_params()
+        check_contamination(self.contamination)
+        check_optimizer_params(self.optimizer_params or {})
+        check_checkpoint(self.checkpoint, self.random_state)
+        for name, kind in _VALUES.items():
+            check_value(name, kind, getattr(self, name, None))
+
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raise where the parameters ask for far more than a saved scoring module has."""
+
+    # ----------------------------------------------------------------------------------- fit
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit the detector to training rows.
@@ -185,123 +136,926 @@ class NeuralDetector(ExportingDetector, MonitoringDetector):
         >>> detector.decision_scores_.shape, int(detector.labels_.sum())
         ((300,), 30)
         """
-        with unchanged_on_error(self):
-            self._check_params()
-            X = validate_rows(self, X, reset=True)
-            self._set_drift_reference(as_rows(X))
-            rows, held_out = self._split(as_rows(X))
-            self.__dict__.pop("_stream", None)  # what partial_fit saw is forgotten
-            with self._private_randomness():
-                completed = self._fit_rows(rows)
-            self._set_scores(self._score(X), held_out)
-        self._end_fit(completed)
-        return self
+        self._check_params()
+        training = TrainingRows(self)
+        return self._fit_anew(as_rows(training.check(X)), training)
 
-    def _check_params(self) -> None:
-        """Raise unless every parameter is usable, before anything else is done."""
-        self._validate_params()
-        check_contamination(self.contamination)
-        check_optimizer_params(self.optimizer_params or {})
-        check_checkpoint(self.checkpoint, self.random_state)
+    def fit_batches(self, batches: Iterable[Any]) -> Self:
+        """Fit the detector to rows that come in batches.
 
-    def _fit_rows(self, rows: Rows) -> bool:
-        """Fit the scoring module to rows; return whether training came to its end."""
-        standardize = fitted_standardize(rows, self.preprocessing)
-        trained = self._train(rows, standardize, self._plan)
-        self._set_module(rows, trained)
-        return trained.completed
+        Mean and standard deviation are those of all rows [1]_. The network is trained on a uniform
+        sample of 2**23 values, or on all rows if they are fewer; ``fit`` would then give the same
+        detector. If they are more, a second pass over the batches scores them all.
 
-    def _train(
+        Parameters
+        ----------
+        batches : iterable of array-likes of shape (n, n_features)
+            Gone through twice at most. If it can be gone through only once, as a generator can,
+            and has more rows than are kept, then ``decision_scores_``, ``threshold_`` and
+            ``labels_`` are those of the sample.
+
+        Returns
+        -------
+        self : object
+            The detector, as ``fit`` returns it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or a batch is not usable; the detector stays as it was.
+
+        References
+        ----------
+        .. [1] Chan, T. F., Golub, G. H., & LeVeque, R. J. (1983). Algorithms for Computing the
+               Sample Variance: Analysis and Recommendations. The American Statistician 37(3).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> batches = np.random.default_rng(0).normal(size=(10, 100, 5))
+        >>> detector = AutoEncoder(verbose=0).fit_batches(batches)
+        >>> detector.decision_scores_.shape
+        (1000,)
+        """
+        self._check_params()
+        training, stream = TrainingRows(self), None
+        for batch in batches:
+            X = training.check(batch)
+            stream = (stream or self._new_stream(X.shape[1])).added(X)
+        if stream is None:
+            raise ValueError("fit_batches was given no batches.")
+        scored = None
+        if not (stream.sample.is_complete or isinstance(batches, Iterator)):
+            scored = _second_pass(batches, training, stream.sample.n_seen)
+        rows, recipe = stream.sample.rows(), self._recipe(training.n_features)
+        return self._fit_model(rows, recipe, training, start=stream.start(), scored=scored)
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Go on learning from more rows.
+
+        The first call fits the detector to X. Each later one updates mean and standard deviation
+        and the sample of all rows seen so far, trains the network further on the sample, for a
+        share of the usual passes that is the share of the rows that are new, and fits score head
+        and threshold to the sample anew. ``decision_scores_`` and ``labels_`` are those of the
+        sample, which is all rows, in order, up to 2**23 values.
+
+        After ``fit``, and after loading, no earlier rows are there: the network goes on from what
+        it was, the standardisation stays, and score head and threshold are learned from the rows
+        given since. So give as many as describe the data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The rows to learn from besides those of earlier calls.
+        y : Ignored
+            Present for API consistency.
+
+        Returns
+        -------
+        self : object
+            The detector, as ``fit`` returns it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or X is not usable; the detector stays as it was.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> rng = np.random.default_rng(0)
+        >>> detector = AutoEncoder(verbose=0)
+        >>> for day in range(2):
+        ...     detector = detector.partial_fit(rng.normal(size=(200, 5)))
+        >>> detector.decision_scores_.shape
+        (400,)
+        """
+        self._check_params()
+        is_first = not hasattr(self, "scoring_module_")
+        training = TrainingRows(self, reset=is_first)
+        X = training.check(X)
+        stream: Stream | None = getattr(self, "_stream", None)
+        if stream is None:
+            stream = self._new_stream(X.shape[1])
+            if not is_first:
+                stream = stream.after(self.scoring_module_, self.preprocessing)
+        stream = stream.added(X)
+        start = stream.start(len(X) / stream.sample.n_seen, keeps_network=True)
+        rows, recipe = stream.sample.rows(), self._recipe(training.n_features)
+        return self._fit_model(rows, recipe, training, start=start, stream=stream)
+
+    def _fit_anew(self, rows: Rows, training: TrainingRows) -> Self:
+        return self._fit_model(rows, self._recipe(training.n_features), training)
+
+    def _fit_model(
         self,
         rows: Rows,
-        standardize: Standardize,
-        plan: Callable[..., Plan],
-        resumable: bool = True,
-    ) -> Trained:
-        """Train what a function of the number of features, a seed and a generator plans."""
-        device = resolve_device(self.device)
-        seed = seed_of(self.random_state)
-        generator = torch.Generator(device).manual_seed(seed)
-        if not self._draws_privately():
-            torch.manual_seed(seed)
-        network, objective, options = plan(rows.shape[1], seed, generator)
-        batches = training_batches(rows, standardize, device)
-        training = Training(network, objective, batches, len(rows), options, generator)
-        checkpoint = None
-        if self.checkpoint is not None and resumable:
-            checkpoint = Checkpoint(Path(self.checkpoint), identity_of_fit(self, rows, device))
-        restarts = self.on_divergence == "restart"
-        completed = run(training, self.verbose, checkpoint, not self._draws_privately(), restarts)
-        lr, history = training.lr, losses(training)
-        return Trained(network, standardize, options, generator, lr, history, completed)
-
-    def _set_module(self, rows: Rows, trained: Trained) -> None:
-        head = self._build_head(trained.network, rows.shape[1]).to(trained.generator.device)
-        self.scoring_module_ = fitted_module(
-            rows, trained.standardize, trained.network, head, trained.options, trained.generator
-        )
-        self.lr_, self.history_ = trained.lr, trained.history
-
-    def _split(self, rows: Rows) -> tuple[Rows, Rows | None]:
-        """The rows to train on, and those that are held out for the threshold."""
-        if not self.held_out_threshold:
-            return rows, None
-        n = len(rows)
-        if n < 2:
-            raise ValueError(f"held_out_threshold=True needs at least 2 rows, got {n}.")
-        generator = torch.Generator().manual_seed(seed_of(self.random_state))
-        shuffled = torch.randperm(n, generator=generator)
-        n_held_out = min(max(round(n * self.validation_fraction), 1), n - 1)
-        held_out, trained_on = (
-            SelectedRows(rows, indices.sort().values)
-            for indices in (shuffled[:n_held_out], shuffled[n_held_out:])
-        )
-        return trained_on, held_out
-
-    def _end_fit(self, completed: bool) -> None:
-        if not completed:
-            raise KeyboardInterrupt(
-                f"Training was interrupted after {len(self.history_['loss'])} epochs; the detector "
-                "is as the last of them made it."
+        recipe: Recipe,
+        training: TrainingRows,
+        *,
+        start: Start | None = None,
+        scored: Iterable[Rows] | None = None,
+        stream: Stream | None = None,
+    ) -> Self:
+        """Fit the model and adopt what it learned; nothing is set before it is complete."""
+        interrupted = None
+        try:
+            fitted = fit_model(
+                rows, recipe, start=start, scored=scored, feature_names=training.feature_names
             )
-        if self.checkpoint is not None:
-            Path(self.checkpoint).unlink(missing_ok=True)
+        except FitInterrupted as interrupt:
+            fitted, interrupted = interrupt.fitted, interrupt
+        self._adopt(fitted)
+        if stream is not None:
+            self._stream = stream._replace(network=fitted.network)
+        if interrupted is not None:
+            raise interrupted
+        return self
 
-    @contextlib.contextmanager
-    def _private_randomness(self) -> Iterator[None]:
-        """Leave torch's global generators as they are, also where a network draws from them."""
-        if self._draws_privately():
-            yield
+    def _new_stream(self, n_features: int) -> Stream:
+        return Stream.new(n_features, seed_of(self.random_state), self.preprocessing)
+
+    def _adopt(self, fitted: Fitted) -> None:
+        """Set what a fit learned, and forget what an earlier fit did."""
+        self.__dict__.pop("_stream", None)
+        self._set_n_classes(None)  # y says nothing about the columns of predict_proba
+        self._mu, self._sigma = _mean_and_std(fitted.decision_scores)
+        self.n_features_in_ = fitted.n_features
+        for name, value in fitted.attributes().items():
+            if value is None:
+                self.__dict__.pop(name, None)
+            else:
+                setattr(self, name, value)
+
+    # --------------------------------------------------------------------------------- scores
+
+    def decision_function(self, X: Any, batch_size: int | None = None) -> Array:
+        """Anomaly scores of rows; the larger, the more abnormal.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Arrays on a GPU, of torch, CuPy or whoever else offers ``__dlpack__`` or
+            ``__cuda_array_interface__``, are scored where they are. So are they by ``predict``,
+            ``transform`` and ``reconstruct``. Results are NumPy arrays; :meth:`score_tensor` leaves
+            them on the GPU.
+        batch_size : Ignored
+            PyOD's deep detectors take it. Here rows stream through the network in tiles that
+            fit the cache, and no score depends on them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Finite. A row so far from the training rows that its score overflows float32 gets
+            the largest float32.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not of finite numbers, or has other features than in fit.
+        NotFittedError
+            Before fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector.decision_function(X[:3]).shape
+        (3,)
+        >>> bool((detector.decision_function(X[:3]) == detector.decision_scores_[:3]).all())
+        True
+        """
+        if not hasattr(self, "scoring_module_"):  # the full check costs as much as scoring a row
+            check_is_fitted(self, "scoring_module_")
+        shows_nonfinite = self.scoring_module_.head.shows_nonfinite
+        resident = device_rows(self, X)
+        if resident is not None:
+            scores: Array = self.score_tensor(self._moved(resident)).double().cpu().numpy()
+            if scores.max() >= HIGHEST_SCORE or not shows_nonfinite:
+                assert_device_rows_finite(resident)
+            return scores
+        X = validate_rows(self, X, reset=False, ensure_all_finite=not shows_nonfinite)
+        scores = score_rows(self.scoring_module_, as_rows(X), self.precision)
+        if scores.max() >= HIGHEST_SCORE:
+            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
+        return scores
+
+    def score_batches(self, batches: Iterable[Any]) -> Iterator[Array]:
+        """Anomaly scores of rows that come in batches, as they come.
+
+        Parameters
+        ----------
+        batches : iterable of array-likes of shape (n, n_features)
+            Gone through once, one batch at a time.
+
+        Returns
+        -------
+        iterator of ndarray of shape (n,)
+            What ``decision_function`` gives for each batch, when it is asked for.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> batches = np.random.default_rng(0).normal(size=(4, 100, 5))
+        >>> detector = AutoEncoder(verbose=0).fit_batches(batches)
+        >>> [len(scores) for scores in detector.score_batches(batches)]
+        [100, 100, 100, 100]
+        """
+        check_is_fitted(self, "scoring_module_")
+        return map(self.decision_function, batches)
+
+    def score_tensor(self, x: Tensor) -> Tensor:
+        """Anomaly scores of rows in a tensor, which stay on its device.
+
+        Nothing is copied to the host and nothing waits for the device.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+            On the device of the detector. Whether its values are finite is not looked at: a row
+            with others gets the largest float32.
+
+        Returns
+        -------
+        Tensor of shape (n_samples,)
+            Scores in float32.
+
+        Raises
+        ------
+        TypeError
+            If x is no tensor of numbers.
+        ValueError
+            If x is on another device than the detector, or has other features than in fit.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X.numpy())
+        >>> detector.score_tensor(X).shape
+        torch.Size([100])
+        """
+        check_is_fitted(self, "scoring_module_")
+        module = self.scoring_module_
+        check_tensor(self, x)
+        if x.device != module.standardize.scale.device:
+            raise ValueError(
+                f"x is on {x.device}, and the detector on {module.standardize.scale.device}. "
+                "Move one to the other: x.to(...), or load_detector(path, device=...)."
+            )
+        return map_resident(score_function(module, self.precision), x.detach(), module)
+
+    def explain(self, X: Any) -> Array:
+        """What each feature of a row adds to its score.
+
+        Contributions are integrated gradients [1]_ from the mean training row to the row. By the
+        score heads 'euclidean' and 'nll', which are sums over features, those of a row sum to its
+        score: what each feature adds to the score of the mean row is included. By others they sum
+        to the score less that of the mean row, which may be above that of a row. Features that make
+        a row more normal contribute less than 0. Of an ensemble the combined score is explained.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            On the scale of the scores, and finite. A row's contributions do not depend on the rows
+            beside it. With ``preprocessing=False`` they are from the row of zeros.
+
+        Raises
+        ------
+        TypeError
+            If scores of a score head from a plugin have no gradient.
+
+        See Also
+        --------
+        pyod_ae_plugin.plots.plot_explanation : Draws the largest of a row.
+
+        References
+        ----------
+        .. [1] Sundararajan, M., Taly, A., & Yan, Q. (2017). Axiomatic Attribution for Deep
+               Networks. ICML.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> row = X[:1].copy()
+        >>> row[0, 3] = 8
+        >>> int(detector.explain(row).argmax())
+        3
+        """
+        check_is_fitted(self, "scoring_module_")
+        return self._map(partial(contributions, self.scoring_module_), X)
+
+    # --------------------------------------------------------------------------------- labels
+
+    def predict(
+        self, X: Any, return_confidence: bool = False, *, fdr: float | None = None
+    ) -> Array | tuple[Array, Array]:
+        """Labels of rows: 0 for inliers, 1 for outliers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
+        return_confidence : bool, default=False
+            Whether to return PyOD's confidence in each label, too.
+        fdr : float in (0, 1) or None, default=None
+            If given, rows are outliers not by the threshold, but so that among all rows of X that
+            are called outliers no more than this share are inliers, on average: Benjamini and
+            Hochberg's procedure [1]_ on :meth:`predict_p_value`. It holds where the rows that were
+            held out are inliers, as with ``novelty=True`` [2]_.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Integers, 0 or 1.
+        confidence : ndarray of shape (n_samples,)
+            Only with ``return_confidence``.
+
+        Raises
+        ------
+        ValueError
+            If ``fdr`` is not between 0 and 1, or given without ``held_out_threshold=True``.
+
+        References
+        ----------
+        .. [1] Benjamini, Y., & Hochberg, Y. (1995). Controlling the False Discovery Rate. Journal
+               of the Royal Statistical Society B 57(1).
+        .. [2] Bates, S., Candes, E., Lei, L., Romano, Y., & Sesia, M. (2023). Testing for
+               Outliers with Conformal p-values. Annals of Statistics 51(1).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> bool((detector.predict(X) == detector.labels_).all())
+        True
+        >>> detector.predict([[9.0] * 5])
+        array([1])
+        """
+        fitted = fitted_of(self)
+        if fdr is None:
+            labels = fitted.labels_of(self.decision_function(X))
+        elif isinstance(fdr, Real) and 0 < fdr < 1:
+            adjusted = false_discovery_control(self.predict_p_value(X), method="bh")
+            labels = (adjusted <= fdr).astype(int)
         else:
-            with seeded_global_rng(0, resolve_device(self.device)):
-                yield
+            raise ValueError(f"fdr must be between 0 and 1, got {fdr!r}.")
+        return (labels, self.predict_confidence(X)) if return_confidence else labels
 
-    @abc.abstractmethod
-    def _plan(self, n_features: int, seed: int, generator: torch.Generator) -> Plan:
-        """What is trained, towards what, and how."""
+    def predict_p_value(self, X: Any) -> Array:
+        """Conformal p-values of rows [1]_: how unusual a score is among inliers' scores.
 
-    def _draws_privately(self) -> bool:
-        """Whether building and training leave torch's global generators alone."""
-        return True
+        ``(1 + number of held-out scores >= score) / (1 + number of held-out scores)``. For a row
+        that comes from where the held-out rows do, it is at most p with a probability of at most
+        p. Needs ``held_out_threshold=True``.
 
-    def _build_head(self, network: Network, n_features: int) -> ScoreHead:
-        return build_head(self.score_head, network, n_features)
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
 
-    def _trim(self) -> float:
-        trim_by_default = 0.0 if self.novelty else DEFAULT_TRIM
-        return trim_by_default if self.trim is None else self.trim
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In (0, 1]; small for outliers.
 
-    def _corruption_shares(self, mask: float = 0.0, noise: float = 0.0) -> tuple[float, float]:
-        """Mask and noise, and what they are by default."""
-        return mask if self.mask is None else self.mask, noise if self.noise is None else self.noise
+        Raises
+        ------
+        ValueError
+            If no rows were kept from training.
 
-    def _training_options(self, **others: Any) -> TrainingOptions:
-        params = self.optimizer_params
-        return TrainingOptions(
-            epochs=self.epoch_num,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            optimizer=self.optimizer_name,
-            optimizer_params=DEFAULT_OPTIMIZER_PARAMS if params is None else params,
-            **others,
+        References
+        ----------
+        .. [1] Vovk, V., Gammerman, A., & Shafer, G. (2005). Algorithmic Learning in a Random
+               World. Springer.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(1000, 5))
+        >>> detector = AutoEncoder(
+        ...     novelty=True, held_out_threshold=True, validation_fraction=0.5, verbose=0)
+        >>> p = detector.fit(X).predict_p_value([[0.0] * 5, [9.0] * 5])
+        >>> bool(p[0] > 0.3), bool(p[1] < 0.01)
+        (True, True)
+        """
+        return fitted_of(self).p_values_of(self.decision_function(X))
+
+    def predict_proba(
+        self, X: Any, method: str = "linear", return_confidence: bool = False
+    ) -> Array | tuple[Array, Array]:
+        """Outlier probabilities, as :meth:`pyod.models.base.BaseDetector.predict_proba` has them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit.
+        method : {'linear', 'unify'}, default='linear'
+            How scores become probabilities: by the range of the training scores, or by a normal
+            distribution of these [1]_.
+        return_confidence : bool, default=False
+            Whether to return PyOD's confidence in each label, too.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, 2)
+            Of an inlier and of an outlier. They are scores on the scale from 0 to 1, and no share
+            of such rows is an outlier by them.
+        confidence : ndarray of shape (n_samples,)
+            Only with ``return_confidence``.
+
+        References
+        ----------
+        .. [1] Kriegel, H.-P., Kroger, P., Schubert, E., & Zimek, A. (2011). Interpreting and
+               Unifying Outlier Scores. SDM.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector.predict_proba(X).sum(axis=1)[:3]
+        array([1., 1., 1.])
+        """
+        if not hasattr(X, "shape"):
+            X = np.asarray(X)  # PyOD asks for the shape of X
+        probabilities: Array | tuple[Array, Array] = super().predict_proba(
+            X, method=method, return_confidence=return_confidence
         )
+        return probabilities
+
+    def predict_confidence(self, X: Any) -> Array:
+        """PyOD's confidence in the labels: how often a row would get the same from other rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In [0, 1]: the probability that the label is the same after a fit to another sample of
+            as many rows [1]_.
+
+        References
+        ----------
+        .. [1] Perini, L., Vercruyssen, V., & Davis, J. (2020). Quantifying the Confidence of
+               Anomaly Detectors in Their Example-Wise Predictions. ECML PKDD.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> confidence = detector.predict_confidence(X)
+        >>> bool(((confidence >= 0) & (confidence <= 1)).all())
+        True
+        """
+        fitted = fitted_of(self)
+        if isinstance(self.contamination, float):
+            confidence: Array = super().predict_confidence(X)
+            return confidence
+        # PyOD would ask the parameter, which is not fitted. It is asked how sure it is that all
+        # rows are inliers, at the share of outliers that the thresholder found.
+        asked = object.__new__(type(self))
+        share = float(np.mean(fitted.labels))
+        asked.__dict__.update(self.__dict__, contamination=share, threshold_=np.inf)
+        inlier: Array = BaseDetector.predict_confidence(asked, X)
+        is_outlier = fitted.labels_of(self.decision_function(X)) == 1
+        return np.where(is_outlier, 1 - inlier, inlier)
+
+    # ---------------------------------------------------------------- codes and reconstructions
+
+    def transform(self, X: Any) -> Array:
+        """Latent codes of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_latent)
+            What the encoder makes of standardised rows: for a VAE the posterior means, for an
+            ensemble the codes of all members, one beside the other. Finite: a value farther than
+            1e15 standard deviations from the mean counts as that far.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector.transform(X).shape
+        (300, 1)
+        """
+        check_is_fitted(self, "scoring_module_")
+        return self._map(self.scoring_module_.encode, X)
+
+    def reconstruct(self, X: Any) -> Array:
+        """Rows as the network rebuilds them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of as many features as in fit, or a Tensor on a GPU.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            In the units of X, and finite. Of values far out as in :meth:`transform`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> residual = (detector.reconstruct(X) - X) / X.std(axis=0)  # in standard units
+        >>> residual.shape
+        (300, 5)
+        """
+        check_is_fitted(self, "scoring_module_")
+        return self._map(self.scoring_module_.reconstruct, X)
+
+    @property
+    def model(self) -> Network:
+        """The trained network; standardised rows in, reconstructions out.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> type(detector.model).__name__
+        'AutoEncoderNetwork'
+        """
+        check_is_fitted(self, "scoring_module_")
+        return self.scoring_module_.network
+
+    @property
+    def _n_features_out(self) -> int:
+        """Width of the latent code, for scikit-learn's names of features."""
+        module = self.scoring_module_
+        x = torch.zeros(1, self.n_features_in_, device=module.standardize.scale.device)
+        return module.encode(x).shape[1]
+
+    def _map(self, function: Callable[[Tensor], Tensor], X: Any) -> Array:
+        """What a function of the scoring module gives for rows on the host or on a GPU."""
+        resident = device_rows(self, X)
+        if resident is None:
+            rows = as_rows(validate_rows(self, X, reset=False))
+            mapped: Array = map_rows(function, rows, self.scoring_module_).numpy()
+            return mapped
+        assert_device_rows_finite(resident)
+        values = map_resident(function, self._moved(resident), self.scoring_module_)
+        on_host: Array = values.double().cpu().numpy()
+        return on_host
+
+    def _moved(self, rows: Tensor) -> Tensor:
+        return rows.to(self.scoring_module_.standardize.scale.device)
+
+    # ---------------------------------------------------------------------- drift and reports
+
+    def check_drift(self, X: Any, alpha: float = 0.05) -> DriftReport:
+        """Compare features and scores of new rows with those of training.
+
+        A threshold holds for rows like those that it was set by. Each feature, and the score, is
+        compared by the Kolmogorov-Smirnov test with a sample of 1,000 training rows; p-values are
+        adjusted by Holm's procedure. Differences that only rows together show, such as another
+        correlation, show in the score if at all.
+
+        A detector scores rows that it was trained on lower than others, so the score is tested
+        only against rows that were held out: with ``held_out_threshold=True``. Without, the
+        features are tested, and the score's statistic has no p-value.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            A few hundred rows or more find what matters.
+        alpha : float in (0, 1), default=0.05
+            Highest probability of an alarm if nothing has changed.
+
+        Returns
+        -------
+        DriftReport
+            ``drifted``, ``drifted_features``, ``features``, ``score``; ``print`` shows it.
+
+        Raises
+        ------
+        ValueError
+            If X is not as it is for ``decision_function``, if it has so few rows that no
+            difference could be found, or if the detector was fitted by a version that did not keep
+            a sample.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> rng = np.random.default_rng(0)
+        >>> detector = AutoEncoder(held_out_threshold=True, verbose=0)
+        >>> detector = detector.fit(rng.normal(size=(2000, 4)))
+        >>> detector.check_drift(rng.normal(size=(500, 4))).drifted
+        False
+        >>> autumn = rng.normal([0, 0, 0.5, 0], size=(500, 4))
+        >>> detector.check_drift(autumn).drifted_features
+        ['x2']
+        """
+        fitted = fitted_of(self)
+        if not (isinstance(alpha, Real) and 0 < alpha < 1):
+            raise ValueError(f"alpha must be between 0 and 1, got {alpha!r}.")
+        resident = device_rows(self, X)
+        if resident is None:
+            rows = validate_rows(self, X, reset=False)
+        else:  # NumPy has no bfloat16
+            is_coarse = resident.dtype == torch.bfloat16
+            rows = (resident.float() if is_coarse else resident).cpu().numpy()
+        return compare(fitted, rows, self.decision_function(X), alpha)
+
+    def report(self, X: Any, y: Any = None) -> Report:
+        """A page on rows: scores, threshold, the rows to look at first and why.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows or others. Rows of a DataFrame are named by its index, others by their
+            numbers, from 0.
+        y : array-like of shape (n_samples,) or None, default=None
+            True labels, 0 for inliers and 1 for outliers. With them the page shows how well the
+            detector finds them.
+
+        Returns
+        -------
+        pyod_ae_plugin.report.Report
+            ``save(path)`` writes it as one HTML file. Notebooks show it as it is.
+
+        Raises
+        ------
+        ImportError
+            If Bokeh is not installed.
+        ValueError
+            If X does not fit the training data, or the labels are others than 0 and 1 or not one
+            for each row.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from pyod.utils.data import generate_data
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X, _, y, _ = generate_data(n_train=300, n_test=1, n_features=5, random_state=0)
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "report.html")
+        ...     detector.report(X, y).save(path)
+        ...     path.stat().st_size < 5e6
+        True
+        """
+        # The one import upwards: a page is made of a detector, and asked of the detector.
+        from pyod_ae_plugin.report import report_rows
+
+        return report_rows(self, X, y)
+
+    # ---------------------------------------------------------------------------------- files
+
+    def save(self, path: str | Path) -> None:
+        """Save the fitted detector, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            One file if it ends in ``.safetensors``, else a folder. An older detector there is
+            replaced.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds anything else, or a parameter cannot be saved: a network factory
+            without a name, a thresholder of others, or a ``RandomState``.
+
+        See Also
+        --------
+        pyod_ae_plugin.load_detector : Loads it again.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> detector = AutoEncoder(epoch_num=2, verbose=0).fit(X)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     detector.save(f"{folder}/model")
+        ...     loaded = AutoEncoder.load(f"{folder}/model")
+        >>> bool((loaded.decision_function(X) == detector.decision_scores_).all())
+        True
+        """
+        saved.save_detector(self, fitted_of(self), Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Load a detector of this class; see :func:`pyod_ae_plugin.load_detector`.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder or file.
+
+        Returns
+        -------
+        detector : object
+            Of this class, as it was when saved, but for ``checkpoint``, which is None.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no saved detector.
+        ValueError
+            If it is of another class, or :func:`~pyod_ae_plugin.load_detector` refuses it.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> detector = AutoEncoder(epoch_num=2, verbose=0).fit(X)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     detector.save(f"{folder}/model")
+        ...     loaded = AutoEncoder.load(f"{folder}/model")
+        >>> type(loaded).__name__
+        'AutoEncoder'
+        """
+        detector = saved.load_detector(path)
+        if not isinstance(detector, cls):
+            raise ValueError(
+                f"{path} holds a {type(detector).__name__}, not a {cls.__name__}. "
+                f"Use {type(detector).__name__}.load or pyod_ae_plugin.load_detector."
+            )
+        return detector
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write the detector to an ONNX file of opset 18.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; an older one there is replaced. Input ``X`` of shape (n, n_features), float64;
+            outputs ``scores`` of shape (n,), float32, and ``labels`` of shape (n,), int64.
+
+        Raises
+        ------
+        ImportError
+            If onnxscript is not installed, or torch is older than 2.11.
+        ValueError
+            As there, or if the weights are larger than 2 GiB.
+
+        See Also
+        --------
+        to_torch_export : As a program of :mod:`torch.export`.
+
+        Examples
+        --------
+        >>> import numpy as np, onnxruntime, tempfile
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     detector.to_onnx(f"{folder}/detector.onnx")
+        ...     session = onnxruntime.InferenceSession(f"{folder}/detector.onnx")
+        >>> scores, labels = session.run(["scores", "labels"], {"X": X})
+        >>> np.allclose(scores, detector.decision_scores_, rtol=1e-4)
+        True
+        """
+        write_onnx(fitted_of(self), Path(path), type(self).__name__)
+
+    def to_torch_export(self) -> ExportedProgram:
+        """Return the detector as a program of :mod:`torch.export`.
+
+        It needs torch alone to run, also after :func:`torch.export.save` and
+        :func:`torch.export.load`.
+
+        Returns
+        -------
+        torch.export.ExportedProgram
+            On the CPU. Its ``module()`` takes X of shape (n, n_features), float64, n >= 1, and
+            returns scores of shape (n,), float32, and labels of shape (n,), int64. Values that are
+            not finite raise nothing: such a row gets the largest float32.
+
+        Raises
+        ------
+        ValueError
+            If torch cannot export the network or the score head of a plugin, or ``contamination``
+            is a thresholder whose labels depend on the rows beside a row.
+        ImportError
+            If torch is older than 2.6.
+
+        See Also
+        --------
+        to_onnx : As an ONNX file.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import torch
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> scores, labels = detector.to_torch_export().module()(torch.from_numpy(X))
+        >>> np.allclose(scores, detector.decision_scores_, rtol=1e-4)
+        True
+        >>> int(labels.sum())
+        30
+        """
+        return export_program(fitted_of(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())  # a copy: Python hands out the dict of the object
+        state.pop("_stream", None)
+        if "scoring_module_" in state:
+            # Where it is unpickled there may be no such device.
+            state["scoring_module_"] = copy.deepcopy(state["scoring_module_"]).cpu()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "scoring_module_" in state:
+            self.scoring_module_.to(available_device(self.device))
+
+
+# Parameters that take values of several fields.
+_VALUES = {"corruption": Corruption, "early_stopping": EarlyStopping}
+
+
+# What other rooms ask of a detector, and give to it.
+
+
+def fitted_of(detector: NeuralDetector) -> Fitted:
+    """What a fitted detector has learned, with the threshold that stands in its attributes.
+
+    Raises
+    ------
+    NotFittedError
+        Before fit.
+    """
+    check_is_fitted(detector, "scoring_module_")
+    return Fitted.of(vars(detector))
+
+
+def recipe_of(detector: NeuralDetector, n_features: int) -> Recipe:
+    """What the parameters of a detector ask of a fit; see :class:`Recipe`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter is not usable.
+    """
+    detector._check_params()
+    return detector._recipe(n_features)
+
+
+def adopt(detector: NeuralDetector, fitted: Fitted) -> None:
+    """Make a detector one that learned this."""
+    detector._adopt(fitted)
+
+
+def _second_pass(batches: Iterable[Any], training: TrainingRows, n: int) -> Iterator[Rows]:
+    """The rows of batches that have been gone through before, when they held n rows."""
+    n_again = 0
+    for batch in batches:
+        X = training.check(batch)
+        n_again += len(X)
+        yield as_rows(X)
+    if n_again != n:
+        raise ValueError(
+            f"The batches held {n} rows in the first pass and {n_again} in the second. Pass what "
+            "gives the same batches each time it is gone through."
+        )
+
+
+def _mean_and_std(scores: Array) -> tuple[float, float]:
+    """What PyOD turns scores into probabilities by: it divides by the second."""
+    if scores.min() < scores.max():
+        return scores.mean(), scores.std()
+    score = float(scores[0])
+    return score, float(np.finfo(np.float32).eps) * max(abs(score), 1.0)

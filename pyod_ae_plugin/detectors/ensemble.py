@@ -5,42 +5,50 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from numbers import Integral
 from os import PathLike
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from pyod_ae_plugin.detectors.base import Plan
-from pyod_ae_plugin.detectors.building import build_head
-from pyod_ae_plugin.detectors.incremental import IncrementalDetector
-from pyod_ae_plugin.detectors.members import draw_members
-from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
-from pyod_ae_plugin.engine.fitting import check_within_reach
-from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
+from pyod_ae_plugin.detectors.base import NeuralDetector, fitted_of
+from pyod_ae_plugin.detectors.fit import Start, rescored
+from pyod_ae_plugin.detectors.parameters import (
+    COMMON_CONSTRAINTS,
+    as_value,
+    check_widths,
+    seed_of,
+)
+from pyod_ae_plugin.detectors.recipe import Recipe, build_head, corrupt, make_recipe, trim_of
+from pyod_ae_plugin.detectors.rows import TrainingRows
+from pyod_ae_plugin.engine.objectives import ReconstructionLoss
+from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.engine.triton_kernels import Precision
-from pyod_ae_plugin.networks import Network, joined, stacked_mlp
+from pyod_ae_plugin.networks import Network, stacked_mlp
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
-from pyod_ae_plugin.scoring import CombinedHead, ScoreHead, ScoringModule
+from pyod_ae_plugin.scoring import CombinedHead, ScoreHead
 from pyod_ae_plugin.scoring.ensemble import COMBINATIONS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # A member is less wide than the widest by weights that are zero, and only with these stay zero.
 _ACTIVATIONS = {name for name in ACTIVATIONS if name not in ("sigmoid", "softmax", "softplus")}
 
-# The bottleneck is narrow where the members must not learn to rebuild outliers.
+# The bottleneck is narrow where the members must not learn to reconstruct outliers.
 _WIDTHS, _WIDTHS_FOR_NOVELTY = (96, 48, 8), (96, 48, 32)
-_CORRUPTION, _CORRUPTION_FOR_NOVELTY = (0.3, 0.2), (0.0, 0.3)  # mask and noise
+_CORRUPTION, _CORRUPTION_FOR_NOVELTY = Corruption(mask=0.3, noise=0.2), Corruption(noise=0.3)
 
 
-class AutoEncoderEnsemble(IncrementalDetector):
+class AutoEncoderEnsemble(NeuralDetector):
     """Outlier detection by many unlike autoencoders, trained at the same time as one stack.
 
     Each member has its own initial weights, training rows, batches, layer widths, bottleneck and
-    corruption, so that the members err differently [1]_ [2]_ [3]_. Their log scores are put on one
+    corruption, so that the members err differently [1]_ [3]_ [4]_. Their log scores are put on one
     scale, by those of the training rows, and combined.
 
     Parameters
@@ -63,12 +71,13 @@ class AutoEncoderEnsemble(IncrementalDetector):
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
         Highest learning rate; it rises to this in the first 30% of the steps, and falls to 0 in
-        the others. None is 4e-3 for a batch of 128 rows and grows with the square root of the batch
+        the others. Default: 2e-3 for a batch of 32 rows, growing with the square root of the batch
         size.
     epoch_num : int or None, default=None
-        Passes of each member over its rows; None makes about 500 steps, in no fewer than 5 passes.
+        Passes over the training rows. Default: as many as make about 500 steps, but at least 5.
     batch_size : int or None, default=128
-        Rows of each member in a training step; None grows with its rows from 32 to 1,024.
+        Rows in a training step; each member of an ensemble takes as many. None grows with the
+        number of rows from 32 to 1,024.
     optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
         Optimizer.
     device : str, torch.device or None, default=None
@@ -79,52 +88,55 @@ class AutoEncoderEnsemble(IncrementalDetector):
     verbose : {0, 1, 2}, default=1
         Silent, a progress bar, or a line for each epoch.
     optimizer_params : dict or None, default=None
-        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
-        optimizer has them; None is ``{'weight_decay': 1e-5}``.
+        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``; each optimizer uses
+        those that it has. Default: ``{'weight_decay': 1e-5}``.
     hidden_neuron_list : sequence of int or None, default=None
-        Largest widths of the encoders' layers, the last of them the bottleneck. The first member
-        has these; another has half to all of each hidden layer, and a bottleneck from 1 up. None
-        is (96, 48, 8), or (96, 48, 32) with ``novelty=True``.
+        Widths of the encoder's layers, the last of them the bottleneck, which is linear; the
+        decoder mirrors them.
     hidden_activation_name : str, default='silu'
-        One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'silu', 'tanh'.
+        One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
+        'softplus', 'tanh'; in an ensemble one that maps 0 to 0.
     novelty : bool, default=False
         Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
-        keeps the networks from learning to rebuild them.
+        keeps the network from learning to reconstruct them.
     trim : float in [0, 1) or None, default=None
-        Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
-        0 with ``novelty=True``.
-    mask : float in [0, 1) or None, default=None
-        Largest share of features hidden from a member's encoder while training; the members'
-        shares are spread evenly from 0. None is 0.3, or 0 with ``novelty=True``.
-    noise : float or None, default=None
-        Largest standard deviation of the noise that a member's encoder is given, likewise. None
-        is 0.2, or 0.3 with ``novelty=True``.
+        Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.4,
+        or 0 with ``novelty=True``.
+    corruption : Corruption, dict or None, default=None
+        :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training:
+        the share of features hidden from it, and the noise added. The decoder has to reconstruct
+        the rows as they were (denoising autoencoder [2]_).
     score_head : str, default='nearest_neighbor'
-        'euclidean', 'mahalanobis', 'joint_mahalanobis' or 'nearest_neighbor', for each member.
+        Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
+        'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
+        that of residual and latent code together; 'nearest_neighbor', the distance of these from
+        the nearest of a sample of training rows. Not in ensembles: 'nll', the negative log
+        likelihood under a decoder that learns a variance per feature. Only in a VAE:
+        'reconstruction_probability' and 'elbo'.
     checkpoint : str, PathLike or None, default=None
         File in which the state of training is kept after each epoch. A fit that was broken off goes
-        on from there, to the same bits; it is deleted when the fit is finished. Needs an int as
-        ``random_state``.
+        on from there, to the same bits; the file is deleted when the fit is finished. Needs an int
+        as ``random_state``.
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
-        Of the factors in matrix products when rows are scored on a GPU. Less is faster and changes
-        scores: ``benchmarks/gpu.py`` prints by how much.
-    held_out_threshold : bool, default=False
-        Keep rows from training, a share of ``validation_fraction``, and set the threshold by their
-        scores, so that it is not too low by what the network has memorised. It gives
+        Precision of the factors in matrix products when rows are scored on a GPU. A lower one is
+        faster and changes scores: ``benchmarks/gpu.py`` prints by how much.
+    held_out_threshold : bool or float in (0, 1), default=False
+        Keep this share of the rows from training, and set the threshold by their scores, so that
+        it is not too low because the network has memorised rows. True keeps 0.1. It gives
         :meth:`predict_p_value`, too.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the rows kept from training by ``held_out_threshold``.
     on_divergence : {'raise', 'restart'}, default='raise'
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or train anew from
         the same initial weights at a tenth of the learning rate, three times at most, with a
-        warning each time. The latter also where rows end up rebuilt worse than by their mean.
+        warning each time. 'restart' also trains anew where rows end up reconstructed worse than by
+        their mean.
 
     Attributes
     ----------
     decision_scores_ : ndarray of shape (n_samples,)
-        Scores of the training rows; the larger, the more abnormal. 0 is an ordinary row.
+        Scores of the training rows; the larger, the more abnormal. An ordinary row has 0.
     threshold_ : float
-        Rows with larger scores are outliers. With a thresholder, its own figure, on its scale.
+        Rows with larger scores are outliers. You may set it. A thresholder of PyThresh gives it on
+        a scale of its own.
     held_out_scores_ : ndarray of shape (n_held_out,)
         Scores, ascending, of the rows kept from training by ``held_out_threshold``.
     labels_ : ndarray of shape (n_samples,)
@@ -137,6 +149,9 @@ class AutoEncoderEnsemble(IncrementalDetector):
         Highest learning rate that was trained at; less than ``lr`` after restarts.
     history_ : dict of str to list of float
         ``'loss'`` of each epoch, the mean of the members'.
+    drift_reference_ : ndarray of shape (n_kept, n_features)
+        Each feature's values in at most 1,000 training rows, ascending. As each column is sorted
+        by itself, rows cannot be read from it.
     n_features_in_ : int
         Features seen in fit.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -146,13 +161,24 @@ class AutoEncoderEnsemble(IncrementalDetector):
     --------
     AutoEncoder : A single one, which is faster.
 
+    Notes
+    -----
+    Widths and corruption are the largest of any member. The first member has all widths of
+    ``hidden_neuron_list``; another has half to all of each hidden layer, and a bottleneck from 1
+    up. The members' shares of hidden features, and their noise, are spread evenly from 0.
+    ``hidden_neuron_list`` is by default (96, 48, 8), or (96, 48, 32) with ``novelty=True``;
+    ``corruption`` is ``Corruption(mask=0.3, noise=0.2)``, or ``Corruption(noise=0.3)`` with
+    ``novelty=True``.
+
     References
     ----------
     .. [1] Chen, J., Sathe, S., Aggarwal, C., & Turaga, D. (2017). Outlier Detection with
            Autoencoder Ensembles. SDM.
-    .. [2] Ding, X., Zhao, L., & Akoglu, L. (2022). Hyperparameter Sensitivity in Deep Outlier
+    .. [2] Vincent, P., et al. (2008). Extracting and Composing Robust Features with Denoising
+           Autoencoders. ICML.
+    .. [3] Ding, X., Zhao, L., & Akoglu, L. (2022). Hyperparameter Sensitivity in Deep Outlier
            Detection: Analysis and a Scalable Hyper-Ensemble Solution. NeurIPS.
-    .. [3] Aggarwal, C. C., & Sathe, S. (2015). Theoretical Foundations and Algorithms for
+    .. [4] Aggarwal, C. C., & Sathe, S. (2015). Theoretical Foundations and Algorithms for
            Outlier Ensembles. SIGKDD Explorations 17(1).
 
     Examples
@@ -198,70 +224,88 @@ class AutoEncoderEnsemble(IncrementalDetector):
         hidden_activation_name: str = "silu",
         novelty: bool = False,
         trim: float | None = None,
-        mask: float | None = None,
-        noise: float | None = None,
+        corruption: Corruption | Mapping[str, float] | None = None,
         score_head: str = "nearest_neighbor",
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
-        held_out_threshold: bool = False,
-        validation_fraction: float = 0.1,
+        held_out_threshold: bool | float = False,
         on_divergence: str = "raise",
     ) -> None:
-        super().__init__(
-            contamination=contamination,
-            preprocessing=preprocessing,
-            lr=lr,
-            epoch_num=epoch_num,
-            batch_size=batch_size,
-            optimizer_name=optimizer_name,
-            device=device,
-            random_state=random_state,
-            verbose=verbose,
-            optimizer_params=optimizer_params,
-            novelty=novelty,
-            trim=trim,
-            mask=mask,
-            noise=noise,
-            score_head=score_head,
-            checkpoint=checkpoint,
-            precision=precision,
-            held_out_threshold=held_out_threshold,
-            validation_fraction=validation_fraction,
-            on_divergence=on_divergence,
-        )
+        super().__init__(contamination=contamination)
         self.n_estimators = n_estimators
         self.max_samples = max_samples
         self.combination = combination
         self.warm_start = warm_start
+        self.preprocessing = preprocessing
+        self.lr = lr
+        self.epoch_num = epoch_num
+        self.batch_size = batch_size
+        self.optimizer_name = optimizer_name
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.optimizer_params = optimizer_params
         self.hidden_neuron_list = hidden_neuron_list
         self.hidden_activation_name = hidden_activation_name
+        self.novelty = novelty
+        self.trim = trim
+        self.corruption = corruption
+        self.score_head = score_head
+        self.checkpoint = checkpoint
+        self.precision = precision
+        self.held_out_threshold = held_out_threshold
+        self.on_divergence = on_divergence
 
     def _check_params(self) -> None:
         super()._check_params()
         check_widths("hidden_neuron_list", self._widths())
 
-    def restore(
-        self,
-        attributes: Mapping[str, Any],
-        module_state: Mapping[str, Tensor],
-        device: torch.device | None = None,
-    ) -> None:
-        """Make this a fitted detector again, of what :func:`pyod_ae_plugin.load_detector` read."""
-        n_members = len(module_state["head.location"])
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
+        n_members = len(state["head.location"])
         if n_members != self.n_estimators:
             raise ValueError(f"there are {n_members} members, and n_estimators={self.n_estimators}")
-        super().restore(attributes, module_state, device)
 
     def _widths(self) -> Sequence[int]:
         if self.hidden_neuron_list is not None:
             return self.hidden_neuron_list
         return _WIDTHS_FOR_NOVELTY if self.novelty else _WIDTHS
 
-    def _fit_rows(self, rows: Rows) -> bool:
-        earlier = getattr(self, "scoring_module_", None) if self.warm_start else None
-        if earlier is None:
-            return super()._fit_rows(rows)
-        n_before, n_features = _n_members(earlier), earlier.standardize.n_features
+    def _recipe(self, n_features: int, members: range | None = None) -> Recipe:
+        """What the parameters ask of a fit of all members, or of some that others join."""
+        members = range(self.n_estimators) if members is None else members
+        n = len(members)
+        largest = as_value(Corruption, self.corruption)
+        if largest is None:
+            largest = _CORRUPTION_FOR_NOVELTY if self.novelty else _CORRUPTION
+        seed = seed_of(self.random_state) + members.start  # members that are added differ
+        drawn = draw_members(n, self._widths(), largest, seed)
+
+        def network(generator: torch.Generator, device: torch.device) -> Network:
+            with device:
+                widths = [member.widths for member in drawn]
+                return stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
+
+        def head(network: Network) -> ScoreHead:
+            every = (self.n_estimators,)
+            members_head = build_head(self.score_head, network, n_features, every)
+            return CombinedHead(members_head, self.n_estimators, self.combination)
+
+        return make_recipe(
+            self,
+            network,
+            head,
+            ReconstructionLoss(corrupt([member.corruption for member in drawn])),
+            seed=seed,
+            trim=[trim_of(self)] * n,
+            n_members=n,
+            rows_per_member=self.max_samples,
+        )
+
+    def _fit_anew(self, rows: Rows, training: TrainingRows) -> Self:
+        if not self.warm_start or not hasattr(self, "scoring_module_"):
+            return super()._fit_anew(rows, training)
+        earlier = self.scoring_module_
+        n_before, n_features = len(earlier.head.location), earlier.standardize.n_features
         if rows.shape[1] != n_features:
             raise ValueError(
                 f"warm_start=True adds to members of {n_features} features, but X has "
@@ -272,64 +316,80 @@ class AutoEncoderEnsemble(IncrementalDetector):
                 f"n_estimators={self.n_estimators} is less than the {n_before} members that "
                 "warm_start=True keeps. Raise it, or set warm_start=False."
             )
+        recipe = self._recipe(n_features, range(n_before, self.n_estimators))
         if n_before == self.n_estimators:
             warnings.warn(
                 f"There are {n_before} members already; raise n_estimators to add some.",
                 stacklevel=3,
             )
-            return True
-        standardize = copy.deepcopy(earlier.standardize).cpu()
-        check_within_reach(rows, standardize)
-        added = self._train(rows, standardize, partial(self._plan, earlier=earlier))
-        network = copy.deepcopy(earlier.network).to(added.generator.device)
-        self._set_module(rows, added._replace(network=joined(network, added.network)))
-        return added.completed
-
-    def _plan(
-        self,
-        n_features: int,
-        seed: int,
-        generator: torch.Generator,
-        earlier: ScoringModule | None = None,
-    ) -> Plan:
-        n_before = 0 if earlier is None else _n_members(earlier)
-        n_members = self.n_estimators - n_before
-        generator.manual_seed(seed + n_before)  # members that are added differ from the first
-        corruption = _CORRUPTION_FOR_NOVELTY if self.novelty else _CORRUPTION
-        members = draw_members(
-            n_members, self._widths(), *self._corruption_shares(*corruption), seed + n_before
-        )
-        widths = [member.widths for member in members]
-        corrupt = Corruption([m.mask for m in members], [m.noise for m in members])
-        with torch.device(generator.device):
-            network = stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
-        if earlier is not None and _structure(network) != _structure(earlier.network):
+            self._adopt(rescored(fitted_of(self), rows, recipe, training.feature_names))
+            return self
+        added = recipe.build_network(torch.Generator(), torch.device("meta"))
+        if _structure(added) != _structure(earlier.network):
             raise ValueError(
                 "warm_start=True adds members like those there are. Set hidden_neuron_list and "
                 "hidden_activation_name back, or set warm_start=False."
             )
-        options = self._training_options(
-            trim=[self._trim()] * n_members,
-            n_members=n_members,
-            rows_per_member=self.max_samples,
-        )
-        return Plan(network, ReconstructionLoss(corrupt), options)
-
-    def _build_network(self, n_features: int, generator: torch.Generator) -> Network:
-        widths = [self._widths()] * self.n_estimators
-        return stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
-
-    def _build_head(self, network: Network, n_features: int) -> ScoreHead:
-        members = (self.n_estimators,)
-        head = build_head(self.score_head, network, n_features, members)
-        return CombinedHead(head, self.n_estimators, self.combination)
-
-
-def _n_members(module: ScoringModule) -> int:
-    return len(next(module.network.parameters()))
+        standardize = copy.deepcopy(earlier.standardize).cpu()
+        start = Start(standardize, members=earlier.network)
+        return self._fit_model(rows, recipe, training, start=start)
 
 
 def _structure(network: Network) -> list[object]:
     """Kinds of layers and widths, which members of one stack have in common."""
     kinds = [type(module) for module in network.modules()]
     return [*kinds, *(parameter.shape[1:] for parameter in network.parameters())]
+
+
+@dataclass(frozen=True)
+class Member:
+    """What sets an autoencoder of an ensemble apart.
+
+    Attributes
+    ----------
+    widths : list of int
+        Of its encoder's layers, the last of them the bottleneck.
+    corruption : Corruption
+    """
+
+    widths: list[int]
+    corruption: Corruption
+
+
+def draw_members(
+    n_members: int, widths: Sequence[int], largest: Corruption, seed: int
+) -> list[Member]:
+    """Draw members that are spread evenly over what they may be.
+
+    The first has the widths given. The hidden widths of the others are half of these to all, their
+    bottlenecks 1 to the one given, evenly in the logarithm; mask and noise run from 0 to the
+    largest. Each is spread evenly over the members, in an order of its own.
+
+    Examples
+    --------
+    >>> draw_members(1, [64, 8], Corruption(mask=0.5), seed=0)
+    [Member(widths=[64, 8], corruption=Corruption(mask=0.0, noise=0.0))]
+    >>> members = draw_members(3, [64, 8], Corruption(mask=0.5), seed=0)
+    >>> sorted(member.corruption.mask for member in members)
+    [0.0, 0.25, 0.5]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    *hidden, bottleneck = widths
+    narrow, masks, noises = (_spread(n_members, generator) for _ in range(3))
+    shares = [1 - 0.5 * share for share in _spread(n_members, generator)]
+    members = []
+    for i in range(n_members):
+        share, exponent = (1.0, 0.0) if i == 0 else (shares[i], narrow[i])
+        code = round(bottleneck ** (1 - exponent))
+        own = [*(max(round(share * width), 1) for width in hidden), code]
+        members.append(
+            Member(own, Corruption(largest.mask * masks[i], largest.noise * noises[i]))
+        )
+    return members
+
+
+def _spread(n: int, generator: torch.Generator) -> list[float]:
+    """Figures spread evenly over [0, 1], in a random order."""
+    evenly = torch.linspace(0, 1, n, dtype=torch.float64)
+    spread: list[float] = evenly[torch.randperm(n, generator=generator)].tolist()
+    return spread

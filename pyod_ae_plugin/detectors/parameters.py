@@ -1,12 +1,13 @@
-"""Which values the detectors' parameters may have, and what some of their defaults stand for."""
+"""Which values the parameters of detectors may have, and what some of their defaults are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +20,15 @@ from sklearn.utils._param_validation import (
 )
 
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
+from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
+from pyod_ae_plugin.fitted import is_count
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
 from pyod_ae_plugin.thresholds import ThresholdRule
 
 # Measured on contaminated data: benchmarks/quality.py.
 DEFAULT_TRIM = 0.4
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
+_DEFAULT_CALIBRATION_FRACTION = 0.1
 
 # Training computes in float32.
 LARGEST = float(torch.finfo(torch.float32).max)
@@ -49,28 +53,64 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "dropout_rate": [Interval(Real, 0, 1, closed="left")],
     "novelty": ["boolean"],
     "trim": [Interval(Real, 0, 1, closed="left"), None],
-    "mask": [Interval(Real, 0, 1, closed="left"), None],
-    "noise": [Interval(Real, 0, LARGEST, closed="both"), None],
+    "corruption": [Corruption, dict, None],
     "network": [str, callable],
     "input_shape": ["array-like", None],
     "score_head": [str],
+    "early_stopping": ["boolean", EarlyStopping, dict],
     "checkpoint": [str, os.PathLike, None],
-    "held_out_threshold": ["boolean"],
+    "held_out_threshold": ["boolean", Interval(Real, 0, 1, closed="neither")],
     "on_divergence": [StrOptions({"raise", "restart"})],
     "precision": [StrOptions({"float32", "tf32", "bfloat16"})],
-    "early_stopping": ["boolean"],
-    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-    "tol": [Interval(Real, 0, None, closed="left")],
+}
+
+# The values that parameters may have besides plain ones, with the constraints of their fields.
+VALUES: dict[type, dict[str, list[Any]]] = {
+    Corruption: {
+        "mask": [Interval(Real, 0, 1, closed="left")],
+        "noise": [Interval(Real, 0, LARGEST, closed="both")],
+    },
+    EarlyStopping: {
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    },
 }
 
 # The options that PyOD's optimizers know; each optimizer uses those that it has.
-OPTIMIZER_PARAMS = {
+_OPTIMIZER_PARAMS = {
     "weight_decay": [Interval(Real, 0, LARGEST, closed="both")],
     "adam_eps": [Interval(Real, 0, LARGEST, closed="right")],
     "sgd_momentum": [Interval(Real, 0, LARGEST, closed="both")],
     "sgd_nesterov": ["boolean"],
 }
+
+Value = TypeVar("Value")
+
+
+def as_value(kind: type[Value], value: Value | Mapping[str, Any] | None) -> Value | None:
+    """Return a value of a parameter that may be given as a mapping of its fields."""
+    return kind(**value) if isinstance(value, Mapping) else value
+
+
+def check_value(name: str, kind: type, value: Any) -> None:
+    """Raise unless the fields of a parameter's value are usable; it may be a mapping of them."""
+    if isinstance(value, kind):
+        value = vars(value)
+    if not isinstance(value, Mapping):
+        return
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise ValueError(f"{name} has no {unknown[0]!r}; {kind.__name__} takes {known}.")
+    validate_parameter_constraints(VALUES[kind], value, kind.__name__)
+
+
+def calibration_fraction(held_out_threshold: bool | float) -> float:
+    """The share of the rows that are kept from training to set the threshold by."""
+    if isinstance(held_out_threshold, (bool, np.bool_)):
+        return _DEFAULT_CALIBRATION_FRACTION if held_out_threshold else 0.0
+    return float(held_out_threshold)
 
 
 def check_contamination(contamination: Any) -> None:
@@ -85,7 +125,7 @@ def check_contamination(contamination: Any) -> None:
 
 
 def check_checkpoint(checkpoint: Any, random_state: Any) -> None:
-    """Raise where a fit could not be told from another one that draws otherwise, or not kept."""
+    """Raise unless a checkpoint can be written and tells a fit from one that draws otherwise."""
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
         raise ValueError(
             f"checkpoint={checkpoint!r} is in a folder that is not there. Make it, or name a file "
@@ -100,10 +140,10 @@ def check_checkpoint(checkpoint: Any, random_state: Any) -> None:
 
 def check_optimizer_params(options: Mapping[str, Any]) -> None:
     """Raise unless every option of the optimizer is known and usable."""
-    unknown = sorted(set(options) - set(OPTIMIZER_PARAMS))
+    unknown = sorted(set(options) - set(_OPTIMIZER_PARAMS))
     if unknown:
-        raise ValueError(f"optimizer_params may be {sorted(OPTIMIZER_PARAMS)}, got {unknown}.")
-    validate_parameter_constraints(OPTIMIZER_PARAMS, options, "optimizer_params")
+        raise ValueError(f"optimizer_params may be {sorted(_OPTIMIZER_PARAMS)}, got {unknown}.")
+    validate_parameter_constraints(_OPTIMIZER_PARAMS, options, "optimizer_params")
     if options.get("sgd_nesterov") and not options.get("sgd_momentum"):
         raise ValueError("optimizer_params: sgd_nesterov=True needs a sgd_momentum above 0.")
 
@@ -112,7 +152,7 @@ def check_widths(name: str, widths: Sequence[int]) -> None:
     """Raise unless a parameter is a sequence of at least one layer width."""
     if not isinstance(widths, (list, tuple, np.ndarray)):
         raise TypeError(f"{name} must be a list or tuple of layer widths; got {widths!r}.")
-    if len(widths) == 0 or not all(map(_is_count, widths)):
+    if len(widths) == 0 or not all(map(is_count, widths)):
         raise ValueError(
             f"{name} must hold at least one layer width, each an int >= 1; got {widths!r}."
         )
@@ -123,7 +163,7 @@ def check_input_shape(shape: Any) -> None:
     if shape is None:
         return
     sequence = isinstance(shape, (list, tuple, np.ndarray)) and len(shape) in (2, 3)
-    if not sequence or not all(map(_is_count, shape)):
+    if not sequence or not all(map(is_count, shape)):
         raise ValueError(
             "input_shape must be (height, width) or (channels, height, width), each an int >= 1; "
             f"got {shape!r}."
@@ -144,10 +184,6 @@ def check_clip(logvar_clip: Any) -> None:
             "logvar_clip must hold a lower and a larger upper bound, or be None; "
             f"got {logvar_clip!r}."
         )
-
-
-def _is_count(n: Any) -> bool:
-    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1
 
 
 def seed_of(random_state: Any) -> int:

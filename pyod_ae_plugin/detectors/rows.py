@@ -81,6 +81,40 @@ def validate_rows(
     return rows
 
 
+class TrainingRows:
+    """Checks training rows, batch by batch, and leaves the estimator as it is.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+    reset : bool, default=True
+        Whether the first batch says what the features are; if not, the earlier fit does.
+    """
+
+    def __init__(self, estimator: BaseEstimator, reset: bool = True) -> None:
+        # scikit-learn notes the features on what it is given
+        self._noted = object.__new__(type(estimator))
+        self._noted.__dict__.update(vars(estimator))
+        self._reset = reset
+
+    def check(self, X: Any) -> np.ndarray[Any, Any]:
+        """Return a batch as :func:`validate_rows` does."""
+        rows = validate_rows(self._noted, X, reset=self._reset)
+        self._reset = False
+        return rows
+
+    @property
+    def n_features(self) -> int:
+        """Features of the rows that were checked."""
+        n: int = self._noted.n_features_in_
+        return n
+
+    @property
+    def feature_names(self) -> np.ndarray[Any, Any] | None:
+        """Names of the features, where the first batch has names."""
+        return getattr(self._noted, "feature_names_in_", None)
+
+
 def _is_plain(estimator: BaseEstimator, X: Any) -> bool:
     """Whether X plainly is what the estimator was fitted to; spares small tables the long check."""
     return (
@@ -130,6 +164,12 @@ def check_tensor(estimator: BaseEstimator, rows: Tensor) -> None:
             f"X has the shape {tuple(rows.shape)}, but {type(estimator).__name__} was fitted to "
             f"{n_features} features; expected [n, {n_features}] with n >= 1."
         )
+
+
+def assert_device_rows_finite(rows: Tensor) -> None:
+    """Raise on NaN and infinity in rows on a GPU."""
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError("X holds NaN or infinity. Fill or drop such rows.")
 
 
 def as_rows(X: np.ndarray[Any, Any]) -> Rows:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
+from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
-from pyod_ae_plugin.detectors.building import NetworkFactory
-from pyod_ae_plugin.detectors.generative import GenerativeDetector
+from pyod_ae_plugin.detectors.base import NeuralDetector
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     LARGEST,
     check_clip,
     check_widths,
+    seed_of,
 )
-from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
+from pyod_ae_plugin.detectors.recipe import (
+    NetworkFactory,
+    Recipe,
+    check_image,
+    corrupt,
+    single_network_recipe,
+)
+from pyod_ae_plugin.engine.objectives import NegativeElbo
+from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
 from pyod_ae_plugin.engine.triton_kernels import Precision
+from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.scoring.generative import posterior, reconstruction_moments, sample
 
 
-class VAE(GenerativeDetector):
+class VAE(NeuralDetector):
     """Outlier detection by the reconstruction error of a variational autoencoder.
 
     The encoder maps a row to a normal distribution over latent codes, with mean mu and log
-    variance logvar; the decoder rebuilds the row from a code drawn from it. Training maximises
+    variance logvar; the decoder reconstructs the row from a code drawn from it. Training maximises
     the evidence lower bound (ELBO) [1]_, so that the latent space is continuous and normally
     distributed. The decoder also learns a variance per feature. Scoring decodes the posterior
     mean and so gives the same score at each call. The keywords of :class:`pyod.models.vae.VAE`
@@ -43,19 +56,20 @@ class VAE(GenerativeDetector):
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
         Highest learning rate; it rises to this in the first 30% of the steps, and falls to 0 in
-        the others. None is 2e-3 for a batch of 32 rows and grows with the square root of the batch
+        the others. Default: 2e-3 for a batch of 32 rows, growing with the square root of the batch
         size.
     epoch_num : int or None, default=None
-        Passes over the training rows; None makes about 500 steps, in no fewer than 5 passes.
+        Passes over the training rows. Default: as many as make about 500 steps, but at least 5.
     batch_size : int or None, default=None
-        Rows in a training step; None grows with the data from 32 to 1,024.
+        Rows in a training step; each member of an ensemble takes as many. None grows with the
+        number of rows from 32 to 1,024.
     optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
         Optimizer.
     device : str, torch.device or None, default=None
         Where to train and score; None is CUDA if there is a GPU, else the CPU.
     random_state : int, RandomState instance or None, default=42
-        Seed of weights, shuffles, dropout and latent draws. An int gives the same detector
-        each time. No global generator is touched.
+        Seed of all that is drawn. An int gives the same detector each time. No global generator
+        is touched.
     use_compile : bool, default=False
         Train through :func:`torch.compile`.
     compile_mode : str, default='default'
@@ -63,13 +77,13 @@ class VAE(GenerativeDetector):
     verbose : {0, 1, 2}, default=1
         Silent, a progress bar, or a line for each epoch.
     optimizer_params : dict or None, default=None
-        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``, as far as the
-        optimizer has them; None is ``{'weight_decay': 1e-5}``.
+        ``weight_decay``, ``adam_eps``, ``sgd_momentum`` and ``sgd_nesterov``; each optimizer uses
+        those that it has. Default: ``{'weight_decay': 1e-5}``.
     beta : float, default=1.0
-        Weight of the KL divergence from the standard normal prior [2]_.
+        Weight of the KL divergence from the standard normal prior [3]_.
     capacity : float or None, default=None
         Target of the KL divergence in nats, reached by annealing from 0 in the course of
-        training: the KL term is then ``beta * abs(KL - C)`` [3]_. None sets no target. (PyOD
+        training: the KL term is then ``beta * abs(KL - C)`` [4]_. None sets no target. (PyOD
         clamps the KL term to [0, capacity], which at its default of 0 leaves no KL term.)
     encoder_neuron_list : sequence of int, default=(64,)
         Widths of the hidden layers of the encoder.
@@ -79,9 +93,9 @@ class VAE(GenerativeDetector):
         Width of the latent code.
     hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
-        'softplus', 'tanh'.
+        'softplus', 'tanh'; in an ensemble one that maps 0 to 0.
     output_activation_name : str, default='identity'
-        The same for the decoder's output.
+        Activation of the decoder's output, by the same names.
     batch_norm : bool, default=False
         Normalise hidden layers over the batch while training.
     dropout_rate : float in [0, 1), default=0.0
@@ -90,64 +104,59 @@ class VAE(GenerativeDetector):
         Bounds of the posterior's log variance; None sets none.
     kl_warmup : float in [0, 1), default=0.0
         Share of the training steps in which the weight of the KL term rises in proportion from 0
-        to ``beta`` [4]_ [5]_, so that the decoder learns to use the code first.
+        to ``beta`` [5]_ [6]_, so that the decoder learns to use the code first.
     novelty : bool, default=False
         Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
-        keeps the network from learning to rebuild them.
+        keeps the network from learning to reconstruct them.
     trim : float in [0, 1) or None, default=None
-        Share of the highest-loss rows of each batch left out of the gradient; None is 0.4, or
-        0 with ``novelty=True``.
-    mask : float in [0, 1) or None, default=None
-        Share of the features of each row hidden from the encoder while training, at random; the
-        decoder has to rebuild them. None is 0.
-    noise : float or None, default=None
-        Standard deviation of normal noise added while training to what the encoder is given, in
-        standard deviations of the features. None is 0.
+        Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.4,
+        or 0 with ``novelty=True``.
+    corruption : Corruption, dict or None, default=None
+        :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training:
+        the share of features hidden from it, and the noise added. The decoder has to reconstruct
+        the rows as they were (denoising autoencoder [2]_).
     network : str or callable, default='variational_mlp'
         Name of a registered network, or a function from ``n_features`` to a
-        :class:`torch.nn.Module` with ``encode``, ``decode`` and ``posterior``. It may name further
-        parameters of the detector, which it is then given.
+        :class:`torch.nn.Module` with ``encode`` and ``decode``, and in a VAE ``posterior``. It may
+        name further parameters of the detector, which it is then given.
     input_shape : tuple of int or None, default=None
         Shape of the image in a row, (height, width) or (channels, height, width), for a network
-        that asks for it. 'variational_conv' does: it takes the widths of hidden layers for the
-        channels of convolutions, each of which halves height and width.
+        that asks for it. 'conv' and 'variational_conv' do: they take the widths of hidden layers
+        for the channels of convolutions, each of which halves height and width.
     score_head : str, default='nearest_neighbor'
         Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
         that of residual and latent code together; 'nearest_neighbor', the distance of these from
-        the nearest of a sample of training rows; 'nll', the negative log likelihood under a decoder
-        that learns a variance per feature; 'reconstruction_probability'; 'elbo'.
-    early_stopping : bool, default=False
-        Hold rows out and stop when their loss no longer falls; the best epoch is kept.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the training rows held out by early stopping, and, for themselves, by
-        ``held_out_threshold``.
-    n_iter_no_change : int, default=5
-        Epochs without improvement after which early stopping stops.
-    tol : float, default=1e-4
-        Smallest change of the held-out loss that counts as improvement.
+        the nearest of a sample of training rows. Not in ensembles: 'nll', the negative log
+        likelihood under a decoder that learns a variance per feature. Only in a VAE:
+        'reconstruction_probability' and 'elbo'.
+    early_stopping : bool, EarlyStopping or dict, default=False
+        Keep rows from training, stop when their loss no longer falls, and go back to the best
+        epoch. True stands for the defaults of :class:`~pyod_ae_plugin.EarlyStopping`.
     checkpoint : str, PathLike or None, default=None
         File in which the state of training is kept after each epoch. A fit that was broken off goes
-        on from there, to the same bits; it is deleted when the fit is finished. Needs an int as
-        ``random_state``.
+        on from there, to the same bits; the file is deleted when the fit is finished. Needs an int
+        as ``random_state``.
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
-        Of the factors in matrix products when rows are scored on a GPU. Less is faster and changes
-        scores: ``benchmarks/gpu.py`` prints by how much.
-    held_out_threshold : bool, default=False
-        Keep rows from training, a share of ``validation_fraction``, and set the threshold by their
-        scores, so that it is not too low by what the network has memorised. It gives
+        Precision of the factors in matrix products when rows are scored on a GPU. A lower one is
+        faster and changes scores: ``benchmarks/gpu.py`` prints by how much.
+    held_out_threshold : bool or float in (0, 1), default=False
+        Keep this share of the rows from training, and set the threshold by their scores, so that
+        it is not too low because the network has memorised rows. True keeps 0.1. It gives
         :meth:`predict_p_value`, too.
     on_divergence : {'raise', 'restart'}, default='raise'
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or train anew from
         the same initial weights at a tenth of the learning rate, three times at most, with a
-        warning each time. The latter also where rows end up rebuilt worse than by their mean.
+        warning each time. 'restart' also trains anew where rows end up reconstructed worse than by
+        their mean.
 
     Attributes
     ----------
     decision_scores_ : ndarray of shape (n_samples,)
         Scores of the training rows; the larger, the more abnormal.
     threshold_ : float
-        Rows with larger scores are outliers. With a thresholder, its own figure, on its scale.
+        Rows with larger scores are outliers. You may set it. A thresholder of PyThresh gives it on
+        a scale of its own.
     held_out_scores_ : ndarray of shape (n_held_out,)
         Scores, ascending, of the rows kept from training by ``held_out_threshold``.
     labels_ : ndarray of shape (n_samples,)
@@ -160,33 +169,42 @@ class VAE(GenerativeDetector):
         Highest learning rate that was trained at; less than ``lr`` after restarts.
     history_ : dict of str to list of float
         ``'loss'`` of each epoch, and with early stopping ``'validation_loss'``.
+    drift_reference_ : ndarray of shape (n_kept, n_features)
+        Each feature's values in at most 1,000 training rows, ascending. As each column is sorted
+        by itself, rows cannot be read from it.
     n_features_in_ : int
         Features seen in fit.
     feature_names_in_ : ndarray of shape (n_features,)
         Their names, where the training data had names.
     kl_ : ndarray of shape (n_latent,)
         KL divergence of the posterior from the prior in each latent dimension, in nats: the mean
-        over training rows without the ``trim`` share that is rebuilt worst. Of large tables no
-        more than 16,384 rows, spread evenly, are looked at.
+        over training rows without the ``trim`` share that is reconstructed worst. Of large tables
+        it is that of at most 16,384 rows, spread evenly.
     active_units_ : ndarray of bool of shape (n_latent,)
         Latent dimensions in which the posterior mean varies over these rows, by more than 0.01
-        [6]_. In the others the posterior has collapsed to the prior: they carry nothing. If no
+        [7]_. In the others the posterior has collapsed to the prior: they carry nothing. If no
         dimension is active, ``fit`` warns.
 
     See Also
     --------
     AutoEncoder : The latent code as a point.
 
+    Notes
+    -----
+    By default there is no corruption.
+
     References
     ----------
     .. [1] Kingma, D. P., & Welling, M. (2014). Auto-Encoding Variational Bayes. ICLR.
-    .. [2] Higgins, I., et al. (2017). beta-VAE: Learning Basic Visual Concepts with a
+    .. [2] Vincent, P., et al. (2008). Extracting and Composing Robust Features with Denoising
+           Autoencoders. ICML.
+    .. [3] Higgins, I., et al. (2017). beta-VAE: Learning Basic Visual Concepts with a
            Constrained Variational Framework. ICLR.
-    .. [3] Burgess, C. P., et al. (2018). Understanding disentangling in beta-VAE.
+    .. [4] Burgess, C. P., et al. (2018). Understanding disentangling in beta-VAE.
            arXiv:1804.03599.
-    .. [4] Bowman, S. R., et al. (2016). Generating Sentences from a Continuous Space. CoNLL.
-    .. [5] Sonderby, C. K., et al. (2016). Ladder Variational Autoencoders. NeurIPS.
-    .. [6] Burda, Y., Grosse, R., & Salakhutdinov, R. (2016). Importance Weighted Autoencoders.
+    .. [5] Bowman, S. R., et al. (2016). Generating Sentences from a Continuous Space. CoNLL.
+    .. [6] Sonderby, C. K., et al. (2016). Ladder Variational Autoencoders. NeurIPS.
+    .. [7] Burda, Y., Grosse, R., & Salakhutdinov, R. (2016). Importance Weighted Autoencoders.
            ICLR.
 
     Examples
@@ -212,6 +230,9 @@ class VAE(GenerativeDetector):
         "latent_dim": [Interval(Integral, 1, None, closed="left")],
         "output_activation_name": [StrOptions(set(ACTIVATIONS))],
     }
+
+    kl_: Array
+    active_units_: Array
 
     def __init__(
         self,
@@ -240,49 +261,28 @@ class VAE(GenerativeDetector):
         kl_warmup: float = 0.0,
         novelty: bool = False,
         trim: float | None = None,
-        mask: float | None = None,
-        noise: float | None = None,
+        corruption: Corruption | Mapping[str, float] | None = None,
         network: str | NetworkFactory = "variational_mlp",
         input_shape: Sequence[int] | None = None,
         score_head: str = "nearest_neighbor",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 5,
-        tol: float = 1e-4,
+        early_stopping: bool | EarlyStopping | Mapping[str, Any] = False,
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
-        held_out_threshold: bool = False,
+        held_out_threshold: bool | float = False,
         on_divergence: str = "raise",
     ) -> None:
-        super().__init__(
-            contamination=contamination,
-            preprocessing=preprocessing,
-            lr=lr,
-            epoch_num=epoch_num,
-            batch_size=batch_size,
-            optimizer_name=optimizer_name,
-            device=device,
-            random_state=random_state,
-            use_compile=use_compile,
-            compile_mode=compile_mode,
-            verbose=verbose,
-            optimizer_params=optimizer_params,
-            novelty=novelty,
-            trim=trim,
-            mask=mask,
-            noise=noise,
-            network=network,
-            input_shape=input_shape,
-            score_head=score_head,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            tol=tol,
-            checkpoint=checkpoint,
-            precision=precision,
-            held_out_threshold=held_out_threshold,
-            on_divergence=on_divergence,
-        )
+        super().__init__(contamination=contamination)
+        self.preprocessing = preprocessing
+        self.lr = lr
+        self.epoch_num = epoch_num
+        self.batch_size = batch_size
+        self.optimizer_name = optimizer_name
+        self.device = device
+        self.random_state = random_state
+        self.use_compile = use_compile
+        self.compile_mode = compile_mode
+        self.verbose = verbose
+        self.optimizer_params = optimizer_params
         self.beta = beta
         self.capacity = capacity
         self.encoder_neuron_list = encoder_neuron_list
@@ -295,12 +295,146 @@ class VAE(GenerativeDetector):
         check_clip(logvar_clip)  # here, as PyOD does
         self.logvar_clip = logvar_clip
         self.kl_warmup = kl_warmup
+        self.novelty = novelty
+        self.trim = trim
+        self.corruption = corruption
+        self.network = network
+        self.input_shape = input_shape
+        self.score_head = score_head
+        self.early_stopping = early_stopping
+        self.checkpoint = checkpoint
+        self.precision = precision
+        self.held_out_threshold = held_out_threshold
+        self.on_divergence = on_divergence
 
     def _check_params(self) -> None:
         super()._check_params()
+        check_image(self.network, self.input_shape)
         check_widths("encoder_neuron_list", self.encoder_neuron_list)
         check_widths("decoder_neuron_list", self.decoder_neuron_list)
         check_clip(self.logvar_clip)
 
-    def _objective(self) -> Objective:
-        return NegativeElbo(self.beta, self.capacity, self._corruption(), self.kl_warmup)
+    def _recipe(self, n_features: int) -> Recipe:
+        return single_network_recipe(
+            self,
+            n_features,
+            lambda corruption, _: NegativeElbo(
+                self.beta, self.capacity, corrupt([corruption]), self.kl_warmup
+            ),
+            variational=True,
+        )
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
+        """Draw new rows from the learned distribution.
+
+        A code is drawn from the standard normal prior, and a row from the normal distribution
+        that the decoder gives for it: its mean and its variance per feature [1]_. What was learned
+        is the distribution of the rows that training kept: fit with ``novelty=True`` where all
+        rows shall count, else the ``trim`` share that is rebuilt worst is missing.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+        random_state : int, RandomState instance or None, default=None
+            An int gives the same rows at each call, None others. No global generator is touched.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            In the units of the training rows, float64.
+
+        References
+        ----------
+        .. [1] Kingma, D. P., & Welling, M. (2014). Auto-Encoding Variational Bayes. ICLR.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import VAE
+        >>> X = np.random.default_rng(0).normal([0, 50], [1, 10], size=(1000, 2))
+        >>> rows = VAE(novelty=True, device="cpu", verbose=0).fit(X).sample(500, random_state=0)
+        >>> rows.shape, bool(abs(rows[:, 1].mean() - 50) < 2)
+        ((500, 2), True)
+        """
+        check_is_fitted(self, "scoring_module_")
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        generator = torch.Generator().manual_seed(seed_of(random_state))
+        with torch.inference_mode():
+            rows: Array = sample(self.scoring_module_, int(n_samples), generator).numpy()
+        return rows
+
+    def latent(self, X: Any) -> tuple[Array, Array]:
+        """Posterior distributions of the codes of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows or others.
+
+        Returns
+        -------
+        mu : ndarray of shape (n_samples, n_latent)
+            Means, which :meth:`transform` gives, too.
+        sigma : ndarray of shape (n_samples, n_latent)
+            Standard deviations. In a latent dimension that is not used, mu is near 0 and sigma
+            near 1 for every row.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import VAE
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> mu, sigma = VAE(latent_dim=2, device="cpu", verbose=0).fit(X).latent(X)
+        >>> mu.shape, sigma.shape, bool((sigma > 0).all())
+        ((300, 2), (300, 2), True)
+        """
+        check_is_fitted(self, "scoring_module_")
+        moments = self._map(partial(posterior, self.scoring_module_), X)
+        return moments[:, 0], moments[:, 1]
+
+    @overload
+    def reconstruct(self, X: Any, n_draws: None = None) -> Array: ...
+
+    @overload
+    def reconstruct(self, X: Any, n_draws: int) -> tuple[Array, Array]: ...
+
+    def reconstruct(self, X: Any, n_draws: int | None = None) -> Array | tuple[Array, Array]:
+        """Rows as the network rebuilds them, and how sure it is of each cell.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        n_draws : int or None, default=None
+            None decodes the posterior mean. An int decodes so many draws from the posterior, and
+            gives mean and standard deviation of what a row is rebuilt as, over codes and decoder.
+            Draws are shared by all rows and the same at every call, so that a row has one answer.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_features)
+            In the units of X, and finite; of values far out as in :meth:`transform`.
+        std : ndarray of shape (n_samples, n_features)
+            Only with ``n_draws``. The variance is that of the decoder's means plus the mean of
+            the decoder's variances.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import VAE
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = VAE(device="cpu", verbose=0).fit(X)
+        >>> mean, std = detector.reconstruct(X, n_draws=20)
+        >>> mean.shape, std.shape, detector.reconstruct(X).shape
+        ((300, 5), (300, 5), (300, 5))
+        """
+        if n_draws is None:
+            return super().reconstruct(X)
+        check_is_fitted(self, "scoring_module_")
+        check_scalar(n_draws, "n_draws", Integral, min_val=1)
+        # Not of random_state, which need not be a seed: they are nodes of an integral, as good
+        # for one detector as for another.
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.randn(int(n_draws), self._n_features_out, generator=generator)
+        moments = self._map(partial(reconstruction_moments, self.scoring_module_, draws), X)
+        return moments[:, 0], moments[:, 1]

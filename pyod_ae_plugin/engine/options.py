@@ -12,6 +12,22 @@ from pyod_ae_plugin.engine.schedule import default_batch_size, default_epochs, d
 
 
 @dataclass(frozen=True)
+class Corruption:
+    """What is done to rows before they are encoded, while training (denoising autoencoder).
+
+    Attributes
+    ----------
+    mask : float in [0, 1), default=0.0
+        Share of the features of each row that are hidden from the encoder, at random.
+    noise : float, default=0.0
+        Standard deviation of the normal noise that is added, in those of the features.
+    """
+
+    mask: float = 0.0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
 class EarlyStopping:
     """Stop when the loss of held-out rows no longer falls, and go back to the best epoch.
 
@@ -25,9 +41,9 @@ class EarlyStopping:
         What counts as improvement of the held-out loss.
     """
 
-    validation_fraction: float
-    patience: int
-    min_improvement: float
+    patience: int = 5
+    tol: float = 1e-4
+    validation_fraction: float = 0.1
 
 
 @dataclass(frozen=True)

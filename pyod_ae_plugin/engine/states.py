@@ -26,7 +26,13 @@ def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a module copies of the tensors of a state that is of its names, shapes and types.
+    """Give a module copies of the tensors of a state; see :func:`check_loadable`."""
+    check_loadable(module, state)
+    module.load_state_dict(copied(state), assign=True)  # assign keeps the types of the state
+
+
+def check_loadable(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise unless a state has the names, shapes and types of a module's tensors.
 
     In buffers, float32 and float64 may stand for each other: a module chooses between them when it
     is fitted.
@@ -53,4 +59,3 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} is of {tensor.dtype}, expected {like.dtype}")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} holds NaN or infinity")
-    module.load_state_dict(copied(state), assign=True)  # assign keeps the types of the state

@@ -30,7 +30,7 @@ class Best:
 
     def judge(self, validation_loss: float, weights: Mapping[str, Tensor]) -> None:
         assert self._stopping is not None
-        if validation_loss < self._loss - self._stopping.min_improvement:
+        if validation_loss < self._loss - self._stopping.tol:
             self._loss = validation_loss
             self._epochs_since = 0
             self.weights = copied(weights)

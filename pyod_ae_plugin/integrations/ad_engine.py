@@ -112,7 +112,7 @@ def _explain_findings(
     feature_names: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     """ADEngine.explain_findings, by contributions to the score where the detector is ours."""
-    from pyod_ae_plugin.detectors.scoring import ScoringDetector
+    from pyod_ae_plugin.detectors.base import NeuralDetector as ScoringDetector
 
     detector = result.get("detector")
     entries: list[dict[str, Any]]

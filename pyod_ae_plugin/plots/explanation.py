@@ -12,7 +12,7 @@ from pyod_ae_plugin.plots.style import BLUE, GREY, ORANGE, feature_names, new_ax
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pyod_ae_plugin.detectors.scoring import ScoringDetector
+    from pyod_ae_plugin.detectors.base import NeuralDetector as ScoringDetector
 
 
 def plot_explanation(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.decomposition import PCA
 
-from pyod_ae_plugin.detectors.scoring import Array
+from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.plots.style import BLUE, ORANGE, checked_labels, new_axes, without_frame
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from pyod_ae_plugin.detectors.scoring import Array
+from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.plots.style import BLUE, GREY, ORANGE, checked_labels, new_axes, without_frame
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import column_or_1d
 
-from pyod_ae_plugin.detectors.scoring import Array, ScoringDetector
+from pyod_ae_plugin.detectors.base import Array
+from pyod_ae_plugin.detectors.base import NeuralDetector as ScoringDetector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyod_ae_plugin.detectors.rows import validate_rows
-from pyod_ae_plugin.files import replacing
+from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.report.contents import Contents, gather
 from pyod_ae_plugin.report.page import render, require_bokeh
 
@@ -58,7 +58,7 @@ class Report:
             Usually ending in ``.html``. An older file there is replaced.
         """
         page = self.to_html()
-        with replacing(Path(path)) as new:
+        with atomic_write(Path(path)) as new:
             new.write_text(page, encoding="utf-8")
 
     def _repr_html_(self) -> str:

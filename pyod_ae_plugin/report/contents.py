@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from pyod_ae_plugin.detectors.base import fitted_of
 from pyod_ae_plugin.plots.scores import score_bins
 from pyod_ae_plugin.plots.style import checked_labels
 from pyod_ae_plugin.report.card import Card, model_card
@@ -129,7 +130,7 @@ def gather(
         seconds = time.perf_counter() - began
         labels = None if y is None else checked_labels(y, len(scores))
         # not predict, which would score the rows again
-        start = start_of(scores, detector._labels(scores), detector.threshold_)
+        start = start_of(scores, fitted_of(detector).labels_of(scores), detector.threshold_)
         ranked, features, points = shown_rows(detector, batches, scores, labels, name_of)
     has_both = labels is not None and 0 < labels.sum() < len(labels)
     return Contents(

@@ -1,7 +1,8 @@
-"""Saves and loads fitted detectors, without pickle."""
+"""Detectors in files: from a detector to a description and tensors, and back, without pickle."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from importlib.metadata import version
 from os import PathLike
@@ -10,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pyod_ae_plugin.engine.devices import resolve_device
-from pyod_ae_plugin.fitted import check_attributes
-from pyod_ae_plugin.modelfiles import damaged, read_model, write_model
+from pyod_ae_plugin.detectors.fit import assemble
+from pyod_ae_plugin.detectors.parameters import VALUES
+from pyod_ae_plugin.detectors.recipe import Recipe
+from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
+from pyod_ae_plugin.engine.states import check_loadable, load_exactly
+from pyod_ae_plugin.fitted import Fitted, from_saved
 from pyod_ae_plugin.plugins.manager import detector_names, find
+from pyod_ae_plugin.scoring import ScoringModule, Standardize
+from pyod_ae_plugin.storage import damaged, read_model, write_model
 from pyod_ae_plugin.thresholds import RULES, ThresholdRule
 from pyod_ae_plugin.version import __version__
 
@@ -22,25 +29,25 @@ if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
 
 FORMAT = 1
-HOOK = "pyod_ae_detectors"
-# Marks the scoring module's tensors; the others are the fitted attributes that are arrays.
-_MODULE_PREFIX = "module."
-_TUPLE = "tuple"
-_RULE = "threshold_rule"
+_HOOK = "pyod_ae_detectors"
+# Tags of parameters that JSON has no kind for.
+_TUPLE, _RULE, _VALUE = "tuple", "threshold_rule", "value"
+_VALUE_KINDS = {kind.__name__: kind for kind in VALUES}
 # Paths of the machine that fitted. From a file, they would be where a later fit writes.
 _LEFT_BEHIND = ("checkpoint",)
 
 
-def save_detector(detector: NeuralDetector, path: Path) -> None:
-    """Save a fitted detector as a folder, or as one file.
+def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
+    """Save a detector as a folder, or as one file.
 
     Parameters
     ----------
     detector : NeuralDetector
-        Fitted, and of a registered class.
+        Of a registered class; its parameters are saved.
+    fitted : Fitted
+        What it learned.
     path : Path
-        One file if it ends in ``.safetensors``, else a folder. It is written beside and renamed,
-        so that a failure leaves what was there.
+        One file if it ends in ``.safetensors``, else a folder. A failure leaves what was there.
 
     Raises
     ------
@@ -51,18 +58,14 @@ def save_detector(detector: NeuralDetector, path: Path) -> None:
         If something other than a saved detector is there.
     """
     params = described_params(detector)
-    attributes = detector.fitted_attributes()
-    arrays = {k: v for k, v in attributes.items() if _is_numeric_array(v)}
+    attributes, tensors = fitted.to_saved()
     description = {
         "format": FORMAT,
         "detector": type(detector).__name__,
         "versions": {p: version(p) for p in ("pyod-ae-plugin", "pyod", "torch", "scikit-learn")},
         "params": params,
-        "attributes": {k: _to_json(k, v) for k, v in attributes.items() if k not in arrays},
+        "attributes": {k: _to_json(k, v) for k, v in attributes.items()},
     }
-    tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
-    for key, value in detector.scoring_module_.state_dict().items():
-        tensors[_MODULE_PREFIX + key] = value.cpu().contiguous()
     try:
         _restored(description, tensors, torch.device("cpu"))
     except (RuntimeError, ValueError, TypeError) as error:
@@ -82,10 +85,10 @@ def described_params(detector: NeuralDetector) -> dict[str, Any]:
         If the class is not registered, or a parameter cannot be written without pickle.
     """
     name = type(detector).__name__
-    if name not in detector_names() or find(HOOK, name, "detector") is not type(detector):
+    if name not in detector_names() or find(_HOOK, name, "detector") is not type(detector):
         raise ValueError(
             f"{type(detector)} is not registered as the detector {name!r}, so it could not be "
-            f"loaded again. Register it in a plugin, through the hook {HOOK}."
+            f"loaded again. Register it in a plugin, through the hook {_HOOK}."
         )
     params = {k: v for k, v in detector.get_params(deep=False).items() if k not in _LEFT_BEHIND}
     return {k: _to_json(k, v) for k, v in params.items()}
@@ -102,8 +105,8 @@ def load_detector(path: str | Path, device: str | torch.device | None = None) ->
     path : str or Path
         The folder or file.
     device : str, torch.device or None, default=None
-        Where it shall score; None is where its own ``device`` parameter says, if that is here,
-        else the CPU.
+        Where it scores; None is where its own ``device`` parameter says, if that is here, else
+        the CPU.
 
     Returns
     -------
@@ -150,33 +153,55 @@ def load_detector(path: str | Path, device: str | torch.device | None = None) ->
 
 
 def _restored(
-    description: Mapping[str, Any],
-    tensors: Mapping[str, torch.Tensor],
-    device: torch.device | None,
+    description: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device | None
 ) -> NeuralDetector:
-    Detector = find(HOOK, description["detector"], "detector")
-    if not hasattr(Detector, "restore"):
+    """The detector of a description and tensors, which may be forged."""
+    Detector = find(_HOOK, description["detector"], "detector")
+    if not hasattr(Detector, "_recipe"):
         raise TypeError(f"{description['detector']!r} is no detector of this package")
     params = {name: _from_json(value) for name, value in description["params"].items()}
     if set(params) & set(_LEFT_BEHIND):
         raise TypeError(f"it holds the parameter {_LEFT_BEHIND}, which is never saved")
+    n_features, state, values = from_saved(description["attributes"], tensors)
+    for name, value in params.items():
+        # A list of widths has two tensors for each; a longer one would take long to build.
+        if isinstance(value, (list, tuple)) and len(value) > len(state):
+            raise ValueError(f"{name} has {len(value)} values, but the model {len(state)} tensors")
     detector: NeuralDetector = Detector(**params)
-    attributes = dict(description["attributes"])
-    module = {}
-    for key, tensor in tensors.items():
-        if key.startswith(_MODULE_PREFIX):
-            module[key.removeprefix(_MODULE_PREFIX)] = tensor
-        else:
-            attributes[key] = tensor.numpy().copy()
-    check_attributes(type(detector), attributes)
-    if "feature_names_in_" in attributes:
-        attributes["feature_names_in_"] = np.array(attributes["feature_names_in_"], dtype=object)
-    detector.restore(attributes, module, device)
+    detector._check_params()
+    detector._check_state(state)
+    module = _loaded_module(detector._recipe(n_features), n_features, state)
+    module.to(available_device(detector.device) if device is None else device)
+    thresholder = None
+    if isinstance(detector.contamination, ThresholdRule):
+        thresholder = copy.deepcopy(detector.contamination)
+        thresholder.thresh_ = values["threshold"]
+    detector._adopt(Fitted(scoring_module=module, thresholder=thresholder, **values))
     return detector
 
 
-def _is_numeric_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+def _loaded_module(recipe: Recipe, n_features: int, state: Mapping[str, Tensor]) -> ScoringModule:
+    """The scoring module of a state, which is first compared with one that takes no memory."""
+    if state["standardize.scale"].shape != (n_features,):
+        raise ValueError("the scaling is not that of n_features_in_ features")
+    try:
+        template = _built(recipe, n_features, torch.device("meta"))
+    except NotImplementedError:
+        pass  # a plugin's network that computes with its weights while it is built
+    else:
+        check_loadable(template, state)
+    with seeded_global_rng(0, torch.device("cpu")):
+        module = _built(recipe, n_features, torch.device("cpu"))
+    load_exactly(module, state)
+    with torch.no_grad():
+        module(torch.zeros(1, n_features))
+    return module.requires_grad_(False)
+
+
+def _built(recipe: Recipe, n_features: int, device: torch.device) -> ScoringModule:
+    network = recipe.build_network(torch.Generator(), device)
+    with device:
+        return assemble(Standardize(n_features), network, recipe.build_head(network))
 
 
 def _to_json(name: str, value: Any) -> Any:
@@ -189,6 +214,8 @@ def _to_json(name: str, value: Any) -> Any:
         return str(value)
     if isinstance(value, ThresholdRule) and RULES.get(type(value).__name__) is type(value):
         return {_RULE: [type(value).__name__, _to_json(name, value.get_params())]}
+    if type(value) in VALUES:
+        return {_VALUE: [type(value).__name__, _to_json(name, vars(value))]}
     if isinstance(value, Mapping):
         return {str(k): _to_json(name, v) for k, v in value.items()}
     if isinstance(value, tuple):
@@ -209,6 +236,9 @@ def _from_json(value: Any) -> Any:
     if value.keys() == {_RULE}:
         rule, params = value[_RULE]
         return RULES[rule](**params)
+    if value.keys() == {_VALUE}:
+        kind, params = value[_VALUE]
+        return _VALUE_KINDS[kind](**params)
     if value.keys() == {_TUPLE}:
         return tuple(_from_json(v) for v in value[_TUPLE])
     return {k: _from_json(v) for k, v in value.items()}

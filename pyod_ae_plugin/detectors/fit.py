@@ -1,0 +1,615 @@
+"""How a model is fitted to rows: hold out, standardise, train, fit the head, score, set the threshold.
+
+Also what happens on the way: checkpoints, Ctrl-C, and new starts after training diverged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+from tqdm import tqdm
+
+from pyod_ae_plugin.detectors.recipe import Recipe
+from pyod_ae_plugin.engine.devices import (
+    global_rng_state,
+    resolve_device,
+    seeded_global_rng,
+    set_global_rng_state,
+)
+from pyod_ae_plugin.engine.divergence import DivergenceError, divergence
+from pyod_ae_plugin.engine.options import TrainingOptions
+from pyod_ae_plugin.engine.rows import (
+    Rows,
+    SelectedRows,
+    row_tiles,
+    training_batches,
+    training_tile_rows,
+)
+from pyod_ae_plugin.engine.states import above, below, copied
+from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.fitted import (
+    Array,
+    Fitted,
+    Threshold,
+    check_scores,
+    drift_reference,
+    score_rows,
+)
+from pyod_ae_plugin.networks import Network, joined
+from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
+from pyod_ae_plugin.scoring.generative import latent_usage
+from pyod_ae_plugin.scoring.heads import Tiles
+from pyod_ae_plugin.scoring.standardize import FARTHEST
+from pyod_ae_plugin.storage import Checkpoint
+
+T = TypeVar("T")
+
+# Rows of which the head holds residuals and codes in memory.
+_SAMPLE_CELLS = 2**20
+_FEWEST_SAMPLE_ROWS, _MOST_SAMPLE_ROWS = 2**11, 2**14
+
+_FINGERPRINT_ROWS = 1024
+_GLOBAL = "global_rng."
+# Good learning rates of Adam span about a decade: a step down by less would often be one too few.
+_STEP_DOWN, _MOST_RESTARTS = 10, 3
+# Measured: 0.0 to 1.1 where something was learned, mostly below 0.7; from 2.2 up after a loss that
+# went through the roof and came back.
+_HIGHEST_ERROR = 2
+
+
+class FitInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended training after some epochs.
+
+    Attributes
+    ----------
+    fitted : Fitted
+        What the last finished epoch left.
+    """
+
+    def __init__(self, fitted: Fitted) -> None:
+        super().__init__(
+            f"Training was interrupted after {len(fitted.history['loss'])} epochs; the detector "
+            "is as the last of them made it."
+        )
+        self.fitted = fitted
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a fit goes on from.
+
+    Attributes
+    ----------
+    standardize : Standardize or None
+        Of all rows that were seen, or of an earlier fit; None is that of the rows to fit to.
+    network : torch.nn.Module or None
+        A network to train further; None begins with a new one.
+    members : torch.nn.Module or None
+        Members of an ensemble, which those that are trained join.
+    epoch_fraction : float
+        Share of the usual epochs to train.
+    seed_offset : int
+        Added to the seed of what training draws.
+    keeps_network : bool
+        Whether training may go on again, from :attr:`Fitted.network`.
+    """
+
+    standardize: Standardize | None = None
+    network: Network | None = None
+    members: Network | None = None
+    epoch_fraction: float = 1.0
+    seed_offset: int = 0
+    keeps_network: bool = False
+
+
+class Trained(NamedTuple):
+    """What training left.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+    options : TrainingOptions
+    generator : torch.Generator
+        The source of what is drawn after training.
+    lr : float
+    history : dict of str to list of float
+    completed : bool
+        Whether training came to its end and was not interrupted.
+    """
+
+    network: Network
+    options: TrainingOptions
+    generator: torch.Generator
+    lr: float
+    history: dict[str, list[float]]
+    completed: bool
+
+
+class Group:
+    """The processes that fit a model together, seen from one of them; here one process alone.
+
+    Attributes
+    ----------
+    rank : int
+        Number of this process, from 0.
+    size : int
+    """
+
+    rank = 0
+    size = 1
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank, for the first; for the others their own."""
+        return [value]
+
+    def all_gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
+        return [value]
+
+    def broadcast(self, value: T) -> T:
+        """The value of the first process."""
+        return value
+
+    def all_or_raise(self, do: Callable[[], T]) -> T:
+        """Return what a function returns here, or raise in all processes if it raises in one."""
+        return do()
+
+    def from_first(self, do: Callable[[], T]) -> T:
+        """Return what a function returns in the first process, or raise what it raises there."""
+        mine: Any = self.all_or_raise(lambda: do() if self.rank == 0 else None)
+        result: T = self.broadcast(mine)
+        return result
+
+    def share_training(
+        self, options: TrainingOptions, n_rows: int, generator: torch.Generator, seed: int
+    ) -> tuple[TrainingOptions, int]:
+        """Options and number of rows of the training in this process; may seed the generator."""
+        return options, n_rows
+
+    def merge(self, trained: Trained) -> Trained:
+        """What the processes trained, as one."""
+        return trained
+
+    def checkpoint(self, recipe: Recipe, fingerprint: str) -> Checkpoint | None:
+        """Where the state of training is kept."""
+        return None if recipe.checkpoint is None else Checkpoint(recipe.checkpoint, fingerprint)
+
+
+LOCAL = Group()
+
+
+def fit_model(
+    rows: Rows,
+    recipe: Recipe,
+    *,
+    start: Start | None = None,
+    group: Group = LOCAL,
+    scored: Iterable[Rows] | None = None,
+    feature_names: Array | None = None,
+) -> Fitted:
+    """Fit a model to rows.
+
+    Parameters
+    ----------
+    rows : Rows
+        Raw training rows, checked; in a group those of this process.
+    recipe : Recipe
+    start : Start or None, default=None
+        What to go on from; None begins anew.
+    group : Group, default=LOCAL
+        The processes that fit the model together.
+    scored : iterable of Rows or None, default=None
+        Rows whose scores set the threshold; None is the training rows.
+    feature_names : ndarray of shape (n_features,) or None, default=None
+
+    Returns
+    -------
+    Fitted
+        The scores are those of all rows in the first process of a group, and of its own in the
+        others.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the rows cannot be trained on, or the network or score head is not usable.
+    FloatingPointError
+        If training diverges.
+    FitInterrupted
+        On Ctrl-C after the first epoch.
+    """
+    start = Start() if start is None else start
+    with _global_randomness(recipe):
+        training_rows, calibration_rows = group.all_or_raise(lambda: _hold_out(rows, recipe))
+        standardize = _standardize(training_rows, recipe, start, group)
+        trained = group.merge(
+            group.all_or_raise(lambda: _train(training_rows, standardize, recipe, start, group))
+        )
+        network = copy.deepcopy(trained.network) if start.keeps_network else None
+        sample = _sample(training_rows, trained.options.n_members or 1, group)
+        module = group.from_first(lambda: _fitted_module(sample, standardize, trained, recipe))
+    kl, active_units = _latent_usage(module, sample, trained, recipe)
+
+    fitted = Fitted(
+        scoring_module=module,
+        history=trained.history,
+        lr=trained.lr,
+        kl=kl,
+        active_units=active_units,
+        feature_names_in=feature_names,
+        network=network,
+        drift_reference=drift_reference(rows if group.size == 1 else sample),
+        **_judged(module, [rows] if scored is None else scored, calibration_rows, recipe, group),
+    )
+    if not trained.completed:
+        raise FitInterrupted(fitted)
+    if recipe.checkpoint is not None:
+        recipe.checkpoint.unlink(missing_ok=True)
+    return fitted
+
+
+def rescored(fitted: Fitted, rows: Rows, recipe: Recipe, feature_names: Array | None) -> Fitted:
+    """The same model with the scores, labels and threshold of these rows."""
+    _, calibration_rows = _hold_out(rows, recipe)
+    return replace(
+        fitted,
+        feature_names_in=feature_names,
+        drift_reference=drift_reference(rows),
+        **_judged(fitted.scoring_module, [rows], calibration_rows, recipe, LOCAL),
+    )
+
+
+def assemble(standardize: Standardize, network: Network, head: ScoreHead) -> ScoringModule:
+    """Make a scoring module of its parts, the network in the form in which it is evaluated."""
+    network.eval()
+    for_inference = getattr(network, "for_inference", None)
+    if callable(for_inference):
+        network = for_inference()
+    return ScoringModule(standardize, network, head).eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _global_randomness(recipe: Recipe) -> Iterator[None]:
+    """Leave torch's global generators as they are, also where a network draws from them."""
+    if recipe.draws_privately:
+        yield
+    else:
+        with seeded_global_rng(recipe.seed, resolve_device(recipe.device)):
+            yield
+
+
+# -------------------------------------------------------------------------------------- rows
+
+
+def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
+    """The rows to train on, and those that are kept from training for the threshold."""
+    if not recipe.calibration_fraction:
+        return rows, None
+    n = len(rows)
+    if n < 2:
+        raise ValueError(f"held_out_threshold needs at least 2 rows, got {n}.")
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
+    n_held_out = min(max(round(n * recipe.calibration_fraction), 1), n - 1)
+    held_out, trained_on = (
+        SelectedRows(rows, indices.sort().values)
+        for indices in (shuffled[:n_held_out], shuffled[n_held_out:])
+    )
+    return trained_on, held_out
+
+
+def _standardize(rows: Rows, recipe: Recipe, start: Start, group: Group) -> Standardize:
+    """Return what standardises raw rows: learned from all of them, or taken from the start.
+
+    Raises
+    ------
+    ValueError
+        If rows that their own moments do not scale are too large to be trained on.
+    """
+    standardize = start.standardize
+    if standardize is None:
+        standardize = Standardize(rows.shape[1])
+        if recipe.preprocessing:
+            moments, *others = group.all_gather(moments_of(rows))
+            for other in others:
+                moments.merge(other)
+            standardize.fit(moments)
+            return standardize
+    group.all_or_raise(lambda: _check_range(rows, standardize))
+    return standardize
+
+
+def moments_of(rows: Rows) -> Moments:
+    """Mean and variance of each feature."""
+    moments = Moments(rows.shape[1])
+    for tile in row_tiles(rows):
+        moments.update(tile)
+    return moments
+
+
+def _check_range(rows: Rows, standardize: Standardize) -> None:
+    """Raise if float32 would overflow in training."""
+    farthest = max(standardize(tile).abs().max().item() for tile in row_tiles(rows))
+    if farthest > FARTHEST:
+        raise ValueError(
+            f"X has a value of {farthest:g} in the units in which the network is trained, where "
+            f"at most {FARTHEST:g} is possible in float32. Rows are not scaled to unit variance "
+            "with preprocessing=False, nor where an earlier fit is continued: scale X, or fit anew "
+            "with preprocessing=True."
+        )
+
+
+def _sample(rows: Rows, n_members: int, group: Group) -> Tensor:
+    """Rows, spread evenly over those of all processes, of which the head may hold what it needs."""
+    counts = group.all_gather(len(rows))
+    n_features = rows.shape[1]
+    most = max(_SAMPLE_CELLS // (n_features * n_members), _FEWEST_SAMPLE_ROWS)
+    stride = -(-sum(counts) // min(most, _MOST_SAMPLE_ROWS))
+    parts = group.gather(rows[-sum(counts[: group.rank]) % stride :: stride])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _tiles(sample: Tensor, module: ScoringModule) -> Tiles:
+    """Rows, standardised, tile by tile, as often as they are asked for."""
+    device = module.standardize.scale.device
+    height = training_tile_rows(sample.shape[1], device)
+
+    def tiles() -> Iterator[Tensor]:
+        for tile in sample.split(height):
+            yield module.standardize(tile.to(device))
+
+    return tiles
+
+
+# ---------------------------------------------------------------------------------- training
+
+
+def _train(
+    rows: Rows, standardize: Standardize, recipe: Recipe, start: Start, group: Group
+) -> Trained:
+    """Train the network of a recipe, or that of the start further."""
+    device = resolve_device(recipe.device)
+    seed = recipe.seed + start.seed_offset
+    generator = torch.Generator(device).manual_seed(seed)
+    if start.network is None:
+        network = recipe.build_network(generator, device)
+    else:
+        network = copy.deepcopy(start.network).to(device)
+    options = replace(recipe.options, share=start.epoch_fraction)
+    options, n_rows = group.share_training(options, len(rows), generator, seed)
+    training = Training(
+        network,
+        recipe.objective,
+        training_batches(rows, standardize, device),
+        n_rows,
+        options,
+        generator,
+    )
+    checkpoint = None
+    if start.network is None:
+        checkpoint = group.checkpoint(recipe, fit_fingerprint(recipe, rows, device))
+    completed = _run(training, recipe, checkpoint)
+    history = {"loss": [epoch.loss for epoch in training.history]}
+    validation = [e.validation_loss for e in training.history if e.validation_loss is not None]
+    if validation:
+        history["validation_loss"] = validation
+    if start.members is not None:
+        network = joined(copy.deepcopy(start.members).to(device), network)
+    return Trained(network, options, generator, training.lr, history, completed)
+
+
+def fit_fingerprint(recipe: Recipe, rows: Rows, device: torch.device) -> str:
+    """Return a digest of parameters, device and training rows; of many rows, a sample of them."""
+    digest = hashlib.sha256()
+    sample = rows[:: -(-len(rows) // _FINGERPRINT_ROWS)].contiguous()
+    for part in (dict(recipe.params), device.type, tuple(rows.shape), sample.dtype):
+        digest.update(repr(part).encode())
+    digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _run(training: Training, recipe: Recipe, checkpoint: Checkpoint | None) -> bool:
+    """Run a training, from its checkpoint if there is one, and anew after it diverged if asked to.
+
+    Returns
+    -------
+    bool
+        Whether it came to its end. If not, it was interrupted, and the network is as the last
+        finished epoch left it.
+
+    Raises
+    ------
+    DivergenceError
+        If it diverged, and is not started anew.
+    KeyboardInterrupt
+        If it was interrupted before an epoch was finished.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If it is started anew, or the network reconstructs rows worse than their mean does.
+    """
+    draws_globally = not recipe.draws_privately
+    untrained = training.error()
+    beginning = copied(_state(training, draws_globally)) if recipe.restarts else {}
+    n_restarts = _MOST_RESTARTS if recipe.restarts else 0
+    rates = [training.lr / _STEP_DOWN**i for i in range(1, n_restarts + 1)]
+    state = None if checkpoint is None else checkpoint.load()
+    if state is not None:
+        _load_state(training, state, draws_globally)
+    while True:
+        lower = [lr for lr in rates if lr < training.lr]
+        try:
+            if not _run_once(training, recipe.verbose, checkpoint, draws_globally):
+                return False
+            fault = _fault(training, untrained)
+        except DivergenceError as error:
+            if checkpoint is not None:
+                checkpoint.remove()
+            if not lower:
+                raise
+            fault = error
+        if fault is None:
+            return True
+        happened, remedy = fault.args
+        if not lower:
+            _warn(f"{happened} {remedy}")
+            return True
+        n = n_restarts - len(lower) + 1
+        _warn(
+            f"{happened} Training starts anew from the same weights at {lower[0]:g}, "
+            f"restart {n} of {n_restarts}."
+        )
+        if checkpoint is not None:
+            checkpoint.remove()
+        _load_state(training, beginning, draws_globally)
+        training.lr = lower[0]
+
+
+def _run_once(
+    training: Training, verbose: int, checkpoint: Checkpoint | None, draws_globally: bool
+) -> bool:
+    """Run a training from where it is; return whether it came to its end."""
+    try:
+        bar = tqdm(desc="Training: ", disable=verbose != 1, initial=len(training.history))
+        with bar, contextlib.closing(training.epochs()) as epochs:
+            for epoch in epochs:
+                if checkpoint is not None:
+                    checkpoint.save(_state(training, draws_globally))
+                bar.total = epoch.total
+                bar.update()
+                if verbose == 2:
+                    print(
+                        f"Epoch {len(training.history)}/{epoch.total}, loss={epoch.loss:.4f}, "
+                        f"time={epoch.seconds:.2f}s"
+                    )
+    except KeyboardInterrupt:
+        if not training.history:
+            raise
+        training.rewind()
+        return False
+    return True
+
+
+def _fault(training: Training, untrained: float) -> DivergenceError | None:
+    """What is wrong with a network whose numbers are all finite, or None.
+
+    A network of a few steps may be as bad as it was untrained; only training makes it worse.
+    """
+    error = training.error()
+    if not math.isfinite(error):
+        raise divergence("rows are reconstructed as infinite after the last epoch", training.lr)
+    if error <= max(_HIGHEST_ERROR, 2 * untrained):
+        return None
+    return divergence(
+        f"rows are reconstructed with {error:.3g} times the squared error that their mean would "
+        f"have, after {len(training.history)} epochs with a loss of {training.history[-1].loss:.3g}"
+        " in the last",
+        training.lr,
+    )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, ConvergenceWarning, stacklevel=2)
+
+
+def _load_state(training: Training, state: Mapping[str, Tensor], draws_globally: bool) -> None:
+    training.load_state(state)
+    if draws_globally:
+        set_global_rng_state(below(_GLOBAL, state), training.device)
+
+
+def _state(training: Training, draws_globally: bool) -> dict[str, Tensor]:
+    state = training.state()
+    if draws_globally:
+        state |= above(_GLOBAL, global_rng_state(training.device))
+    return state
+
+
+# ------------------------------------------------------------------------- what training left
+
+
+def _fitted_module(
+    sample: Tensor, standardize: Standardize, trained: Trained, recipe: Recipe
+) -> ScoringModule:
+    """Assemble the scoring module and fit its head to a sample of the training rows."""
+    device = trained.generator.device
+    head = recipe.build_head(trained.network).to(device)
+    module = assemble(copy.deepcopy(standardize), trained.network, head).to(device)
+    for parameter in module.network.parameters():
+        # Training left views of one vector. Matrix kernels are chosen by how memory is aligned,
+        # so a module that is loaded again would round differently.
+        parameter.data = parameter.data.clone()
+        parameter.grad = None
+    with torch.no_grad():
+        tiles = _tiles(sample, module)
+        head.fit_to(module.network, tiles, max(trained.options.trim), trained.generator)
+    return module
+
+
+def _latent_usage(
+    module: ScoringModule, sample: Tensor, trained: Trained, recipe: Recipe
+) -> tuple[Array, Array] | tuple[None, None]:
+    """KL divergence of each latent dimension and whether it is used; a warning if none is."""
+    if not recipe.variational:
+        return None, None
+    with torch.inference_mode():
+        usage = latent_usage(module.network, _tiles(sample, module), max(trained.options.trim))
+    kl, active = (of_dimensions.cpu().numpy() for of_dimensions in usage)
+    if not active.any():
+        warnings.warn(
+            "Posterior collapse: no latent dimension is active, so that every row is "
+            "reconstructed as about the same row. If the features depend on each other, a lower "
+            "beta or a kl_warmup lets the network use its code; if not, there is nothing to code.",
+            ConvergenceWarning,
+            stacklevel=5,  # the line that calls fit, fit_batches or partial_fit
+        )
+    elif recipe.verbose == 2:
+        print(
+            f"Active latent dimensions: {active.sum()} of {len(kl)}, KL={kl.sum():.2f} nats"
+        )
+    return kl, active
+
+
+def _judged(
+    module: ScoringModule,
+    pieces: Iterable[Rows],
+    calibration_rows: Rows | None,
+    recipe: Recipe,
+    group: Group,
+) -> dict[str, Any]:
+    """Scores of rows that come in pieces, threshold and labels, as fields of :class:`Fitted`."""
+
+    def scored(pieces: Iterable[Rows]) -> Array:
+        own = np.concatenate([score_rows(module, rows, recipe.precision) for rows in pieces])
+        return np.concatenate(group.gather(own))
+
+    scores = scored(pieces)
+    calibration = None if calibration_rows is None else np.sort(scored([calibration_rows]))
+
+    def choose() -> Threshold:
+        check_scores(scores)
+        deciding = scores if calibration is None else calibration
+        return Threshold.chosen_by(recipe.contamination, deciding)
+
+    threshold = group.from_first(choose)
+    if threshold.is_on_scores or calibration is not None or group.rank > 0:
+        labels = threshold.labels(scores)
+    else:  # a thresholder has labelled the scores that it was fitted to
+        labels = threshold.thresholder.labels_
+    return {
+        "decision_scores": scores,
+        "held_out_scores": calibration,
+        "threshold": threshold.value,
+        "thresholder": threshold.thresholder,
+        "labels": labels,
+    }

@@ -1,0 +1,81 @@
+"""What is kept of rows that come piece by piece, and the fit that goes on from it."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+
+from pyod_ae_plugin.detectors.fit import Start
+from pyod_ae_plugin.detectors.rows import as_rows
+from pyod_ae_plugin.engine.rows import row_tiles
+from pyod_ae_plugin.engine.sampling import RowSample
+from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.scoring import Moments, ScoringModule, Standardize
+
+# Values of the rows that are kept: 64 MiB of float64.
+_CELLS_KEPT = 2**23
+_LEAST_ROWS_KEPT = 1024
+
+
+class Stream(NamedTuple):
+    """A uniform sample of the rows seen so far, and what a fit to them goes on from.
+
+    Attributes
+    ----------
+    sample : RowSample
+    moments : Moments or None
+        Of all rows that were seen; None where the standardisation stays as it is.
+    generator : torch.Generator
+        Draws the sample.
+    network : torch.nn.Module or None
+        The network as it was trained; None before that.
+    standardize : Standardize or None
+        That of an earlier fit, of whose rows nothing is known.
+    """
+
+    sample: RowSample
+    moments: Moments | None
+    generator: torch.Generator
+    network: Network | None = None
+    standardize: Standardize | None = None
+
+    @classmethod
+    def new(cls, n_features: int, seed: int, preprocessing: bool) -> Stream:
+        """A stream of no rows yet."""
+        capacity = max(_CELLS_KEPT // n_features, _LEAST_ROWS_KEPT)
+        moments = Moments(n_features) if preprocessing else None
+        return cls(RowSample(capacity), moments, torch.Generator().manual_seed(seed))
+
+    def after(self, module: ScoringModule, preprocessing: bool) -> Stream:
+        """The stream behind a fit whose rows are unknown: it goes on from the module's network."""
+        standardize = copy.deepcopy(module.standardize).cpu() if preprocessing else None
+        network = copy.deepcopy(module.network).requires_grad_(True)
+        return self._replace(moments=None, network=network, standardize=standardize)
+
+    def added(self, X: Array) -> Stream:
+        """The stream with these rows as well; they are copied."""
+        moments, sample = copy.deepcopy(self.moments), self.sample
+        for tile in row_tiles(as_rows(X)):
+            if moments is not None:
+                moments.update(tile)
+            sample = sample.added(tile, self.generator)
+        return self._replace(sample=sample, moments=moments)
+
+    def start(self, epoch_fraction: float = 1.0, *, keeps_network: bool = False) -> Start:
+        """What a fit to the sample goes on from."""
+        standardize = self.standardize
+        if self.moments is not None:
+            standardize = Standardize(self.sample.rows().shape[1])
+            standardize.fit(self.moments)
+        if self.network is None:
+            return Start(standardize, keeps_network=keeps_network)
+        return Start(
+            standardize,
+            network=self.network,
+            epoch_fraction=epoch_fraction,
+            seed_offset=self.sample.n_seen,
+            keeps_network=keeps_network,
+        )
