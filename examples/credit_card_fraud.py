@@ -84,7 +84,7 @@ X_test, y_test = payments[second:], fraud[second:]
 # better than others, and so the scores are those of rows that were held out.
 
 rule = MeanStd(k=2)
-held_out = {"held_out_threshold": True, "validation_fraction": 0.2}
+held_out = {"held_out_threshold": 0.2}
 detector = AutoEncoder(novelty=True, contamination=rule, **held_out, verbose=0).fit(X_train)
 alarms = detector.predict(X_test)
 print(f"\nThreshold mean + 2 sd = {detector.threshold_:.3g}, on the last {len(X_test)} payments:")

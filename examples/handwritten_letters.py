@@ -109,7 +109,7 @@ y_test = np.repeat([0, 1], [n_test, len(X_test) - n_test])
 # would count most. The threshold is what 5% of the normal images held out of training exceed.
 
 shared = {"novelty": True, "preprocessing": False, "contamination": 0.05, "verbose": 0}
-shared |= {"held_out_threshold": True, "validation_fraction": 0.2}
+shared |= {"held_out_threshold": 0.2}
 detectors = {
     "dense": AutoEncoder(hidden_neuron_list=[128, 64, 32], **shared),
     "convolutional": AutoEncoder(

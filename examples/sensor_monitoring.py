@@ -88,7 +88,7 @@ for batch in stream:
         break
 else:
     raise SystemExit(f"The stream ended before {until}; lower --fit-days.")
-held_out = {"held_out_threshold": True, "validation_fraction": 0.2}
+held_out = {"held_out_threshold": 0.2}
 detector = AutoEncoder(novelty=True, contamination=0.01, **held_out, verbose=0)
 detector.fit(pd.concat(normal))
 print(f"Learned from {sum(map(len, normal))} readings, until {normal[-1].index[-1]}")

@@ -296,7 +296,7 @@ def _on_ray(engine: str, address: str | None) -> bool:
     if engine == "local" and address is not None:
         raise typer.BadParameter("--address belongs to --engine ray.")
     if engine == "ray":
-        from pyod_ae_plugin.integrations.ray.extra import ray_module
+        from pyod_ae_plugin.integrations.ray.cluster import ray_module
 
         ray_module()  # or say at once what is missing
     return engine == "ray"

@@ -15,8 +15,8 @@ import torch
 
 from pyod_ae_plugin.detectors.rows import as_rows
 from pyod_ae_plugin.engine.sampling import RowSample
-from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.integrations import arrow
+from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.tables import Shown, Table
 from pyod_ae_plugin.version import __version__
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, Corruption, EarlyStopping
 from pyod_ae_plugin.engine import training
 from pyod_ae_plugin.networks import AutoEncoderNetwork
 
@@ -19,9 +19,9 @@ CASES = {
     "AutoEncoder": (AutoEncoder, {}),
     "noise, batch norm, dropout": (
         AutoEncoder,
-        {"noise": 0.2, "mask": 0.2, "batch_norm": True, "dropout_rate": 0.2},
+        {"corruption": Corruption(mask=0.2, noise=0.2), "batch_norm": True, "dropout_rate": 0.2},
     ),
-    "early stopping": (AutoEncoder, {"early_stopping": True, "n_iter_no_change": 3}),
+    "early stopping": (AutoEncoder, {"early_stopping": EarlyStopping(patience=3)}),
     "SGD": (AutoEncoder, {"optimizer_name": "sgd", "optimizer_params": {"sgd_momentum": 0.9}}),
     "convolutions": (
         AutoEncoder,

@@ -159,7 +159,7 @@ def test_the_scores_are_those_of_the_network(Detector, X):
 
 @BOTH
 def test_it_takes_the_ways_that_know_nothing_of_layers(Detector, X):
-    detector = quick(Detector, mask=0.1).fit(X)
+    detector = quick(Detector, corruption={"mask": 0.1}).fit(X)
     module, batches = detector.scoring_module_, ResidentBatches.__new__(ResidentBatches)
     assert score_function(module) is module
     assert not is_known(detector.model, detector._objective(), stacked=False)

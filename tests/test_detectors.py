@@ -21,7 +21,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from pyod_ae_plugin import VAE, AutoEncoder
+from pyod_ae_plugin import VAE, AutoEncoder, EarlyStopping
 from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
 
 BOTH = pytest.mark.parametrize("Detector", [AutoEncoder, VAE])
@@ -107,7 +107,7 @@ def test_verbose_prints_in_pyods_manner(X, capsys):
 
 
 def test_early_stopping_is_on_request(X):
-    stopped = quick(AutoEncoder, epoch_num=300, early_stopping=True, n_iter_no_change=2).fit(X)
+    stopped = quick(AutoEncoder, epoch_num=300, early_stopping=EarlyStopping(patience=2)).fit(X)
     losses = stopped.history_["validation_loss"]
     assert len(losses) == len(stopped.history_["loss"]) < 300
     assert "validation_loss" not in quick(AutoEncoder).fit(X).history_
@@ -140,7 +140,7 @@ def test_the_bottleneck_hangs_on_what_the_training_rows_are(X, novelty, width):
 @BOTH
 @pytest.mark.parametrize("part", ["mask", "noise"])
 def test_corruption_changes_what_is_learned(Detector, X, part):
-    clean, corrupted = quick(Detector).fit(X), quick(Detector, **{part: 0.3}).fit(X)
+    clean, corrupted = quick(Detector).fit(X), quick(Detector, corruption={part: 0.3}).fit(X)
     assert not np.array_equal(clean.decision_scores_, corrupted.decision_scores_)
 
 
@@ -334,7 +334,10 @@ BAD_PARAMS = [
     ({"trim": 1.0}, "trim"),
     ({"device": "tpu9"}, "device='tpu9' cannot be used here"),
     ({"device": "cuda:99"}, "device='cuda:99' cannot be used here"),
-    ({"validation_fraction": 0}, "validation_fraction"),
+    ({"held_out_threshold": 1.5}, "held_out_threshold"),
+    ({"early_stopping": EarlyStopping(patience=0)}, "patience"),
+    ({"early_stopping": {"epochs": 3}}, "early_stopping has no 'epochs'"),
+    ({"corruption": {"mask": 1.0}}, "mask"),
 ]
 
 

@@ -209,7 +209,7 @@ TRAININGS = {
     "AutoEncoder": (AutoEncoder, {}),
     "batch norm, dropout, noise": (
         AutoEncoder,
-        {"batch_norm": True, "dropout_rate": 0.2, "noise": 0.2, "mask": 0.2},
+        {"batch_norm": True, "dropout_rate": 0.2, "corruption": {"mask": 0.2, "noise": 0.2}},
     ),
     "SGD": (AutoEncoder, {"optimizer_name": "sgd", "optimizer_params": {"sgd_momentum": 0.9}}),
     "early stopping": (AutoEncoder, {"early_stopping": True}),

@@ -66,7 +66,7 @@ def test_false_alarms_are_no_more_than_alpha(held_out):
     n_alarms = n_checks = 0
     for seed in range(25):
         rng = np.random.default_rng(seed)
-        detector = quick(held_out_threshold=held_out, validation_fraction=0.3)
+        detector = quick(held_out_threshold=held_out and 0.3)
         detector.fit(mixed_rows(rng, 400))
         for n in (10, 100, 100, 1500):
             n_checks += 1
@@ -84,7 +84,7 @@ def test_scores_are_tested_only_where_rows_were_held_out():
     assert np.isnan(memorised.score.p_value)
     assert not memorised.drifted
     assert "not tested" in str(memorised)
-    held_out = quick(**params, held_out_threshold=True, validation_fraction=0.5).fit(X)
+    held_out = quick(**params, held_out_threshold=0.5).fit(X)
     assert held_out.check_drift(new).score.p_value > 0.001
     assert not held_out.check_drift(new).drifted
 

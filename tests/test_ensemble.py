@@ -6,9 +6,10 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from pyod_ae_plugin import AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.detectors.members import draw_members
-from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
+from pyod_ae_plugin import AutoEncoderEnsemble, Corruption, load_detector
+from pyod_ae_plugin.detectors.ensemble import draw_members
+from pyod_ae_plugin.engine import objectives
+from pyod_ae_plugin.engine.objectives import ReconstructionLoss
 from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp
@@ -71,7 +72,7 @@ def test_members_are_trained_as_they_would_be_alone():
 @pytest.mark.parametrize("activation", ["elu", "gelu", "leaky_relu", "relu", "silu", "tanh"])
 def test_what_a_member_does_not_have_stays_zero(activation):
     stack = stacked_mlp(6, [[8, 4], [5, 2]], activation, seeded())
-    corrupt = ReconstructionLoss(Corruption([0.3, 0.0], [0.0, 0.2]))
+    corrupt = ReconstructionLoss(objectives.Corruption([0.3, 0.0], [0.0, 0.2]))
     options = TrainingOptions(
         epochs=3, trim=[0.1, 0.1], n_members=2, optimizer_params={"weight_decay": 0.1}
     )
@@ -82,22 +83,22 @@ def test_what_a_member_does_not_have_stays_zero(activation):
 
 
 def test_members_are_spread_over_what_they_may_be():
-    members = draw_members(16, [128, 64, 16], 0.5, 0.3, seed=0)
+    members = draw_members(16, [128, 64, 16], Corruption(0.5, 0.3), seed=0)
     assert members[0].widths == [128, 64, 16]
     assert {m.widths[-1] for m in members} >= {1, 2, 4, 8}
     assert all(64 <= m.widths[0] <= 128 for m in members)
-    assert sorted(m.mask for m in members) == pytest.approx(np.linspace(0, 0.5, 16))
-    assert sorted(m.noise for m in members) == pytest.approx(np.linspace(0, 0.3, 16))
-    assert draw_members(16, [128, 64, 16], 0.5, 0.3, seed=0) == members
-    assert draw_members(16, [128, 64, 16], 0.5, 0.3, seed=1) != members
+    assert sorted(m.corruption.mask for m in members) == pytest.approx(np.linspace(0, 0.5, 16))
+    assert sorted(m.corruption.noise for m in members) == pytest.approx(np.linspace(0, 0.3, 16))
+    assert draw_members(16, [128, 64, 16], Corruption(0.5, 0.3), seed=0) == members
+    assert draw_members(16, [128, 64, 16], Corruption(0.5, 0.3), seed=1) != members
 
 
 def test_corruption_hides_each_member_s_share():
     x = torch.ones(2, 200, 1000)
-    given = Corruption([0.0, 0.3], [0.0, 0.0])(x, seeded())
+    given = objectives.Corruption([0.0, 0.3], [0.0, 0.0])(x, seeded())
     assert torch.equal(given[0], x[0])
     assert (given[1] == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
-    noisy = Corruption([0.0, 0.0], [0.5, 0.0])(x, seeded())
+    noisy = objectives.Corruption([0.0, 0.0], [0.5, 0.0])(x, seeded())
     assert noisy[0].std().item() == pytest.approx(0.5, rel=0.02)
     assert torch.equal(noisy[1], x[1])
 
@@ -105,9 +106,9 @@ def test_corruption_hides_each_member_s_share():
 @pytest.mark.parametrize(("novelty", "mask", "noise"), [(False, 0.3, 0.2), (True, 0.0, 0.3)])
 def test_corruption_hangs_on_what_the_training_rows_are(X, novelty, mask, noise):
     default = quick(novelty=novelty).fit(X)
-    same = quick(novelty=novelty, mask=mask, noise=noise).fit(X)
+    same = quick(novelty=novelty, corruption=Corruption(mask, noise)).fit(X)
     assert np.array_equal(default.decision_scores_, same.decision_scores_)
-    other = quick(novelty=novelty, noise=0).fit(X)
+    other = quick(novelty=novelty, corruption={"mask": mask}).fit(X)
     assert not np.array_equal(default.decision_scores_, other.decision_scores_)
 
 
@@ -207,8 +208,8 @@ def test_saves_and_loads(X, tmp_path):
         ({"hidden_activation_name": "sigmoid"}, "hidden_activation_name"),
         ({"combination": "mode"}, "combination"),
         ({"max_samples": 0}, "max_samples"),
-        ({"mask": 1.0}, "mask"),
-        ({"noise": -1.0}, "noise"),
+        ({"corruption": Corruption(mask=1.0)}, "mask"),
+        ({"corruption": {"noise": -1.0}}, "noise"),
         ({"score_head": "nll"}, "does not score the members"),
     ],
 )

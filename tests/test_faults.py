@@ -72,7 +72,7 @@ DIVERGING_CASES = {
     "early stopping": (AutoEncoder, {"early_stopping": True}),
     "batch norm, dropout, noise": (
         AutoEncoder,
-        {"lr": 100, "batch_norm": True, "dropout_rate": 0.2, "noise": 0.2},
+        {"lr": 100, "batch_norm": True, "dropout_rate": 0.2, "corruption": {"noise": 0.2}},
     ),
     "momentum": (AutoEncoder, {"optimizer_params": {"sgd_momentum": 0.9}}),
     "global randomness": (AutoEncoder, {"network": global_draws}),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.modelfiles import read_model, write_model
+from pyod_ae_plugin.storage import read_model, write_model
 
 DETECTORS = {
     "AutoEncoder": AutoEncoder(epoch_num=1, verbose=0, device="cpu", hidden_neuron_list=[4, 2]),

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.detectors import incremental
+from pyod_ae_plugin.detectors import streams
 from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.scoring import Moments
 
@@ -27,7 +27,7 @@ def quick(Detector, **params):
 @pytest.fixture
 def few_kept(monkeypatch):
     """Keep 1,024 rows of a stream, the least there is."""
-    monkeypatch.setattr(incremental, "_CELLS_KEPT", 1)
+    monkeypatch.setattr(streams, "_CELLS_KEPT", 1)
 
 
 class Once:

@@ -265,7 +265,7 @@ def test_along_a_ray_the_highest_score_comes_last(Detector, head):
 
 @EACH
 def test_far_rows_have_the_least_p_value_and_the_last_rank(Detector):
-    detector = quick(Detector, held_out_threshold=True, validation_fraction=0.5).fit(Z)
+    detector = quick(Detector, held_out_threshold=0.5).fit(Z)
     p_values = detector.predict_p_value(np.vstack([Z, np.full((1, 4), 1e300)]))
     assert p_values[-1] == p_values.min() == 1 / (1 + len(Z) // 2)
     ranks = detector._predict_rank(np.vstack([Z, np.full((1, 4), 1e300)]), normalized=True)
@@ -279,7 +279,7 @@ def test_held_out_rows_may_overflow(Detector):
     for i in range(5):
         X = Z[:10].copy()
         X[i] = 1e300
-        detector = quick(Detector, held_out_threshold=True, validation_fraction=0.5).fit(X)
+        detector = quick(Detector, held_out_threshold=0.5).fit(X)
         assert_sane(detector, X)
         n_highest += detector.decision_scores_[i] == HIGHEST_SCORE
         assert detector.decision_scores_.argmax() == i

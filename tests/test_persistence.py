@@ -15,8 +15,8 @@ from pyod.utils import persistence as pyod_persistence
 from safetensors.torch import save_file
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.modelfiles import read_model, write_model
-from pyod_ae_plugin.persistence import FORMAT
+from pyod_ae_plugin.detectors.saved import FORMAT
+from pyod_ae_plugin.storage import read_model, write_model
 
 
 @pytest.fixture

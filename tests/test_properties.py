@@ -17,7 +17,14 @@ from scipy import sparse
 from sklearn.base import clone
 from torch import nn
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin import (
+    VAE,
+    AutoEncoder,
+    AutoEncoderEnsemble,
+    Corruption,
+    EarlyStopping,
+    load_detector,
+)
 
 # So that other profiles have more of them.
 EXAMPLES = settings.default.max_examples
@@ -295,8 +302,7 @@ def parameters(draw, Detector):
         "contamination": st.sampled_from([0.1, 0.5, 1e-6]),
         "batch_size": st.sampled_from([None, 1, 3, 100]),
         "trim": st.sampled_from([None, 0, 0.99]),
-        "mask": st.sampled_from([None, 0.5]),
-        "noise": st.sampled_from([None, 0.5]),
+        "corruption": st.sampled_from([None, Corruption(0.5, 0.5), {"mask": 0.5}, {"noise": 0.5}]),
         "optimizer_name": st.sampled_from(["adam", "adamw"]),
         "random_state": st.integers(0, 2**32 - 1),
     }
@@ -440,18 +446,28 @@ WRONG = {
     "logvar_clip": [(1, 1), (3, -3), (1,), (1, 2, 3), "ab", 5, ("-3", "3"), (NAN, 1), (-1j, 1)],
     "novelty": NO_BOOLEAN,
     "trim": NO_SHARE,
-    "mask": NO_SHARE,
-    "noise": NOT_NEGATIVE_BUT,
+    "corruption": [
+        *(Corruption(mask=share) for share in NO_SHARE),
+        *({"noise": noise} for noise in NOT_NEGATIVE_BUT),
+        {"noises": 0.1},
+        {1: 2},
+        0.3,
+        "mask",
+        [0.3, 0.2],
+    ],
     "network": [*NO_NAME, nn.Linear(5, 5), nn.Linear, lambda: None, lambda n: None, dict, len],
     "input_shape": [(2, 2), (N_FEATURES,), (0, 5), (1, -5), "15", 5, (1.0, 5.0), [[1, 5]]],
     "score_head": [*NO_NAME, nn.Linear],
-    "early_stopping": NO_BOOLEAN,
-    "validation_fraction": [0, 1, -0.1, NAN, "0.1", None, object()],
-    "n_iter_no_change": [*NO_COUNT, None],
-    "tol": [-1e-4, NAN, "0", None, object()],
+    "early_stopping": [
+        *NO_BOOLEAN,
+        *(EarlyStopping(validation_fraction=f) for f in (0, 1, -0.1, NAN, "0.1", None, object())),
+        *({"patience": n} for n in (*NO_COUNT, None)),
+        *({"tol": tol} for tol in (-1e-4, NAN, "0", None, object())),
+        {"epochs": 3},
+    ],
     "checkpoint": [5, 1.5, ["a"], object()],
     "precision": NO_NAME,
-    "held_out_threshold": NO_BOOLEAN,
+    "held_out_threshold": [1, 0, -0.1, 1.5, NAN, "0.1", None, object()],
     "on_divergence": NO_NAME,
     "n_estimators": [*NO_COUNT, None],
     "max_samples": NO_COUNT,

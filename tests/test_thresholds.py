@@ -108,7 +108,7 @@ def test_pyods_thresholders_set_the_threshold(name, data):
 
 @pytest.mark.parametrize("Detector", DETECTORS)
 def test_rows_held_out_are_not_trained_on(Detector, X):
-    detector = quick(Detector, held_out_threshold=True, validation_fraction=0.25, novelty=True)
+    detector = quick(Detector, held_out_threshold=0.25, novelty=True)
     detector.fit(X)
     scores, held_out = detector.decision_scores_, detector.held_out_scores_
     assert len(scores) == len(X)
@@ -126,9 +126,9 @@ def test_rows_held_out_are_not_trained_on(Detector, X):
 def test_the_held_out_threshold_is_less_biased():
     rng = np.random.default_rng(0)
     shares = []
-    for held_out in (False, True):
+    for held_out in (False, 0.4):
         detector = AutoEncoder(
-            novelty=True, held_out_threshold=held_out, validation_fraction=0.4, verbose=0,
+            novelty=True, held_out_threshold=held_out, verbose=0,
             hidden_neuron_list=(64, 32), score_head="mahalanobis", epoch_num=200, device="cpu",
         )  # fmt: skip
         detector.fit(rng.normal(size=(200, 20)))
@@ -166,7 +166,7 @@ def test_without_rows_held_out_there_are_no_p_values(X):
 
 def fitted_to_inliers(rows, seed, **params):
     return AutoEncoder(
-        novelty=True, held_out_threshold=True, validation_fraction=0.5, random_state=seed,
+        novelty=True, held_out_threshold=0.5, random_state=seed,
         epoch_num=20, verbose=0, device="cpu", **params,
     ).fit(rows)  # fmt: skip
 

@@ -158,7 +158,7 @@ def test_trimmed_rows_have_no_part_in_the_gradient():
 
 def test_early_stopping_stops_and_returns_to_the_best_epoch():
     rows = torch.randn(60, 8)
-    stopping = EarlyStopping(validation_fraction=0.5, patience=3, min_improvement=0.0)
+    stopping = EarlyStopping(validation_fraction=0.5, patience=3, tol=0.0)
     network = mlp(8, [64, 32], "relu", False, 0.0, seeded())
     states = []
     options = TrainingOptions(epochs=500, lr=0.01, early_stopping=stopping)

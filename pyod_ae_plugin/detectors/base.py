@@ -1022,16 +1022,16 @@ def fitted_of(detector: NeuralDetector) -> Fitted:
     return Fitted.of(vars(detector))
 
 
-def recipe_of(detector: NeuralDetector, n_features: int) -> Recipe:
-    """What the parameters of a detector ask of a fit; see :class:`Recipe`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a parameter is not usable.
-    """
+def check_params(detector: NeuralDetector) -> None:
+    """Raise ValueError or TypeError unless every parameter of a detector is usable."""
     detector._check_params()
-    return detector._recipe(n_features)
+
+
+def recipe_of(detector: Any, n_features: int, members: range | None = None) -> Recipe:
+    """What the parameters of a detector ask of a fit; of some members if it is an ensemble."""
+    recipe: Recipe
+    recipe = detector._recipe(n_features, *([] if members is None else [members]))
+    return recipe
 
 
 def adopt(detector: NeuralDetector, fitted: Fitted) -> None:

@@ -382,9 +382,7 @@ def draw_members(
         share, exponent = (1.0, 0.0) if i == 0 else (shares[i], narrow[i])
         code = round(bottleneck ** (1 - exponent))
         own = [*(max(round(share * width), 1) for width in hidden), code]
-        members.append(
-            Member(own, Corruption(largest.mask * masks[i], largest.noise * noises[i]))
-        )
+        members.append(Member(own, Corruption(largest.mask * masks[i], largest.noise * noises[i])))
     return members
 
 

@@ -60,6 +60,8 @@ _SAMPLE_CELLS = 2**20
 _FEWEST_SAMPLE_ROWS, _MOST_SAMPLE_ROWS = 2**11, 2**14
 
 _FINGERPRINT_ROWS = 1024
+# These change what is shown or where states are kept, and nothing that is trained.
+_WITHOUT_EFFECT = ("checkpoint", "verbose")
 _GLOBAL = "global_rng."
 # Good learning rates of Adam span about a decade: a step down by less would often be one too few.
 _STEP_DOWN, _MOST_RESTARTS = 10, 3
@@ -181,9 +183,9 @@ class Group:
         """What the processes trained, as one."""
         return trained
 
-    def checkpoint(self, recipe: Recipe, fingerprint: str) -> Checkpoint | None:
-        """Where the state of training is kept."""
-        return None if recipe.checkpoint is None else Checkpoint(recipe.checkpoint, fingerprint)
+    def checkpoint(self, recipe: Recipe, fingerprint: Callable[[], str]) -> Checkpoint | None:
+        """Where the state of training is kept, with what tells this fit from others."""
+        return None if recipe.checkpoint is None else Checkpoint(recipe.checkpoint, fingerprint())
 
 
 LOCAL = Group()
@@ -396,7 +398,7 @@ def _train(
     )
     checkpoint = None
     if start.network is None:
-        checkpoint = group.checkpoint(recipe, fit_fingerprint(recipe, rows, device))
+        checkpoint = group.checkpoint(recipe, lambda: fit_fingerprint(recipe, rows, device))
     completed = _run(training, recipe, checkpoint)
     history = {"loss": [epoch.loss for epoch in training.history]}
     validation = [e.validation_loss for e in training.history if e.validation_loss is not None]
@@ -410,8 +412,14 @@ def _train(
 def fit_fingerprint(recipe: Recipe, rows: Rows, device: torch.device) -> str:
     """Return a digest of parameters, device and training rows; of many rows, a sample of them."""
     digest = hashlib.sha256()
+    # The name of a class or function is the same in another process.
+    params = {
+        name: str(getattr(value, "__qualname__", None) or repr(value))
+        for name, value in recipe.params.items()
+        if name not in _WITHOUT_EFFECT
+    }
     sample = rows[:: -(-len(rows) // _FINGERPRINT_ROWS)].contiguous()
-    for part in (dict(recipe.params), device.type, tuple(rows.shape), sample.dtype):
+    for part in (params, device.type, tuple(rows.shape), sample.dtype):
         digest.update(repr(part).encode())
     digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
@@ -574,9 +582,7 @@ def _latent_usage(
             stacklevel=5,  # the line that calls fit, fit_batches or partial_fit
         )
     elif recipe.verbose == 2:
-        print(
-            f"Active latent dimensions: {active.sum()} of {len(kl)}, KL={kl.sum():.2f} nats"
-        )
+        print(f"Active latent dimensions: {active.sum()} of {len(kl)}, KL={kl.sum():.2f} nats")
     return kl, active
 
 

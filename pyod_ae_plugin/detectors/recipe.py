@@ -35,8 +35,6 @@ NetworkFactory = Callable[..., Network]
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 # The factories that are known to draw from the generator they are given, and from no other.
 _PRIVATE_FACTORIES = (mlp, variational_mlp, conv, variational_conv)
-# These change what is shown or where states are kept, and nothing that is trained.
-_WITHOUT_EFFECT = ("checkpoint", "verbose")
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class Recipe:
         Whether training that diverges starts anew at a lower learning rate.
     verbose : int
     checkpoint : Path or None
-    params : mapping of str to str
-        The parameters that change what is trained, as text, by name; with the class under 'class'.
+    params : mapping of str to object
+        The detector's parameters by name, and its class by 'class'; they tell this fit from others.
     """
 
     build_network: Callable[[torch.Generator, torch.device], Network]
@@ -88,7 +86,7 @@ class Recipe:
     restarts: bool
     verbose: int
     checkpoint: Path | None
-    params: Mapping[str, str]
+    params: Mapping[str, Any]
 
 
 def make_recipe(
@@ -107,11 +105,6 @@ def make_recipe(
     ``options`` are fields of :class:`~pyod_ae_plugin.engine.options.TrainingOptions`.
     """
     params = detector.optimizer_params
-    described = {
-        name: _described(value)
-        for name, value in detector.get_params(deep=False).items()
-        if name not in _WITHOUT_EFFECT
-    }
     return Recipe(
         build_network=build_network,
         build_head=build_head,
@@ -135,7 +128,7 @@ def make_recipe(
         restarts=detector.on_divergence == "restart",
         verbose=detector.verbose,
         checkpoint=None if detector.checkpoint is None else Path(detector.checkpoint),
-        params={"class": type(detector).__qualname__, **described},
+        params={"class": type(detector), **detector.get_params(deep=False)},
     )
 
 
@@ -202,11 +195,6 @@ def trim_of(detector: NeuralDetector) -> float:
     if detector.trim is not None:
         return detector.trim
     return 0.0 if detector.novelty else DEFAULT_TRIM
-
-
-def _described(value: Any) -> str:
-    """A value as text that is the same in another process: the name of a function."""
-    return str(getattr(value, "__qualname__", None) or repr(value))
 
 
 # ------------------------------------------------------------------------------------ networks

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pyod_ae_plugin.persistence import FORMAT
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
-from pyod_ae_plugin.persistence import FORMAT
 from pyod_ae_plugin.thresholds import MeanStd
 
 HERE = Path(__file__).parent

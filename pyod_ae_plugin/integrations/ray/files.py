@@ -10,11 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pyod_ae_plugin.integrations.ray.errors import OURS
-from pyod_ae_plugin.integrations.ray.extra import connected, ray_module
-from pyod_ae_plugin.integrations.ray.scoring import LABEL, score_dataset
-from pyod_ae_plugin.integrations.ray.training import fit_dataset
-from pyod_ae_plugin.integrations.ray.writing import write_parquet
+from pyod_ae_plugin.integrations.ray.cluster import connected, ray_module
+from pyod_ae_plugin.integrations.ray.scorer import LABEL, score_dataset, write_parquet
+from pyod_ae_plugin.integrations.ray.trainer import fit_dataset
+from pyod_ae_plugin.integrations.ray.worker import USER_ERRORS
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -110,7 +109,7 @@ def _told_of(data: Path) -> Iterator[None]:
         yield
     except ray_module("ray.exceptions").RayError as error:
         # Of what a worker raised there is only the text of its traceback.
-        kinds = "|".join(kind.__name__ for kind in OURS)
+        kinds = "|".join(kind.__name__ for kind in USER_ERRORS)
         told = re.findall(f"^(?:{kinds}): (.+)$", str(error), re.MULTILINE)
         if not told:
             raise

@@ -1,34 +1,227 @@
-"""One of the workers that fit a detector together: its share of the rows, and its scores."""
+"""One of the workers that fit a detector together: what it shares with the others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
-from pyod_ae_plugin.engine.fitting import check_within_reach, moments_of, sample_step
-from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.integrations.ray.columns import as_array
-from pyod_ae_plugin.integrations.ray.errors import RefusedError, save_error
-from pyod_ae_plugin.integrations.ray.extra import ray_module
-from pyod_ae_plugin.integrations.ray.group import Group
-from pyod_ae_plugin.integrations.ray.members import train_members
-from pyod_ae_plugin.integrations.ray.steps import report, train_copies
-from pyod_ae_plugin.integrations.ray.transport import save_to
-from pyod_ae_plugin.scoring import Standardize
+from pyod_ae_plugin.detectors.base import adopt, recipe_of
+from pyod_ae_plugin.detectors.fit import Group, Trained, fit_model
+from pyod_ae_plugin.detectors.recipe import Recipe
+from pyod_ae_plugin.detectors.rows import TrainingRows, as_rows
+from pyod_ae_plugin.engine.options import TrainingOptions, chosen, n_trained
+from pyod_ae_plugin.fitted import Array, Fitted
+from pyod_ae_plugin.integrations.ray.cluster import as_array, ray_module
+from pyod_ae_plugin.networks import joined
+from pyod_ae_plugin.storage import Checkpoint
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
 
-Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
+MODEL_FILE = "detector.safetensors"
+_ERROR_FILE = "error.json"
 _READ_ROWS = 2**16
+# Seeds of workers are so far apart that those of members never meet.
+_BETWEEN_WORKERS = 2**32
+
+# ------------------------------------------------------------------------------------- errors
+
+# Errors that are the same however often workers start.
+USER_ERRORS = (ValueError, TypeError, FloatingPointError)
+
+
+class RefusedError(Exception):
+    """An error of one worker that all have heard of, the only argument."""
+
+
+def _save_error(folder: Path, refused: RefusedError) -> None:
+    """Write kind and text of an error to a folder that goes to the caller."""
+    (error,) = refused.args
+    name = next(kind.__name__ for kind in USER_ERRORS if isinstance(error, kind))
+    (folder / _ERROR_FILE).write_text(json.dumps([name, str(error)]))
+
+
+def raise_error(folder: Path) -> None:
+    """Raise the error of such a folder, if there is one."""
+    if (folder / _ERROR_FILE).exists():
+        name, text = json.loads((folder / _ERROR_FILE).read_text())
+        raise {kind.__name__: kind for kind in USER_ERRORS}[name](text)
+
+
+# ------------------------------------------------------------------------------------- groups
+
+
+class RowsGroup(Group):
+    """The workers of a trainer, each with a copy of the network and a share of the rows.
+
+    Gradients are averaged over all of them.
+
+    Parameters
+    ----------
+    checkpoint_every : int
+        Epochs between two checkpoints.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where this worker trains.
+    """
+
+    def __init__(self, checkpoint_every: int) -> None:
+        context = ray_module("ray.train").get_context()
+        self.rank: int = context.get_world_rank()
+        self.size: int = context.get_world_size()
+        self.device: torch.device = ray_module("ray.train.torch").get_device()
+        self._checkpoint_every = checkpoint_every
+        # Objects are sent by gloo, since nccl knows nothing of the CPU.
+        self._on_cpu = dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def all_gather(self, value: T) -> list[T]:
+        """The values of all workers, by rank."""
+        values: list[T] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self._on_cpu)
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all workers, by rank, for the first; for the others their own."""
+        values: list[T] | None = [value] * self.size if self.rank == 0 else None
+        if self.size > 1:
+            dist.gather_object(value, values, dst=0, group=self._on_cpu)
+        return values or [value]
+
+    def broadcast(self, value: T) -> T:
+        """The value of the first worker."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, src=0, group=self._on_cpu)
+        return values[0]
+
+    def all_or_raise(self, do: Callable[[], T]) -> T:
+        """Return what a function returns here, unless a user's error is raised in one worker.
+
+        Raises
+        ------
+        RefusedError
+            By all of them.
+        """
+        result, error = None, None
+        try:
+            result = do()
+        except USER_ERRORS as raised:
+            error = raised
+        for first in filter(None, self.all_gather(error)):
+            raise RefusedError(first)
+        return cast("T", result)
+
+    def share_training(
+        self, options: TrainingOptions, n_rows: int, generator: torch.Generator, seed: int
+    ) -> tuple[TrainingOptions, int]:
+        """A share of each batch, as many steps as in a fit to all rows, and shuffles of its own."""
+        counts = self.all_gather(n_rows)
+        if self.rank > 0:
+            generator.manual_seed(seed + _BETWEEN_WORKERS * self.rank)
+        batch_size, epochs, lr = chosen(options, n_trained(options, sum(counts)))
+        drawn = options.rows_per_member
+        options = replace(
+            options,
+            batch_size=-(-batch_size // self.size),
+            epochs=epochs,
+            lr=lr,
+            rows_per_member=None if drawn is None else -(-drawn // self.size),
+            average=self._average if self.size > 1 else None,
+        )
+        # All take as many steps: of shares that differ by a row, one row has no part in training.
+        return options, min(counts)
+
+    def checkpoint(self, recipe: Recipe, fingerprint: Callable[[], str]) -> Checkpoint:
+        """A checkpoint that Ray Train keeps."""
+        return ReportedCheckpoint(fingerprint(), self.rank, self._checkpoint_every)
+
+    def _average(self, tensor: Tensor) -> None:
+        """Take a tensor to its mean over all workers, in place."""
+        dist.all_reduce(tensor)
+        tensor /= self.size
+
+
+class MembersGroup(RowsGroup):
+    """The workers of a trainer, each of which trains members of an ensemble on its own rows."""
+
+    def share_training(
+        self, options: TrainingOptions, n_rows: int, generator: torch.Generator, seed: int
+    ) -> tuple[TrainingOptions, int]:
+        """Training as it is; all take as many steps."""
+        return options, min(self.all_gather(n_rows))
+
+    def merge(self, trained: Trained) -> Trained:
+        """All members as one network, at the first worker."""
+        counts = self.all_gather(trained.options.n_members or 0)
+        networks, histories = self.gather(trained.network), self.gather(trained.history)
+        n_members = sum(counts)
+        trim = [trained.options.trim[0]] * n_members
+        options = replace(trained.options, n_members=n_members, trim=trim)
+        if self.rank > 0:
+            return trained._replace(options=options)
+        losses = zip(*(history["loss"] for history in histories), strict=True)
+        means = [
+            sum(n * loss for n, loss in zip(counts, epoch, strict=True)) / n_members
+            for epoch in losses
+        ]
+        network = reduce(joined, (network.to(self.device) for network in networks))
+        return trained._replace(network=network, options=options, history={"loss": means})
+
+
+GROUPS: dict[str, type[RowsGroup]] = {"rows": RowsGroup, "members": MembersGroup}
+
+
+class ReportedCheckpoint(Checkpoint):
+    """The state of a worker's training in the checkpoints that Ray Train keeps."""
+
+    def __init__(self, fingerprint: str, rank: int, every: int) -> None:
+        super().__init__(Path(f"training-{rank}.safetensors"), fingerprint)
+        self._name, self._every = self.path.name, every
+
+    def save(self, state: Mapping[str, Tensor]) -> None:
+        """Hand the state to Ray, each so many epochs, by all workers at the same time."""
+        if len(state["history"]) % self._every:
+            return
+        with TemporaryDirectory() as folder:
+            self.path = Path(folder) / self._name
+            super().save(state)
+            _report(folder)
+
+    def load(self) -> dict[str, Tensor] | None:
+        """Return the state that was handed over last, None at the first start."""
+        last = ray_module("ray.train").get_checkpoint()
+        if last is None:
+            return None
+        with last.as_directory() as folder:
+            self.path = Path(folder) / self._name
+            return super().load()
+
+    def remove(self) -> None:
+        """Leave it to Ray, which keeps the last ones."""
+
+
+def _report(folder: str | None) -> None:
+    """Hand the files of a folder to Ray, or nothing; all workers must do so equally often."""
+    train = ray_module("ray.train")
+    train.report({}, checkpoint=None if folder is None else train.Checkpoint(folder))
+
+
+# ---------------------------------------------------------------------------------------- fit
 
 
 def fit_shard(config: Mapping[str, Any]) -> None:
@@ -38,79 +231,42 @@ def fit_shard(config: Mapping[str, Any]) -> None:
     ----------
     config : mapping of str to object
         ``detector``, not fitted; ``names`` of the columns, ``has_names`` if they name features;
-        ``spread``, what is shared out besides rows; ``checkpoint_every`` so many epochs.
+        ``spread``, a key of :data:`GROUPS`; ``checkpoint_every`` so many epochs.
     """
-    group = Group()
     detector: NeuralDetector = config["detector"]
+    group = GROUPS[config["spread"]](config["checkpoint_every"])
     with TemporaryDirectory() as folder:
         try:
-            _fit_together(detector, group, config)
+            fitted = _fit_together(detector, group, config)
             if group.rank == 0:
-                save_to(Path(folder), detector)
+                adopt(detector, fitted)
+                detector.save(Path(folder) / MODEL_FILE)
         except RefusedError as error:  # if it were raised, Ray would start the workers again
             if group.rank == 0:
-                save_error(Path(folder), error)
-        report(folder if group.rank == 0 else None)
+                _save_error(Path(folder), error)
+        _report(folder if group.rank == 0 else None)
 
 
-def _fit_together(detector: NeuralDetector, group: Group, config: Mapping[str, Any]) -> None:
-    """Fit the detector of the first worker to the rows of all."""
+def _fit_together(detector: NeuralDetector, group: RowsGroup, config: Mapping[str, Any]) -> Fitted:
     names = config["names"]
-    X = group.agreed(lambda: validate_rows(detector, _read_shard(group.rank, names), reset=True))
-    with detector._private_randomness():
-        held_out = _fit(detector, X, group, config)
-    scores = group.gathered(detector._score(X))
-    of_held_out = None if held_out is None else detector._scores_of(held_out)
-    gathered = group.gathered(of_held_out)
-
-    def set_threshold() -> None:
-        if group.rank == 0:
-            apart = None if held_out is None else np.concatenate(gathered)
-            detector._set_threshold(np.concatenate(scores), apart)
-
-    group.agreed(set_threshold)
-    if config["has_names"]:
-        detector.feature_names_in_ = np.array(names, dtype=object)
+    X = group.all_or_raise(lambda: TrainingRows(detector).check(_read_shard(group.rank, names)))
+    members, restarts = None, detector.on_divergence == "restart"
+    if config["spread"] == "members":
+        n = detector.n_estimators
+        members = range(n * group.rank // group.size, n * (group.rank + 1) // group.size)
+        # Each worker trains for itself: one that starts anew would leave the others behind.
+        restarts = restarts and group.size == 1
+    recipe = replace(
+        recipe_of(detector, X.shape[1], members),
+        device=group.device,
+        restarts=restarts,
+        verbose=2 if detector.verbose == 2 and group.rank == 0 else 0,
+    )
+    feature_names = np.array(names, dtype=object) if config["has_names"] else None
+    return fit_model(as_rows(X), recipe, group=group, feature_names=feature_names)
 
 
 def _read_shard(rank: int, names: list[str]) -> Array:
     shard = ray_module("ray.train").get_dataset_shard(f"shard-{rank}")
     batches = shard.iter_batches(batch_size=_READ_ROWS, batch_format="numpy", prefetch_batches=0)
     return np.concatenate([as_array(batch, names) for batch in batches])
-
-
-def _fit(
-    detector: NeuralDetector, X: Array, group: Group, config: Mapping[str, Any]
-) -> Rows | None:
-    """Fit the scoring module, the same for all workers; return the rows that are held out here."""
-    rows, held_out = group.agreed(lambda: detector._split(as_rows(X)))
-    counts = group.all(len(rows))
-    standardize = _standardize(detector, rows, group)
-    train = train_members if config["spread"] == "members" else train_copies
-    trained = train(detector, rows, standardize, counts, group, config["checkpoint_every"])
-    sample = group.gathered(_spread(rows, counts, group.rank, trained.options.n_members or 1))
-    if group.rank == 0:
-        together = torch.cat(sample)
-        detector._set_drift_reference(together)
-        detector._set_module(together if group.size > 1 else rows, trained)
-    detector.scoring_module_ = group.of_first(getattr(detector, "scoring_module_", None))
-    return held_out
-
-
-def _standardize(detector: NeuralDetector, rows: Rows, group: Group) -> Standardize:
-    """What standardises the rows of all workers, by Chan's update."""
-    standardize = Standardize(rows.shape[1])
-    if not detector.preprocessing:
-        group.agreed(lambda: check_within_reach(rows, standardize))
-        return standardize
-    first, *others = group.all(moments_of(rows))
-    for moments in others:
-        first.merge(moments)
-    standardize.fit(first)
-    return standardize
-
-
-def _spread(rows: Rows, counts: list[int], rank: int, n_members: int) -> Tensor:
-    """Of the rows here those that a sample takes, spread evenly over the rows of all workers."""
-    step = sample_step(sum(counts), rows.shape[1], n_members)
-    return rows[-sum(counts[:rank]) % step :: step]

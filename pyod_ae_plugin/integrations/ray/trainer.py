@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sklearn.base import clone
 
+from pyod_ae_plugin import load_detector
+from pyod_ae_plugin.detectors.base import adopt, check_params, fitted_of
 from pyod_ae_plugin.detectors.parameters import seed_of
-from pyod_ae_plugin.integrations.ray.columns import feature_columns
-from pyod_ae_plugin.integrations.ray.errors import raise_error
-from pyod_ae_plugin.integrations.ray.extra import ray_module
-from pyod_ae_plugin.integrations.ray.transport import load_from
-from pyod_ae_plugin.integrations.ray.worker import fit_shard
-from pyod_ae_plugin.persistence import described_params
+from pyod_ae_plugin.detectors.saved import described_params
+from pyod_ae_plugin.integrations.ray.cluster import feature_columns, ray_module
+from pyod_ae_plugin.integrations.ray.worker import MODEL_FILE, fit_shard, raise_error
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -109,7 +108,7 @@ def fit_dataset(
     >>> detector.save("model")  # doctest: +SKIP
     """
     train = ray_module("ray.train")
-    detector._check_params()
+    check_params(detector)
     sent = clone(detector).set_params(checkpoint=None, random_state=seed_of(detector.random_state))
     described_params(sent)  # or say now that what comes back could not be saved
     if spread == "members":
@@ -144,12 +143,8 @@ def fit_dataset(
         )
         with trainer.fit().checkpoint.as_directory() as folder:
             raise_error(Path(folder))
-            fitted = load_from(Path(folder), detector.device)
-    for name in (*detector.fitted_attributes(), "thresholder_", "_stream"):  # of an earlier fit
-        detector.__dict__.pop(name, None)
-    detector.__dict__.update(fitted.fitted_attributes(), scoring_module_=fitted.scoring_module_)
-    if hasattr(fitted, "thresholder_"):
-        detector.thresholder_ = fitted.thresholder_
+            fitted = fitted_of(load_detector(Path(folder) / MODEL_FILE, detector.device))
+    adopt(detector, fitted)
     return detector
 
 

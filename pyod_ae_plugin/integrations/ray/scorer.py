@@ -1,4 +1,4 @@
-"""Scores of the rows of a Ray dataset."""
+"""Scores of the rows of a Ray dataset, and files of them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from pyod_ae_plugin.integrations.ray.columns import as_array, feature_columns
-from pyod_ae_plugin.integrations.ray.extra import ray_module
-from pyod_ae_plugin.integrations.ray.transport import for_scoring, from_bytes
+from pyod_ae_plugin.detectors.base import fitted_of
+from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.integrations.ray.cluster import (
+    as_array,
+    feature_columns,
+    from_bytes,
+    ray_module,
+    to_bytes,
+)
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
-
-Array = np.ndarray[Any, Any]
 
 SCORE, LABEL = "score", "label"
 
@@ -93,7 +97,7 @@ def score_dataset(
     on_gpu = device == "cuda"
     scored = dataset.map_batches(
         Scorer,
-        fn_constructor_args=(for_scoring(detector), names, kept, device),
+        fn_constructor_args=(to_bytes(detector), names, kept, device),
         compute=data.ActorPoolStrategy(min_size=1, max_size=workers),
         batch_size=batch_size,
         batch_format="numpy",
@@ -117,5 +121,58 @@ class Scorer:
         """Columns that are kept, scores and labels."""
         rows = as_array(batch, self._names)
         scores = self._detector.decision_function(rows) if len(rows) else np.empty(0)
-        labels = self._detector._labels(scores).astype(np.int64)
+        labels = fitted_of(self._detector).labels_of(scores).astype(np.int64)
         return {**{name: batch[name] for name in self._kept}, SCORE: scores, LABEL: labels}
+
+
+def write_parquet(dataset: Any, folder: str) -> None:
+    """Write a Ray dataset to a folder of Parquet files, in the order of its rows.
+
+    The rows stand in the files in the order of the files' names. Ray's own
+    ``Dataset.write_parquet`` writes each file by several threads, which may change the order of the
+    blocks in it [1]_.
+
+    Parameters
+    ----------
+    dataset : ray.data.Dataset
+        What :func:`~pyod_ae_plugin.integrations.ray.score_dataset` returned, or any that keeps the
+        order (``execution_options.preserve_order``).
+    folder : str
+        Path or URI that all workers reach. If the run fails, it may hold some of the files.
+
+    Raises
+    ------
+    ImportError
+        Without Ray: ``pip install 'pyod-ae-plugin[ray]'``.
+    ValueError
+        If the folder is there already.
+
+    See Also
+    --------
+    pyod_ae_plugin.integrations.ray.score_dataset : Scores a dataset.
+
+    References
+    ----------
+    .. [1] https://github.com/apache/arrow/issues/26818
+
+    Examples
+    --------
+    >>> import ray.data  # doctest: +SKIP
+    >>> from pyod_ae_plugin import load_detector
+    >>> from pyod_ae_plugin.integrations.ray import score_dataset, write_parquet
+    >>> rows = ray.data.read_parquet("s3://bucket/rows/")  # doctest: +SKIP
+    >>> scored = score_dataset(load_detector("model"), rows)  # doctest: +SKIP
+    >>> write_parquet(scored, "s3://bucket/scores/")  # doctest: +SKIP
+    """
+    sources = ray_module("ray.data.datasource")
+    from pyarrow import parquet  # Ray brings it
+
+    class ParquetInOrder(sources.BlockBasedFileDatasink):  # type: ignore[misc]
+        """A folder of Parquet files, one of each task, their names in the order of the tasks."""
+
+        def write_block_to_file(self, block: Any, file: Any) -> None:
+            # By one thread: several, as in Ray's own write_parquet, do not keep the order.
+            parquet.write_table(block.to_arrow(), file)
+
+    mode = ray_module("ray.data").SaveMode.ERROR
+    dataset.write_datasink(ParquetInOrder(folder, file_format="parquet", mode=mode))
