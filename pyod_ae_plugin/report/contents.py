@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pyod_ae_plugin.plots.scores import score_bins
-from pyod_ae_plugin.plots.style import checked_labels
+from pyod_ae_plugin.plots import checked_labels, score_bins
 from pyod_ae_plugin.report.card import Card, model_card
 from pyod_ae_plugin.report.shown import Feature, Points, RankedRow, shown_rows
 from pyod_ae_plugin.report.sweep import Start, Sweep, start_of, sweep

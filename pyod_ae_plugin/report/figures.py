@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyod_ae_plugin.plots.style import BLUE, GREY, ORANGE
+from pyod_ae_plugin.plots import BLUE, GREY, ORANGE
 from pyod_ae_plugin.report.contents import Contents, Histogram
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyod_ae_plugin.plots.latent import in_two_dimensions
-from pyod_ae_plugin.plots.style import in_standard_units, plain_feature_names
+from pyod_ae_plugin.plots import in_standard_units, in_two_dimensions, plain_feature_names
 from pyod_ae_plugin.report.sampling import half_highest, highest, selected
 
 if TYPE_CHECKING:
