@@ -135,7 +135,7 @@ def compute_contents(
 
 def labels_of(detector: NeuralDetector, scores: Array) -> Array:
     """The detector's labels for scores. ``predict`` would compute the scores once more."""
-    # The only underscored name of a detector here; Fitted.labels_of(scores) takes its place.
+    # To be replaced by fitted_of(detector).labels_of(scores): reports call no private name.
     return detector._labels(scores)
 
 

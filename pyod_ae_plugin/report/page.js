@@ -110,7 +110,8 @@
     const row = data.ranked[index];
     const table = element("table", undefined, "detail");
     const withDeviation = row.contributions.some((part) => part[3] !== null);
-    const heads = ["Feature", "Contribution", "Value", "Reconstruction", ...(withDeviation ? ["From the mean, in sd"] : [])];
+    // The soft hyphen keeps the column narrow.
+    const heads = ["Feature", "Contribution", "Value", "Recon\u00adstruction", ...(withDeviation ? ["From the mean, in sd"] : [])];
     const head = table.createTHead().insertRow();
     heads.forEach((text) => head.append(element("th", text)));
     const body = table.createTBody();
