@@ -175,7 +175,7 @@ def report(
 ) -> None:
     """Report on a table with a saved detector: one page to read in a browser."""
     from pyod_ae_plugin import load_detector
-    from pyod_ae_plugin.report import Report, gather, require_bokeh
+    from pyod_ae_plugin.report import Report, compute_contents, require_bokeh
     from pyod_ae_plugin.tables import Shown, read_table
 
     require_bokeh()
@@ -185,7 +185,9 @@ def report(
     names = getattr(detector, "feature_names_in_", None)
     table = read_table(data, columns=None if names is None else list(names), without=label)
     labels = None if label is None else read_table(data, columns=[label]).values[:, 0]
-    contents = gather(detector, Shown(table, "Reading"), labels, lambda i: i + 1, source=data.name)
+    contents = compute_contents(
+        detector, Shown(table, "Reading"), labels, lambda i: i + 1, source=data.name
+    )
     Report(contents).save(output)
     n_flagged = contents.n_flagged
     typer.echo(f"Reported on {contents.n_rows} rows: {n_flagged} outliers. Written to {output}.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from pyod_ae_plugin.fitted import Fitted, Threshold
+from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.version import __version__
@@ -148,8 +148,7 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
 
 def _threshold(fitted: Fitted) -> float:
     """The score above which rows are outliers."""
-    threshold = Threshold(fitted.threshold, fitted.thresholder)
-    if not threshold.is_on_scores:
+    if not fitted.is_labelled_by_score:
         raise ValueError(
             f"{type(fitted.thresholder).__name__} labels rows by a scale of its own and not by a "
             "threshold on the score, so its labels cannot be exported. Fit with a share of "

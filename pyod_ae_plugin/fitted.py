@@ -1,4 +1,4 @@
-"""What a fit learned, as one value: its scores and labels, and its way to named tensors and back."""
+"""What a fit learned, as one value, and how it becomes named tensors and back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Threshold(NamedTuple):
     Attributes
     ----------
     value : float
-        Rows with larger scores are outliers. A thresholder of PyThresh gives it on a scale of its own.
+        Rows with larger scores are outliers. Thresholders of PyThresh have a scale of their own.
     thresholder : object or None
         The fitted thresholder; None where ``contamination`` is a share.
     """
@@ -189,6 +189,11 @@ class Fitted:
     def n_features(self) -> int:
         """Features of a row."""
         return self.scoring_module.standardize.n_features
+
+    @property
+    def is_labelled_by_score(self) -> bool:
+        """Whether a row is an outlier if and only if its score is above the threshold."""
+        return Threshold(self.threshold, self.thresholder).is_on_scores
 
     def score(self, rows: Rows, precision: Precision = "float32") -> Array:
         """Scores [n] of checked rows [n, n_features] on the CPU."""

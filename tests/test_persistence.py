@@ -190,11 +190,11 @@ FORGERIES = {
     ),
     "terabytes": (
         lambda d, t: d["params"].update(hidden_neuron_list=[10**6, 10**6]),
-        "values more than are allowed",
+        "one tensor too many",
     ),
     "a million layers": (
         lambda d, t: d["params"].update(hidden_neuron_list=[1] * 10**6),
-        "values more than are allowed",
+        "has 1000000 values, but the model",
     ),
     "a width beyond all bounds": (
         lambda d, t: d["params"].update(hidden_neuron_list=[10**30]),

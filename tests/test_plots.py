@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, plots
-from pyod_ae_plugin.plots import style
 from pyod_ae_plugin.thresholds import TopN
 
 PLOTS = {
@@ -74,7 +73,7 @@ def test_a_missing_matplotlib_is_named_with_its_extra(plot, fitted, data, monkey
 def test_colours_differ_in_black_and_white():
     luminance = {
         name: np.dot(to_rgb(name), [0.2126, 0.7152, 0.0722])
-        for name in (style.BLUE, style.ORANGE, "white", "black")
+        for name in (plots.BLUE, plots.ORANGE, "white", "black")
     }
     for first, second in combinations(luminance.values(), 2):
         assert abs(first - second) > 0.2
@@ -176,13 +175,14 @@ def test_latent_spaces_of_any_dimension(n_latent, label, data, axes):
 def test_a_row_is_beside_its_reconstruction_in_standard_deviations(fitted, data, axes):
     X = data[0]
     plots.plot_reconstruction(fitted, X, 3, max_features=4, ax=axes)
-    rebuilt, given = (line.get_xdata() for line in axes.lines)
+    reconstructed, given = (line.get_xdata() for line in axes.lines)
     names = [label.get_text() for label in axes.get_yticklabels()]
     order = [int(name.split()[1]) for name in names]
     mean, std = X.mean(0), X.std(0)
     assert np.allclose(given, ((X[3] - mean) / std)[order], atol=1e-5)
-    assert np.allclose(rebuilt, ((fitted.reconstruct(X[3:4])[0] - mean) / std)[order], atol=1e-4)
-    gaps = np.abs(given - rebuilt)
+    expected = (fitted.reconstruct(X[3:4])[0] - mean) / std
+    assert np.allclose(reconstructed, expected[order], atol=1e-4)
+    gaps = np.abs(given - reconstructed)
     assert (np.diff(gaps) <= 0).all()
 
 

@@ -11,12 +11,15 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli
-from pyod_ae_plugin.report import gather
-from pyod_ae_plugin.report import shown as shown_module
-from pyod_ae_plugin.report import sweep as sweep_module
+from pyod_ae_plugin.report import rows_shown
+from pyod_ae_plugin.report.contents import (
+    MAX_STEPS,
+    compute_contents,
+    starting_threshold,
+    sweep_thresholds,
+)
 from pyod_ae_plugin.report.page import json_text
-from pyod_ae_plugin.report.sampling import half_highest, highest
-from pyod_ae_plugin.report.sweep import start_of, sweep
+from pyod_ae_plugin.report.rows_shown import sample_rows, top_rows
 
 LIMIT = 5_000_000
 
@@ -41,9 +44,9 @@ def test_counts_are_exact_at_each_threshold(n, ties):
     scores = rng.gamma(2, size=n).round(2 if ties else 12)
     labels = rng.integers(0, 2, n)
     threshold = np.quantile(scores, 0.3)
-    counted = sweep(scores, labels, threshold)
+    counted = sweep_thresholds(scores, labels, threshold)
     assert counted.is_complete == (n < 10_000 or ties)
-    assert len(counted.thresholds) <= sweep_module.MAX_STEPS
+    assert len(counted.thresholds) <= MAX_STEPS
     for t, above, outliers in zip(
         counted.thresholds[::50], counted.n_above[::50], counted.n_outliers_above[::50], strict=True
     ):
@@ -71,13 +74,15 @@ def test_a_threshold_beyond_all_scores_is_in_the_histogram(far, data, fitted):
 @pytest.mark.parametrize("predicted", [[0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
 def test_labels_by_a_threshold_on_another_scale_are_kept(predicted):
     scores, predicted = np.array([1.0, 2.0, 3.0, 4.0]), np.array(predicted)
-    start = start_of(scores, predicted, threshold=0.5)
+    start = starting_threshold(scores, predicted, threshold=0.5)
     assert start.n_differing == 0
     assert np.array_equal(scores > start.threshold, predicted == 1)
 
 
 def test_labels_that_follow_no_threshold_are_counted_as_such():
-    start = start_of(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 0, 0, 1]), threshold=9.0)
+    start = starting_threshold(
+        np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 0, 0, 1]), threshold=9.0
+    )
     assert start.threshold == 2.0
     assert start.n_differing == 2
 
@@ -98,19 +103,19 @@ def test_thresholders_of_pyod_are_followed(name, data):
 
 def test_of_many_rows_the_highest_and_a_sample_are_shown():
     scores = np.random.default_rng(0).normal(size=1000)
-    drawn = half_highest(scores, 200)
+    drawn = sample_rows(scores, 200)
     assert len(set(drawn)) == 200
-    assert set(highest(scores, 100)) <= set(drawn)
-    assert np.median(scores[np.setdiff1d(drawn, highest(scores, 100))]) < np.quantile(scores, 0.7)
-    assert np.array_equal(drawn, half_highest(scores, 200))
-    assert np.array_equal(highest(np.array([1.0, 3.0, 3.0, 2.0]), 3), [1, 2, 3])
+    assert set(top_rows(scores, 100)) <= set(drawn)
+    assert np.median(scores[np.setdiff1d(drawn, top_rows(scores, 100))]) < np.quantile(scores, 0.7)
+    assert np.array_equal(drawn, sample_rows(scores, 200))
+    assert np.array_equal(top_rows(np.array([1.0, 3.0, 3.0, 2.0]), 3), [1, 2, 3])
 
 
 def test_rows_are_the_same_in_one_batch_and_in_many(data, fitted, monkeypatch):
     X, _, y, _ = data
-    monkeypatch.setattr(shown_module, "MAX_POINTS", 250)
-    whole = gather(fitted, [X], y)
-    parts = gather(fitted, np.split(X, [1, 100, 101, 420]), y)
+    monkeypatch.setattr(rows_shown, "MAX_POINTS", 250)
+    whole = compute_contents(fitted, [X], y)
+    parts = compute_contents(fitted, np.split(X, [1, 100, 101, 420]), y)
     assert len(whole.points.names) == 250
     assert whole.points.names == parts.points.names
     assert np.allclose(whole.points.values, parts.points.values)

@@ -1,4 +1,4 @@
-"""How a model is fitted to rows: hold out, standardise, train, fit the head, score, set the threshold.
+"""How a model is fitted: hold out, standardise, train, fit the head, score, set the threshold.
 
 Also what happens on the way: checkpoints, Ctrl-C, and new starts after training diverged.
 """

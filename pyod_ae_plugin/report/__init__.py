@@ -1,6 +1,6 @@
-"""Reports: one HTML page of what a detector makes of rows, which loads nothing.
+"""Reports: one self-contained HTML page on what a detector says about rows.
 
-Figures are made by Bokeh (extra ``report``); tables and text are plain HTML.
+Bokeh draws the figures (extra ``report``). Tables and text are plain HTML.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyod_ae_plugin.detectors.rows import validate_rows
-from pyod_ae_plugin.report.contents import Contents, gather
-from pyod_ae_plugin.report.page import render, require_bokeh
 from pyod_ae_plugin.storage import atomic_write
+from pyod_ae_plugin.report.contents import Contents, compute_contents
+from pyod_ae_plugin.report.page import render, require_bokeh
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
 
-__all__ = ["Contents", "Report", "gather", "report_rows", "require_bokeh"]
+__all__ = ["Contents", "Report", "compute_contents", "report_rows", "require_bokeh"]
 
 
 @dataclass(frozen=True)
 class Report:
-    """A page on rows. Notebooks show it as it is.
+    """A report on rows. Notebooks display it as a page.
 
     Parameters
     ----------
     contents : Contents
-        What it shows.
+        What the page shows.
 
     Examples
     --------
@@ -46,23 +46,23 @@ class Report:
     contents: Contents
 
     def to_html(self) -> str:
-        """The page as text."""
+        """Return the page as text."""
         return render(self.contents)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the page to a file, which is there as a whole or not at all.
+        """Write the page to a file, completely or not at all.
 
         Parameters
         ----------
         path : str or PathLike
-            Usually ending in ``.html``. An older file there is replaced.
+            Usually ends in ``.html``. An existing file is replaced.
         """
         page = self.to_html()
         with atomic_write(Path(path)) as new:
             new.write_text(page, encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        # in a frame of its own, so that neither its style nor its script meets the notebook's
+        # An iframe keeps the page's style and script apart from the notebook's.
         page = html.escape(self.to_html(), quote=True)
         return f'<iframe srcdoc="{page}" style="width:100%;height:900px;border:0"></iframe>'
 
@@ -75,6 +75,6 @@ def report_rows(detector: NeuralDetector, X: Any, y: Any = None) -> Report:
     require_bokeh()
     rows = validate_rows(detector, X, reset=False)
     index = getattr(X, "index", None)
-    # lists have a method of this name
+    # The index of a list is a method.
     name_of = str if index is None or callable(index) else index.__getitem__
-    return Report(gather(detector, [np.asarray(rows)], y, name_of))
+    return Report(compute_contents(detector, [np.asarray(rows)], y, name_of))

@@ -1,11 +1,11 @@
-"""The model card: what was fitted, how, to what, and what scored it."""
+"""The model card of a report: the fit, the detector's parameters, and package versions."""
 
 from __future__ import annotations
 
 import inspect
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib.metadata import version
 from numbers import Number
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
 
 _PACKAGES = ("pyod-ae-plugin", "pyod", "torch", "scikit-learn", "numpy")
-# A path tells about the machine that fitted.
-_LEFT_OUT = ("checkpoint",)
+# Parameters that are not shown. A path says something about the machine.
+_PRIVATE = ("checkpoint",)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a detector as it is written, and whether it is set to other than its default.
+    """A parameter of a detector, with its value and its default as text.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Parameter:
 
     @property
     def is_set(self) -> bool:
-        """Whether it differs from its default."""
+        """Whether the value differs from the default."""
         return self.value != self.default
 
 
@@ -46,10 +46,11 @@ class Card:
     Attributes
     ----------
     facts : dict of str to str
-        What was learned from what.
+        Training data, training, threshold, seed, device.
     parameters : list of Parameter
+        First those that differ from their defaults. Each part is sorted by name.
     versions : dict of str to str
-        Of Python and packages, where the page was made.
+        Versions of Python and packages on the machine that made the report.
     """
 
     facts: dict[str, str]
@@ -58,21 +59,21 @@ class Card:
 
 
 def model_card(detector: NeuralDetector) -> Card:
-    """Describe a fitted detector, with nothing of the machine or the people at it."""
+    """Describe a fitted detector without revealing anything about the machine or its users."""
     parameters = _parameters(detector)
-    shown = {parameter.name: parameter.value for parameter in parameters}
-    weights = sum(tensor.numel() for tensor in detector.model.state_dict().values())
-    held_out = getattr(detector, "held_out_scores_", ())
+    values = {parameter.name: parameter.value for parameter in parameters}
+    n_weights = sum(tensor.numel() for tensor in detector.model.state_dict().values())
+    n_held_out = len(getattr(detector, "held_out_scores_", ()))
     facts = {
         "Detector": type(detector).__name__,
         "Fitted to": f"{len(detector.decision_scores_):,} rows of "
         f"{detector.n_features_in_:,} features",
-        "Rows held out for the threshold": f"{len(held_out):,}" if len(held_out) else "none",
-        "Threshold set by": f"contamination={shown['contamination']}",
+        "Rows held out for the threshold": f"{n_held_out:,}" if n_held_out else "none",
+        "Threshold set by": f"contamination={values['contamination']}",
         "Training": _training(detector.history_),
-        "Numbers in the network": f"{weights:,}",
-        "Seed (random_state)": shown["random_state"],
-        "Device that scored": str(detector.scoring_module_.standardize.scale.device),
+        "Weights in the network": f"{n_weights:,}",
+        "Seed (random_state)": values["random_state"],
+        "Scored on": str(detector.scoring_module_.standardize.scale.device),
     }
     versions = {"Python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
     return Card(facts, parameters, versions)
@@ -86,33 +87,32 @@ def _training(history: Mapping[str, list[float]]) -> str:
 
 
 def _parameters(detector: NeuralDetector) -> list[Parameter]:
-    """Those that are set, then the others, both by name."""
     signature = inspect.signature(type(detector)).parameters
     parameters = [
-        Parameter(name, written(value), written(signature[name].default))
+        Parameter(name, format_value(value), format_value(signature[name].default))
         for name, value in detector.get_params(deep=False).items()
-        if name not in _LEFT_OUT
+        if name not in _PRIVATE
     ]
     return sorted(parameters, key=lambda parameter: (not parameter.is_set, parameter.name))
 
 
-def written(value: Any) -> str:
-    """Write a parameter's value, without the addresses in memory that ``repr`` may show.
+def format_value(value: Any) -> str:
+    """Format a parameter's value without the memory addresses that ``repr`` may contain.
 
     Examples
     --------
-    >>> written([16, None, "relu"]), written({"weight_decay": 1e-05}), written(len)
-    ("[16, None, 'relu']", "{'weight_decay': 1e-05}", 'len')
+    >>> format_value([16, None, "relu"])
+    "[16, None, 'relu']"
+    >>> format_value({"weight_decay": 1e-05}), format_value(len)
+    ("{'weight_decay': 1e-05}", 'len')
     """
-    if isinstance(value, ThresholdRule):
-        return repr(value)
-    if value is None or isinstance(value, str):
+    if value is None or isinstance(value, (str, ThresholdRule)) or is_dataclass(value):
         return repr(value)
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {written(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{k!r}: {format_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        inside = ", ".join(map(written, value))
+        inside = ", ".join(map(format_value, value))
         return f"[{inside}]" if isinstance(value, list) else f"({inside})"
     return str(getattr(value, "__qualname__", type(value).__name__))

@@ -1,42 +1,42 @@
 "use strict";
-// Everything from the data goes to the page as text: textContent, never innerHTML.
+// Names and values from the data are inserted by textContent, never innerHTML, so they stay text.
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
-  const unpacked = (text, Kind) =>
+  const decode = (text, Kind) =>
     new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-  const thresholds = unpacked(data.thresholds, Float64Array);
-  const nAbove = unpacked(data.nAbove, Float64Array);
-  const nOutliersAbove = data.nOutliersAbove && unpacked(data.nOutliersAbove, Float64Array);
+  const thresholds = decode(data.thresholds, Float64Array);
+  const nAbove = decode(data.nAbove, Float64Array);
+  const nOutliersAbove = data.nOutliersAbove && decode(data.nOutliersAbove, Float64Array);
   const points = {
     ...data.points,
-    scores: unpacked(data.points.scores, Float64Array),
-    x: unpacked(data.points.x, Float32Array),
-    y: unpacked(data.points.y, Float32Array),
+    scores: decode(data.points.scores, Float64Array),
+    x: decode(data.points.x, Float32Array),
+    y: decode(data.points.y, Float32Array),
   };
-  const values = unpacked(data.values, Float32Array);
+  const values = decode(data.values, Float32Array);
 
-  const written = (x) => {
+  const formatNumber = (x) => {
     const size = Math.abs(x);
     if (Number.isInteger(x) && size < 1e9) return String(x);
     if (size >= 1e4 && size < 1e9) return x.toFixed(0);
     return String(Number(x.toPrecision(4)));
   };
-  const counted = (n) => n.toLocaleString("en");
-  const percent = (share) => `${(100 * share).toFixed(share && share < 0.001 ? 2 : 1)}%`;
+  const formatCount = (n) => n.toLocaleString("en");
+  const formatPercent = (share) => `${(100 * share).toFixed(share && share < 0.001 ? 2 : 1)}%`;
 
   function element(name, text, className) {
-    const made = document.createElement(name);
-    if (text !== undefined) made.textContent = text;
-    if (className) made.className = className;
-    return made;
+    const node = document.createElement(name);
+    if (text !== undefined) node.textContent = text;
+    if (className) node.className = className;
+    return node;
   }
 
   // ---------------------------------------------------------------- the threshold
 
   let threshold = data.start;
 
-  /** Index of the last known threshold that is not above t; -1 where all are. */
+  /** Index of the last known threshold that does not exceed t; -1 if all exceed it. */
   function stepOf(t) {
     let low = 0, high = thresholds.length;
     while (low < high) {
@@ -49,14 +49,14 @@
   function showCounts() {
     const step = stepOf(threshold);
     const flagged = step < 0 ? data.nRows : nAbove[step];
-    byId("n-flagged").textContent = counted(flagged);
-    byId("share-flagged").textContent = `${percent(flagged / data.nRows)} of the rows`;
-    byId("threshold-now").textContent = written(threshold);
+    byId("n-flagged").textContent = formatCount(flagged);
+    byId("share-flagged").textContent = `${formatPercent(flagged / data.nRows)} of the rows`;
+    byId("threshold-now").textContent = formatNumber(threshold);
     if (!nOutliersAbove) return;
     const tp = step < 0 ? data.nOutliers : nOutliersAbove[step];
     const fp = flagged - tp, fn = data.nOutliers - tp;
     const counts = {tp, fp, fn, tn: data.nRows - tp - fp - fn};
-    for (const [id, n] of Object.entries(counts)) byId(id).textContent = counted(n);
+    for (const [id, n] of Object.entries(counts)) byId(id).textContent = formatCount(n);
     const share = (n, of) => (of ? (n / of).toFixed(3) : "none");
     byId("precision").textContent = share(tp, flagged);
     byId("recall").textContent = share(tp, data.nOutliers);
@@ -80,7 +80,7 @@
     const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
     const rows = Array.from(body.rows, (row) => [key(row), row]);
     const areNumbers = rows.every(([text]) => text.trim() !== "" && !Number.isNaN(Number(text)));
-    // numbers begin with the largest, words with A
+    // The first click sorts numbers from the largest, except ranks, and words from A.
     const first = areNumbers && column > 0 ? "descending" : "ascending";
     const other = first === "ascending" ? "descending" : "ascending";
     const direction = head.getAttribute("aria-sort") === first ? other : first;
@@ -110,7 +110,8 @@
     const row = data.ranked[index];
     const table = element("table", undefined, "detail");
     const withDeviation = row.contributions.some((part) => part[3] !== null);
-    const heads = ["Feature", "Contribution", "Value", "Rebuilt as", ...(withDeviation ? ["From the mean, in sd"] : [])];
+    // The soft hyphen keeps the column narrow.
+    const heads = ["Feature", "Contribution", "Value", "Recon\u00adstruction", ...(withDeviation ? ["From the mean, in sd"] : [])];
     const head = table.createTHead().insertRow();
     heads.forEach((text) => head.append(element("th", text)));
     const body = table.createTBody();
@@ -119,27 +120,27 @@
       const cell = line.insertCell();
       const bar = element("span", undefined, size < 0 ? "bar less" : "bar");
       bar.style.width = `${Math.min(70, (70 * Math.abs(size)) / largest)}px`;
-      cell.append(bar, (size < 0 ? "\u2212" : "+") + written(Math.abs(size)));
+      cell.append(bar, (size < 0 ? "\u2212" : "+") + formatNumber(Math.abs(size)));
     };
-    for (const [name, value, rebuilt, deviation, size] of row.contributions) {
+    for (const [name, value, reconstruction, deviation, size] of row.contributions) {
       const line = body.insertRow();
       line.append(element("td", name));
       addContribution(line, size);
-      line.append(element("td", value, "n"), element("td", rebuilt, "n"));
+      line.append(element("td", value, "n"), element("td", reconstruction, "n"));
       if (withDeviation) line.append(element("td", deviation, "n"));
     }
     if (row.nRest) {
       const line = body.insertRow();
-      line.append(element("td", row.nRest === 1 ? "1 other" : `${counted(row.nRest)} others`));
+      line.append(element("td", row.nRest === 1 ? "1 other" : `${formatCount(row.nRest)} others`));
       addContribution(line, row.rest);
       line.insertCell().colSpan = heads.length - 2;
     }
     byId("row-detail").replaceChildren(
       element("h3", `Row ${row.name}: score ${row.score}`),
       table,
-      element("p", "\u201cRebuilt as\u201d is what the network makes of the value. " +
-        (withDeviation ? "The mean and the standard deviation (sd) are those of the rows it was fitted to. " : "") +
-        "A contribution below 0, an empty bar, makes the row more ordinary.", "note"),
+      element("p", "The reconstruction is the network's output for the value. " +
+        (withDeviation ? "The mean and the standard deviation (sd) are those of the training rows. " : "") +
+        "A negative contribution (empty bar) lowers the score.", "note"),
     );
   }
 
@@ -198,25 +199,25 @@
       above.left = line.location;
       level.location = t;
       slider.value = high > low ? (1000 * (t - low)) / (high - low) : 0;
-      slider.ariaValueText = written(t);
-      if (document.activeElement !== typed) typed.value = written(t);
+      slider.ariaValueText = formatNumber(t);
+      if (document.activeElement !== typed) typed.value = formatNumber(t);
       showCounts();
       clearTimeout(waiting);
-      // thousands of points are drawn anew when the hand rests
+      // There may be thousands of points: redraw them only when the threshold rests.
       waiting = setTimeout(() => { showFlags(); showPoints(); }, 60);
       isMoving = false;
     }
 
-    /** Where counts are known: of very many rows not between the known thresholds. */
+    /** A threshold whose counts are known: with very many rows, those between two steps are not. */
     const known = (t) => (data.isComplete ? t : thresholds[Math.max(stepOf(t), 0)]);
 
     typed.step = 10 ** Math.floor(Math.log10((high - low) / 50));
     slider.addEventListener("input", () => {
       const share = slider.valueAsNumber / 1000;
-      moveTo(known((1 - share) * low + share * high));  // exact at both ends
+      moveTo(known((1 - share) * low + share * high));  // this form is exact at both ends
     });
     typed.addEventListener("input", () => moveTo(known(typed.valueAsNumber)));
-    typed.addEventListener("blur", () => { typed.value = written(threshold); });
+    typed.addEventListener("blur", () => { typed.value = formatNumber(threshold); });
     byId("threshold-reset").addEventListener("click", () => moveTo(data.start));
     line.properties.location.change.connect(() => moveTo(known(Math.min(Math.max(line.location, low), high))));
 

@@ -1,4 +1,4 @@
-"""From contents to a page: one HTML file that loads nothing."""
+"""The HTML page of a report: one file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,25 +7,19 @@ import hashlib
 import json
 import math
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyod_ae_plugin.report.contents import Contents
-from pyod_ae_plugin.report.figures import figures
-from pyod_ae_plugin.report.shown import MAX_POINTS
+from pyod_ae_plugin.plots import BLUE, GREY, ORANGE, Array
+from pyod_ae_plugin.report.contents import Contents, Histogram
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    from bokeh.plotting import figure as Figure
 
 
 def require_bokeh() -> None:
-    """Raise unless Bokeh is installed.
-
-    Raises
-    ------
-    ImportError
-        Says which extra to install.
-    """
+    """Raise an ImportError that names the extra unless Bokeh is installed."""
     try:
         import bokeh.embed  # noqa: F401
     except ImportError as error:
@@ -33,10 +27,10 @@ def require_bokeh() -> None:
 
 
 def render(contents: Contents) -> str:
-    """Render a page.
+    """Render the page.
 
-    Its policy allows a browser to run the page's own scripts, by their digests, and to load
-    nothing: also if a value were taken for markup, nothing would come of it.
+    Its content security policy lets a browser run the page's own two scripts, known by their
+    hashes, and load nothing. So even a value that was mistaken for markup could not run code.
     """
     import jinja2
     from bokeh.resources import Resources
@@ -45,79 +39,83 @@ def render(contents: Contents) -> str:
     library = "\n".join(Resources("inline", components=["bokeh"], log_level="error").js_raw)
     script = (here / "page.js").read_text("utf-8")
     policy = (
-        f"default-src 'none'; script-src {_digest(library)} {_digest(script)}; "
+        f"default-src 'none'; script-src {_source_hash(library)} {_source_hash(script)}; "
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, percent=percent)
+    environment.filters.update(number=format_number, percent=format_percent)
     template = environment.from_string((here / "page.html").read_text("utf-8"))
     return template.render(
         report=contents,
-        n_points=MAX_POINTS,
         policy=policy,
         style=(here / "page.css").read_text("utf-8"),
         library=library,
         script=script,
         data=json_text(_data(contents)),
-        figures=json_text(figures(contents)),
+        figures=json_text(_figures(contents)),
     )
 
 
-def number(x: float) -> str:
-    """Write a number in at most five digits, or as the whole number it is.
+def _source_hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def format_number(x: float) -> str:
+    """Format a number with four significant digits, or as an integer from 10,000 to a billion.
 
     Examples
     --------
-    >>> number(2014.0), number(0.123456), number(31415.92), number(1e-12), number(3.4e38)
-    ('2014', '0.1235', '31416', '1e-12', '3.4e+38')
+    >>> [format_number(x) for x in (2014.0, 0.123456, 31415.92, 1e-12, 3.4e38)]
+    ['2014', '0.1235', '31416', '1e-12', '3.4e+38']
     """
     is_whole = math.isfinite(x) and x == round(x)
     return f"{x:.0f}" if abs(x) < 1e9 and (is_whole or abs(x) >= 1e4) else f"{x:.4g}"
 
 
-def percent(share: float) -> str:
-    """Write a share of 1.
+def format_percent(share: float) -> str:
+    """Format a share of 1 as a percentage.
 
     Examples
     --------
-    >>> percent(0.1), percent(0.00012)
+    >>> format_percent(0.1), format_percent(0.00012)
     ('10.0%', '0.01%')
     """
     return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.2%}"
 
 
+# ---------------------------------------------------------------- data for the script
+
+
 def json_text(value: Any) -> str:
-    """JSON that neither ends the element it stands in nor opens another one."""
+    """Format a value as JSON that is safe inside a script element: markup is escaped."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _data(contents: Contents) -> dict[str, Any]:
-    """What the script works with."""
-    sweep, points = contents.sweep, contents.points
-    bins = contents.histogram
+    sweep, points, bins = contents.sweep, contents.points, contents.histogram
     outliers_above = sweep.n_outliers_above
     return {
         "nRows": contents.n_rows,
         "nOutliers": contents.n_outliers,
         "start": contents.start.threshold,
         "range": [bins.low, bins.high],
-        "thresholds": _packed(sweep.thresholds),
-        "nAbove": _packed(sweep.n_above),
-        "nOutliersAbove": None if outliers_above is None else _packed(outliers_above),
+        "thresholds": _base64(sweep.thresholds),
+        "nAbove": _base64(sweep.n_above),
+        "nOutliersAbove": None if outliers_above is None else _base64(outliers_above),
         "isComplete": sweep.is_complete,
         "ranked": [
             {
                 "name": row.name,
-                "score": number(row.score),
+                "score": format_number(row.score),
                 "contributions": [
                     [
                         part.feature,
-                        number(part.value),
-                        number(part.rebuilt),
-                        None if part.deviation is None else number(part.deviation),
+                        format_number(part.value),
+                        format_number(part.reconstruction),
+                        None if part.deviation is None else format_number(part.deviation),
                         part.contribution,
                     ]
                     for part in row.contributions
@@ -129,24 +127,154 @@ def _data(contents: Contents) -> dict[str, Any]:
         ],
         "points": {
             "names": points.names,
-            "scores": _packed(points.scores),
+            "scores": _base64(points.scores),
             "labels": None if points.labels is None else points.labels.tolist(),
-            "x": _packed(points.places[:, 0], "<f4"),
-            "y": _packed(points.places[:, 1], "<f4"),
+            "x": _base64(points.places[:, 0], "<f4"),
+            "y": _base64(points.places[:, 1], "<f4"),
             "withValues": points.with_values.tolist(),
         },
         "features": [feature.name for feature in contents.features],
-        # one feature after another
-        "values": _packed(points.values.T, "<f4"),
+        # All values of the first feature, then all of the second, and so on.
+        "values": _base64(points.values.T, "<f4"),
     }
 
 
-def _packed(values: Array, dtype: str = "<f8") -> str:
-    """Base64 of numbers, a quarter of what JSON takes for as many digits."""
+def _base64(values: Array, dtype: str = "<f8") -> str:
+    """Encode numbers in a quarter of the space that they would take as JSON."""
     largest = np.finfo(dtype).max
     clipped = np.clip(values.astype(np.float64), -largest, largest).astype(dtype)
     return base64.b64encode(np.ascontiguousarray(clipped).tobytes()).decode()
 
 
-def _digest(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+# ---------------------------------------------------------------- figures
+
+
+def _figures(contents: Contents) -> dict[str, Any]:
+    """The Bokeh figures as JSON items, by the id of the HTML element that each is embedded in.
+
+    The script draws what depends on the threshold. It finds these models by their names:
+    ``threshold``, ``above``, ``latent``, ``feature``, ``feature-axis``, ``feature-threshold``, and
+    the filters ``latent-below``, ``latent-above``, ``feature-below`` and ``feature-above``.
+    """
+    from bokeh.embed import json_item
+
+    bins = contents.histogram
+    x_name, y_name = contents.points.axes
+    higher = f" ({bins.n_beyond:,} higher ones are drawn at the top)" if bins.n_beyond else ""
+    figures = {
+        "histogram-figure": _histogram(bins, contents.n_outliers is not None),
+        "latent-figure": _scatter("latent", x_name, y_name),
+        "feature-figure": _scatter("feature", "", f"Anomaly score{higher}", with_threshold=True),
+    }
+    return {element: json_item(figure) for element, figure in figures.items()}
+
+
+def _figure(x_name: str, y_name: str, height: int, tools: str, **options: Any) -> Figure:
+    from bokeh.plotting import figure
+
+    plot = figure(
+        height=height,
+        sizing_mode="stretch_width",
+        tools=tools,
+        toolbar_location="right" if tools else None,
+        x_axis_label=x_name,
+        y_axis_label=y_name,
+        output_backend="canvas",
+        **options,
+    )
+    plot.toolbar.logo = None
+    plot.outline_line_color = None
+    plot.grid.grid_line_color = "#eeeeee"
+    for axis in plot.axis:
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = "13px"
+        axis.axis_label_text_color = axis.major_label_text_color = "#333333"
+        axis.minor_tick_line_color = None
+    return plot
+
+
+def _histogram(bins: Histogram, has_labels: bool) -> Figure:
+    from bokeh.models import NumeralTickFormatter
+    from bokeh.models.annotations import BoxAnnotation, Span
+
+    margin = 0.02 * (bins.high - bins.low)
+    higher = f" (the last bar includes {bins.n_beyond:,} higher ones)" if bins.n_beyond else ""
+    tallest = max(bins.inliers.max(), bins.outliers.max())
+    plot = _figure(
+        f"Anomaly score{higher}",
+        "Rows",
+        300,
+        "",
+        y_axis_type="log",
+        x_range=(bins.low - margin, bins.high + margin),
+        y_range=(0.5, 2.0 * float(tallest)),
+    )
+    plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
+    plot.add_layout(
+        BoxAnnotation(
+            name="above", fill_color=ORANGE, fill_alpha=0.12, line_color=None, level="underlay"
+        )
+    )
+    # Bars of outliers are narrower and drawn within those of inliers, so that both can be seen.
+    classes = [(bins.inliers, GREY, "inliers" if has_labels else "rows", 0.0)]
+    if has_labels:
+        classes.append((bins.outliers, ORANGE, "outliers", 0.25))
+    widths = np.diff(bins.edges)
+    for counts, color, name, inset in classes:
+        plot.quad(
+            left=bins.edges[:-1] + inset * widths,
+            right=bins.edges[1:] - inset * widths,
+            bottom=0.5,
+            top=counts,
+            fill_color=color,
+            line_color="#333333",
+            line_width=0.6,
+            **({"legend_label": name} if has_labels else {}),
+        )
+    if has_labels:
+        plot.legend.orientation = "horizontal"
+        plot.legend.location = "top_right"
+        plot.legend.background_fill_alpha = 0.9
+        plot.legend.border_line_color = None
+    plot.add_layout(
+        Span(
+            name="threshold",
+            dimension="height",
+            editable=True,
+            line_color=BLUE,
+            line_width=4,
+            hover_line_color="black",
+            hover_line_width=5,
+        )
+    )
+    return plot
+
+
+def _scatter(name: str, x_name: str, y_name: str, with_threshold: bool = False) -> Figure:
+    from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool
+    from bokeh.models.annotations import Span
+
+    plot = _figure(x_name, y_name, 420, "pan,box_zoom,reset")
+    source = ColumnDataSource({"x": [], "y": [], "row": [], "score": [], "marker": []}, name=name)
+    for side, style in (("below", _BELOW), ("above", _ABOVE)):
+        plot.scatter(
+            "x",
+            "y",
+            source=source,
+            marker="marker",
+            view=CDSView(filter=BooleanFilter(name=f"{name}-{side}", booleans=[])),
+            **style,
+        )
+    tooltips = [("row", "@row"), ("score", "@score{0.0000}")]
+    if with_threshold:
+        tooltips.append(("value", "@x{0.[0000]}"))
+        plot.xaxis.name = "feature-axis"
+        plot.add_layout(
+            Span(name="feature-threshold", dimension="width", line_color=BLUE, line_width=2)
+        )
+    plot.add_tools(HoverTool(tooltips=tooltips))
+    return plot
+
+
+_BELOW: dict[str, Any] = {"size": 5, "color": BLUE, "alpha": 0.55, "line_color": None}
+_ABOVE: dict[str, Any] = {"size": 9, "fill_color": ORANGE, "line_color": "black", "alpha": 0.9}
