@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pyod_ae_plugin.benchmarking.datasets import Dataset
 from pyod_ae_plugin.benchmarking.protocols import Protocol
-from pyod_ae_plugin.plugins.settings import create_with
+from pyod_ae_plugin.plugins.manager import create_supported
 
 METRICS = ("roc_auc", "average_precision", "precision_at_n")
 
@@ -93,7 +93,7 @@ def evaluate(
         X_train, X_test, y_test = protocol.scaled_split(dataset, seed)
         n_train = len(X_train)
         settings = {"random_state": seed, "verbose": 0, **protocol.settings}
-        detector = create_with(partial(create, name), n_features, **settings)
+        detector = create_supported(partial(create, name), n_features, **settings)
         began = time.perf_counter()
         detector.fit(X_train)
         fitted = time.perf_counter()

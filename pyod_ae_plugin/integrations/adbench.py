@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pyod.models.base import BaseDetector
 
-from pyod_ae_plugin.plugins.manager import create_detector
-from pyod_ae_plugin.plugins.settings import create_with
+from pyod_ae_plugin.plugins.manager import create_detector, create_supported
 
 Array = np.ndarray[Any, Any]
 
@@ -58,7 +57,7 @@ class AdBenchModel:
         """Create the detector for rows of so many features."""
         settings = {"random_state": seed, "verbose": 0, **cls.params}
         create = partial(create_detector, cls.detector_name, **cls.params)
-        return create_with(create, n_features, **settings)
+        return create_supported(create, n_features, **settings)
 
     def fit(self, X_train: Array, y_train: Array) -> AdBenchModel:
         """Create the detector and fit it; only one that cannot do without labels is given them.
