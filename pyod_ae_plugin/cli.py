@@ -228,9 +228,13 @@ def bench(
     """Compare detectors on labelled data; by default on the sets inside scikit-learn."""
     from rich.console import Console
 
-    from pyod_ae_plugin.benchmarking.chart import draw_chart
     from pyod_ae_plugin.benchmarking.protocols import PROTOCOLS, AdBenchProtocol
-    from pyod_ae_plugin.benchmarking.summary import dataset_table, mean_table, write_results
+    from pyod_ae_plugin.benchmarking.summary import (
+        dataset_table,
+        draw_chart,
+        mean_table,
+        write_results,
+    )
 
     names = list(dict.fromkeys(name.strip() for name in detectors.split(",") if name.strip()))
     for target, endings in ((output, (".csv", ".json")), (chart, (".png",))):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from pyod_ae_plugin import __version__
 from pyod_ae_plugin.files import replacing
 from pyod_ae_plugin.scoring import ScoringModule
-from pyod_ae_plugin.version import __version__
 
 OPSET = 18
 

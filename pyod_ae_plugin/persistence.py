@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pyod_ae_plugin import __version__
 from pyod_ae_plugin.engine.devices import resolve_device
 from pyod_ae_plugin.fitted import check_attributes
 from pyod_ae_plugin.modelfiles import damaged, read_model, write_model
 from pyod_ae_plugin.plugins.manager import detector_names, find
 from pyod_ae_plugin.thresholds import RULES, ThresholdRule
-from pyod_ae_plugin.version import __version__
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector

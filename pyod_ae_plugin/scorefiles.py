@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from pyod_ae_plugin import __version__
 from pyod_ae_plugin.detectors.rows import as_rows
 from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.files import replacing
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.tables import Shown, Table
-from pyod_ae_plugin.version import __version__
 
 Array = np.ndarray[Any, Any]
 
