@@ -56,15 +56,7 @@ class ParquetFiles:
         for path in self._files:
             # pyarrow.dataset would decode whole row groups, which can be of any size.
             with pyarrow().parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-                schema = file.schema_arrow
-                for name in columns:
-                    if name not in schema.names:
-                        raise ValueError(
-                            f"{path}: column {name!r} is missing; the first file has it."
-                        )
-                    if not _is_number(schema.field(name).type):
-                        kind = schema.field(name).type
-                        raise ValueError(f"{path}: column {name!r} holds {kind}, not numbers.")
+                _check_columns(path, file.schema_arrow, columns)
                 for batch in file.iter_batches(n_rows, columns=list(columns)):
                     yield _as_array(batch.select(list(columns)))
 
@@ -117,6 +109,12 @@ def write_parquet(path: Path, pieces: Iterable[Mapping[str, Array]]) -> None:
             writer.close()
 
 
-def _is_number(kind: Any) -> bool:
+def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
+    """Raise unless a Parquet file has these columns and they hold numbers."""
     types = pyarrow().types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+    for name in columns:
+        if name not in schema.names:
+            raise ValueError(f"{path}: column {name!r} is missing; the first file has it.")
+        kind = schema.field(name).type
+        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+            raise ValueError(f"{path}: column {name!r} holds {kind}, not numbers.")
