@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from tables import figures, means
 
 from pyod_ae_plugin import AutoEncoderEnsemble
-from pyod_ae_plugin.benchmarking.chart import OURS
+from pyod_ae_plugin.benchmarking.summary import OURS
 
 PICTURE = Path(__file__).parents[1] / "docs" / "overview.png"
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"  # Okabe and Ito

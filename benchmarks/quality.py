@@ -32,11 +32,15 @@ from rich.table import Table
 from tqdm import tqdm
 
 from pyod_ae_plugin import create_detector
-from pyod_ae_plugin.benchmarking.chart import draw_chart
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
 from pyod_ae_plugin.benchmarking.evaluation import Result, evaluate
 from pyod_ae_plugin.benchmarking.protocols import NoveltyProtocol, OutlierProtocol, Protocol
-from pyod_ae_plugin.benchmarking.summary import circumstances, detector_means, write_results
+from pyod_ae_plugin.benchmarking.summary import (
+    circumstances,
+    detector_means,
+    draw_chart,
+    write_results,
+)
 
 RESULTS = Path(__file__).parent / "results"
 MOST_FEATURES, MOST_ROWS = 500, 6_000

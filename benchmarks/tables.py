@@ -18,9 +18,8 @@ from statistics import fmean
 import numpy as np
 from quality import RESULTS, earlier_runs
 
-from pyod_ae_plugin.benchmarking.chart import OURS
 from pyod_ae_plugin.benchmarking.evaluation import Result
-from pyod_ae_plugin.benchmarking.summary import DetectorMean, detector_means
+from pyod_ae_plugin.benchmarking.summary import OURS, DetectorMean, detector_means
 
 PROTOCOLS = ("outlier", "novelty")
 

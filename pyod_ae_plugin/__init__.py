@@ -5,8 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pyod_ae_plugin.version import __version__
-
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors import VAE, AutoEncoder, AutoEncoderEnsemble
     from pyod_ae_plugin.detectors.saved import load_detector
@@ -26,6 +24,9 @@ __all__ = [
     "load_detector",
 ]
 
+__version__ = "0.1.0"
+
+# Submodule of each public name. They are imported on first use: importing torch takes seconds.
 _HOMES = {
     "VAE": "detectors",
     "AutoEncoder": "detectors",
@@ -40,7 +41,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Importing the package stays cheap; torch is imported with the first name that needs it.
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The command line: ``pyod-ae list | fit | score | report | bench``.
 
-Exit status: 0 when all went well, 1 when data, a model or a run is at fault, 2 when the command
-itself is. Heavy imports happen inside the commands, so that ``--help`` answers at once.
+Exit status: 0 for success, 1 for an error in data, a model or a run, 2 for wrong usage. Imports
+that take long are inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from pyod_ae_plugin.benchmarking.protocols import Protocol
 
 Engine = Annotated[
-    Literal["local", "ray"], typer.Option(help="Where to compute: here, or on a Ray cluster.")
+    Literal["local", "ray"],
+    typer.Option(help="Where to compute: this machine, or a Ray cluster."),
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="Of the Ray cluster; default: RAY_ADDRESS, or one on this machine."),
+    typer.Option(help="Address of the Ray cluster. Default: RAY_ADDRESS, or a local one."),
 ]
 
 app = typer.Typer(
@@ -41,13 +42,12 @@ BENCH_DETECTORS = (
     "AutoEncoder,VAE,AutoEncoderEnsemble,"
     "pyod.AutoEncoder,pyod.VAE,pyod.IForest,pyod.ECOD,pyod.KNN,pyod.LOF,pyod.HBOS"
 )
-# ADBench, too, draws at most this many rows from its larger sets.
-BENCH_ROWS = 10_000
+BENCH_ROWS = 10_000  # as ADBench
 TABLE_WIDTH = 96
 
 
 def main() -> None:
-    """Run the command line; report what the user can mend as one line on stderr."""
+    """Run the command line; print errors that the user can fix as one line on stderr."""
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
@@ -57,7 +57,7 @@ def main() -> None:
 
 @app.command("list")
 def list_detectors() -> None:
-    """List the registered detectors: ours, those of plugins, and PyOD's own as pyod.NAME."""
+    """List all detectors: those of this package and of plugins, and PyOD's as pyod.NAME."""
     from pyod_ae_plugin import detector_names
 
     typer.echo("\n".join(detector_names()))
@@ -66,44 +66,45 @@ def list_detectors() -> None:
 @app.command()
 def fit(
     data: Annotated[
-        Path, typer.Argument(help="Training rows: CSV, NPY, NPZ, Parquet, or a folder of the last.")
+        Path, typer.Argument(help="Training rows: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the model, or a .safetensors file.")
+        Path,
+        typer.Option("--output", "-o", help="Where to save: a folder or .safetensors file."),
     ],
-    detector: Annotated[str, typer.Option(help="AutoEncoder, VAE or a plugin's.")] = "AutoEncoder",
+    detector: Annotated[
+        str, typer.Option(help="AutoEncoder, VAE, AutoEncoderEnsemble or a plugin's.")
+    ] = "AutoEncoder",
     param: Annotated[
         list[str] | None,
-        typer.Option("--param", "-p", help="Parameter as NAME=VALUE, repeatable."),
+        typer.Option("--param", "-p", help="Parameter as NAME=VALUE; can be repeated."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Column to leave out, such as known labels.")
+        str | None, typer.Option(help="Name of a column to leave out, such as known labels.")
     ] = None,
     engine: Engine = "local",
     address: Address = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="With --engine ray: so many fit together.")
-    ] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="With --engine ray: number of workers.")] = 2,
 ) -> None:
     """Fit a detector to a table and save it."""
     import numpy as np
 
     from pyod_ae_plugin import create_detector, detector_names
-    from pyod_ae_plugin.detectors import IncrementalDetector
-    from pyod_ae_plugin.tables import Shown, read_table
+    from pyod_ae_plugin.detectors import NeuralDetector
+    from pyod_ae_plugin.tables import read_table
 
     if detector not in detector_names():
-        raise typer.BadParameter(f"Unknown detector {detector}; `pyod-ae list` shows all.")
+        raise typer.BadParameter(f"Unknown detector {detector!r}. `pyod-ae list` shows all names.")
     model = create_detector(detector, **_params(param or []))
-    if not isinstance(model, IncrementalDetector):
-        raise typer.BadParameter(f"{detector} has no save(); it can be benchmarked, not saved.")
+    if not isinstance(model, NeuralDetector):
+        raise typer.BadParameter(f"{detector} cannot be saved; `pyod-ae bench` can run it.")
     if _on_ray(engine, address):
         from pyod_ae_plugin.integrations.ray.files import fit_files
 
         fit_files(model, data, label, workers, address)
     else:
         table = read_table(data, without=label)
-        model.fit_batches(Shown(table, "Reading"))
+        model.fit_batches(table.with_progress("Reading"))
         if table.names is not None:
             model.feature_names_in_ = np.array(table.names, dtype=object)
     model.save(output)
@@ -116,20 +117,21 @@ def fit(
 @app.command()
 def score(
     data: Annotated[
-        Path, typer.Argument(help="Rows to score: CSV, NPY, NPZ, Parquet, or a folder of the last.")
+        Path, typer.Argument(help="Rows to score: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")
     ],
-    model: Annotated[Path, typer.Option(help="What fit wrote.")],
+    model: Annotated[Path, typer.Option(help="A model that `pyod-ae fit` saved.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet with score and label.")
+        Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet file to write.")
     ],
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: as fitted.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as fitted.")] = None,
     engine: Engine = "local",
     address: Address = None,
 ) -> None:
-    """Score a table with a saved detector; columns that it was not fitted to are left out.
+    """Write score and label of each row of a table, by a saved detector.
 
-    Broken off, the same command goes on where it was. With --engine ray the output is a folder of
-    Parquet files, in which those columns are kept.
+    Columns are matched by name; those that the detector was not fitted to are left out. If the
+    command is interrupted, the same command resumes where it stopped. With --engine ray the output
+    is a folder of Parquet files, which keeps all columns.
     """
     from pyod_ae_plugin import load_detector
 
@@ -147,7 +149,7 @@ def score(
     detector = load_detector(model, device)
     names = getattr(detector, "feature_names_in_", None)
     table = read_table(data, columns=None if names is None else list(names))
-    # The names have just been matched; the detector is given none to match again.
+    # Columns have been matched by name already, and batches have no names to check again.
     warnings.filterwarnings("ignore", "X does not have valid feature names")
     scored = score_table(
         table, detector.decision_function, detector.threshold_, output, model, device
@@ -155,7 +157,7 @@ def score(
     typer.echo(f"Scored {scored.n_rows} rows: {scored.n_outliers} outliers. Written to {output}.")
     try:
         report = detector.check_drift(scored.sample)
-    except ValueError as error:  # the scores are written; too few rows are no fault of theirs
+    except ValueError as error:  # no reason to fail, since the scores have been written
         typer.echo(f"Drift not checked: {error}")
     else:
         typer.secho(report, fg="yellow" if report.drifted else None)
@@ -164,30 +166,29 @@ def score(
 @app.command()
 def report(
     data: Annotated[
-        Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of the last.")
+        Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")
     ],
-    model: Annotated[Path, typer.Option(help="What fit wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page, as .html.")],
+    model: Annotated[Path, typer.Option(help="A model that `pyod-ae fit` saved.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .html file to write.")],
     label: Annotated[
-        str | None, typer.Option(help="Column of true labels: 0 for inliers, 1 for outliers.")
+        str | None, typer.Option(help="Name of a column of true labels: 0 inliers, 1 outliers.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: as fitted.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as fitted.")] = None,
 ) -> None:
-    """Report on a table with a saved detector: one page to read in a browser."""
+    """Write a report on a table, by a saved detector: one page to read in a browser."""
     from pyod_ae_plugin import load_detector
     from pyod_ae_plugin.report import Report, compute_contents, require_bokeh
-    from pyod_ae_plugin.tables import Shown, read_table
+    from pyod_ae_plugin.tables import read_table
 
     require_bokeh()
     if output.suffix != ".html" or not output.resolve().parent.is_dir():
-        raise typer.BadParameter(f"{output} must end in .html and be in a folder that is there.")
+        raise typer.BadParameter(f"{output} must end in .html, and its folder must exist.")
     detector = load_detector(model, device)
     names = getattr(detector, "feature_names_in_", None)
     table = read_table(data, columns=None if names is None else list(names), without=label)
     labels = None if label is None else read_table(data, columns=[label]).values[:, 0]
-    contents = compute_contents(
-        detector, Shown(table, "Reading"), labels, lambda i: i + 1, source=data.name
-    )
+    batches = table.with_progress("Reading")
+    contents = compute_contents(detector, batches, labels, lambda i: i + 1, source=data.name)
     Report(contents).save(output)
     n_flagged = contents.n_flagged
     typer.echo(f"Reported on {contents.n_rows} rows: {n_flagged} outliers. Written to {output}.")
@@ -197,86 +198,99 @@ def report(
 def bench(
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of .npz files with X and y, such as ADBench's."),
+        typer.Option(help="Folder of .npz files with X and y, such as those of ADBench."),
     ] = None,
     detectors: Annotated[
-        str, typer.Option(help="Names from `pyod-ae list`, with commas between.")
+        str, typer.Option(help="Names from `pyod-ae list`, separated by commas.")
     ] = BENCH_DETECTORS,
     protocol: Annotated[
         Literal["outlier", "novelty", "adbench"],
         typer.Option(
-            help="Fit to all rows and judge them; or to half of the inliers and judge all others; "
-            "or to 70 % and judge 30 %, as ADBench does."
+            help="outlier: fit to all rows and evaluate on them. novelty: fit to half of the "
+            "inliers, evaluate on all other rows. adbench: fit to 70 %, evaluate on 30 %."
         ),
     ] = "outlier",
     duplicates: Annotated[
         bool,
         typer.Option(
-            "--duplicates", help="Protocol adbench: copy rows of sets of fewer than 1,000."
+            "--duplicates",
+            help="With --protocol adbench: draw 1,000 rows, with replacement, from smaller sets.",
         ),
     ] = False,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Runs with different seeds; 1, or 3 by protocol adbench."),
+        typer.Option(min=1, help="Number of seeds. Default: 1, or 3 with --protocol adbench."),
     ] = None,
     max_rows: Annotated[
-        int, typer.Option(min=10, help="Draw no more rows than this from a data set.")
+        int, typer.Option(min=10, help="Draw at most this many rows from a data set.")
     ] = BENCH_ROWS,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Every run as .csv or .json.")
+        Path | None, typer.Option("--output", "-o", help="Write all runs to a .csv or .json file.")
     ] = None,
-    chart: Annotated[Path | None, typer.Option(help="Box plot as .png.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw a box plot to a .png file.")] = None,
 ) -> None:
-    """Compare detectors on labelled data; by default on the sets inside scikit-learn."""
+    """Compare detectors on labelled data sets, by default on those of scikit-learn."""
     from rich.console import Console
 
-    from pyod_ae_plugin.benchmarking.chart import draw_chart
     from pyod_ae_plugin.benchmarking.protocols import PROTOCOLS, AdBenchProtocol
-    from pyod_ae_plugin.benchmarking.summary import dataset_table, mean_table, write_results
+    from pyod_ae_plugin.benchmarking.summary import (
+        dataset_table,
+        draw_chart,
+        mean_table,
+        write_results,
+    )
 
     names = list(dict.fromkeys(name.strip() for name in detectors.split(",") if name.strip()))
-    for target, endings in ((output, (".csv", ".json")), (chart, (".png",))):
-        if target is not None and target.suffix not in endings:
-            raise typer.BadParameter(f"{target} must end in {' or '.join(endings)}.")
-        if target is not None and not target.resolve().parent.is_dir():
-            raise typer.BadParameter(f"{target}: there is no such folder.")
+    _check_output(output, ".csv", ".json")
+    _check_output(chart, ".png")
     if duplicates and protocol != "adbench":
-        raise typer.BadParameter("--duplicates belongs to --protocol adbench.")
-    chosen = (
+        raise typer.BadParameter("--duplicates needs --protocol adbench.")
+    rules = (
         AdBenchProtocol(max_rows, duplicates)
         if protocol == "adbench"
         else PROTOCOLS[protocol](max_rows)
     )
-    n_seeds = seeds or chosen.n_seeds
-    results = _run(_datasets(data, chosen), names, chosen, n_seeds)
+    n_seeds = seeds or rules.n_seeds
+    results = _run(_datasets(data, rules), names, rules, n_seeds)
 
     console = Console()
-    console.width = max(console.width, TABLE_WIDTH)  # rather wrapped than cut off
+    console.width = max(console.width, TABLE_WIDTH)  # a narrow terminal wraps, not truncates
     console.print(dataset_table(results))
     console.print(mean_table(results))
-    followed = f"{protocol} with duplicates" if duplicates else protocol
-    console.print(f"Protocol {followed}, {n_seeds} seed(s), at most {max_rows} rows a set.")
+    title = f"{protocol} with duplicates" if duplicates else protocol
+    console.print(f"Protocol {title}, {n_seeds} seed(s), at most {max_rows} rows per data set.")
     if output is not None:
-        write_results(results, output, followed)
+        write_results(results, output, title)
     if chart is not None:
-        draw_chart(results, chart, f"Protocol {followed}")
+        draw_chart(results, chart, f"Protocol {title}")
     failures = [result for result in results if result.error]
     for result in failures:
         typer.secho(f"{result.detector} on {result.dataset}: {result.error}", fg="red", err=True)
     raise typer.Exit(1 if failures else 0)
 
 
+def _check_output(path: Path | None, *endings: str) -> None:
+    """Raise unless the file has one of the endings and its folder exists."""
+    if path is not None and path.suffix not in endings:
+        raise typer.BadParameter(f"{path} must end in {' or '.join(endings)}.")
+    if path is not None and not path.resolve().parent.is_dir():
+        raise typer.BadParameter(f"{path}: there is no such folder.")
+
+
 def _run(
     datasets: list[Dataset], names: list[str], protocol: Protocol, n_seeds: int
 ) -> list[Result]:
+    """Run the benchmark with a progress bar."""
     from tqdm import tqdm
 
     from pyod_ae_plugin import create_detector, detector_names
     from pyod_ae_plugin.benchmarking.evaluation import run
 
+    if not names:
+        raise typer.BadParameter("--detectors names no detector.")
     unknown = sorted(set(names) - set(detector_names()))
-    if unknown or not names:
-        raise typer.BadParameter(f"Unknown detectors {unknown}; `pyod-ae list` shows all.")
+    if unknown:
+        raise typer.BadParameter(f"Unknown detectors {unknown}. `pyod-ae list` shows all names.")
     results = []
     n_runs = len(datasets) * len(names) * n_seeds
     with tqdm(total=n_runs, desc="bench", unit="run") as bar:
@@ -288,6 +302,7 @@ def _run(
 
 
 def _datasets(folder: Path | None, protocol: Protocol) -> list[Dataset]:
+    """Read the data sets of a folder, or those of scikit-learn, and draw their rows."""
     from pyod_ae_plugin.benchmarking.datasets import folder_datasets, shipped_datasets
 
     datasets: Iterator[Dataset] = shipped_datasets() if folder is None else folder_datasets(folder)
@@ -295,27 +310,29 @@ def _datasets(folder: Path | None, protocol: Protocol) -> list[Dataset]:
 
 
 def _on_ray(engine: str, address: str | None) -> bool:
+    """Whether to compute on Ray, which must be installed then."""
     if engine == "local" and address is not None:
-        raise typer.BadParameter("--address belongs to --engine ray.")
+        raise typer.BadParameter("--address needs --engine ray.")
     if engine == "ray":
         from pyod_ae_plugin.integrations.ray.cluster import ray_module
 
-        ray_module()  # or say at once what is missing
+        ray_module()  # raises an ImportError that names the extra
     return engine == "ray"
 
 
 def _params(assignments: list[str]) -> dict[str, Any]:
+    """Parse NAME=VALUE arguments."""
     params = {}
     for assignment in assignments:
         name, separator, value = assignment.partition("=")
         if not separator:
-            raise typer.BadParameter(f"{assignment!r} is not of the form NAME=VALUE.")
+            raise typer.BadParameter(f"--param {assignment!r} must have the form NAME=VALUE.")
         params[name] = _value(value)
     return params
 
 
 def _value(text: str) -> Any:
-    """Read a value as JSON, or as Python, or take it for a bare word."""
+    """Parse a value as JSON or as a Python literal; anything else is a string."""
     for read in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError):
             return read(text)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from pyod_ae_plugin import __version__
 from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.storage import atomic_write
-from pyod_ae_plugin.version import __version__
 
 OPSET = 18
 

@@ -1,4 +1,4 @@
-"""Files of scores: written piece by piece, and gone on with where a run was broken off."""
+"""Files of scores, written batch by batch. A run that was interrupted can be resumed."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from pyod_ae_plugin import __version__
 from pyod_ae_plugin.detectors.rows import as_rows
 from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.storage import atomic_write
-from pyod_ae_plugin.tables import Shown, Table
-from pyod_ae_plugin.version import __version__
+from pyod_ae_plugin.tables import Table
 
 Array = np.ndarray[Any, Any]
 
 WRITABLE = (".csv", ".npy", ".npz", ".parquet")
-# Of the rows that were scored; drift shows in so many as well as in all.
-_ROWS_KEPT = 10_000
+# Rows that are kept for the drift test, which needs no more.
+_SAMPLE_ROWS = 10_000
 
 
 class Scored(NamedTuple):
-    """What was scored.
+    """Summary of the rows that were scored.
 
     Attributes
     ----------
     n_rows : int
+        Number of rows.
     n_outliers : int
+        Number of rows with a score above the threshold.
     sample : ndarray of shape (n, n_features)
-        A uniform sample of the rows; all, if they are few.
+        A uniform sample of at most 10,000 of the rows.
     """
 
     n_rows: int
@@ -44,35 +46,37 @@ class Scored(NamedTuple):
 
 
 class Parts:
-    """Scores that are kept, batch by batch, in a hidden folder beside the output.
+    """The scores of each batch, kept in a hidden folder beside the output.
 
     Parameters
     ----------
     output : Path
-        The file that shall come of them.
+        The file that the scores are for.
     identity : str
-        What they are scores of, by what; parts of anything else are thrown away.
+        Digest of the table, the model and the device. Parts with another one are deleted.
     """
 
     def __init__(self, output: Path, identity: str) -> None:
         self._output, self._folder = output, output.with_name(f".{output.name}.parts")
-        self._identity, self._described = identity, self._folder / "identity"
-        if not self._described.is_file() or self._described.read_text() != identity:
+        self._identity, self._identity_file = identity, self._folder / "identity"
+        if not self._identity_file.is_file() or self._identity_file.read_text() != identity:
             shutil.rmtree(self._folder, ignore_errors=True)
         self.n = 0
 
     def add(self, batch: Array, score: Callable[[Array], Array]) -> Array:
-        """Return the scores of the next batch, and keep them if they are not there already."""
+        """Return the scores of the next batch, from an earlier run if it kept them."""
         path = self._path(self.n)
-        scores = np.load(path, allow_pickle=False) if path.exists() else score(batch)
-        if not path.exists():
-            with _writing(self._output):
-                self._keep(path, scores)
         self.n += 1
+        if path.exists():
+            kept: Array = np.load(path, allow_pickle=False)
+            return kept
+        scores = score(batch)
+        with _write_errors(self._output):
+            self._keep(path, scores)
         return scores
 
     def __iter__(self) -> Iterator[Array]:
-        """Scores of the batches that were added."""
+        """Yield the scores of the batches that were added."""
         return (np.load(self._path(i), allow_pickle=False) for i in range(self.n))
 
     def remove(self) -> None:
@@ -80,9 +84,10 @@ class Parts:
         shutil.rmtree(self._folder)
 
     def _keep(self, path: Path, scores: Array) -> None:
+        """Write the scores of a batch, and before those of the first the identity."""
         if not self._folder.exists():
             self._folder.mkdir()
-            self._described.write_text(self._identity)
+            self._identity_file.write_text(self._identity)
         with atomic_write(path) as new:
             np.save(new, scores)
 
@@ -100,55 +105,65 @@ def score_table(
 ) -> Scored:
     """Write score and label of each row of a table to a file.
 
-    Broken off, it goes on at the batch where it was when it is called with the same arguments
-    again. The file is there as a whole or not at all.
+    The file is written as a whole or not at all. If the call is interrupted, another one with the
+    same arguments resumes at the batch where it stopped.
 
     Parameters
     ----------
     table : Table
+        The rows.
     score : callable
-        Maps rows to scores.
+        Maps rows [n, n_features] to scores [n].
     threshold : float
-        Rows with larger scores are labelled 1.
+        Rows with a larger score are labelled 1, others 0.
     output : Path
-        CSV, NPY, NPZ or Parquet.
+        A CSV, NPY, NPZ or Parquet file.
     model : Path
-        The folder of the detector; the table, this and the device tell one run from another.
+        File or folder of the saved detector. Scores of an interrupted call are used again only if
+        table, model and device are the same.
     device : str or None
+        The device that ``score`` uses.
 
     Returns
     -------
     Scored
+
+    Raises
+    ------
+    ValueError
+        If the table is empty or damaged, or ``output`` has another ending.
+    OSError
+        If ``output`` cannot be written.
     """
     check_writable(output)
     parts = Parts(output, _identity(table, model, device))
     n_outliers = 0
-    sample, generator = RowSample(_ROWS_KEPT), torch.Generator().manual_seed(0)
-    for batch in Shown(table, "Scoring"):
+    sample, generator = RowSample(_SAMPLE_ROWS), torch.Generator().manual_seed(0)
+    for batch in table.with_progress("Scoring"):
         scores = parts.add(batch, score)
         sample = sample.added(as_rows(batch)[:], generator)
         n_outliers += int((scores > threshold).sum())
     labelled = ({"score": s, "label": (s > threshold).astype(np.int64)} for s in parts)
-    with _writing(output):
+    with _write_errors(output):
         write_columns(output, labelled, sample.n_seen)
     parts.remove()
     return Scored(sample.n_seen, n_outliers, sample.rows().numpy())
 
 
 @contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """Say of what cannot be written, as on a full disk, which file it was for and what to do."""
+def _write_errors(output: Path) -> Iterator[None]:
+    """Raise errors while writing, as on a full disk, with the name of the output and a remedy."""
     try:
         yield
     except OSError as error:
         raise OSError(
             f"{output}: the scores could not be written: {error}. Make room there and run the same "
-            "command again: it goes on where it was."
+            "command again; it resumes where it stopped."
         ) from error
 
 
 def check_writable(path: Path) -> None:
-    """Raise unless scores can be written to a file of this kind, there."""
+    """Raise unless the file has a known ending and its folder exists."""
     if path.suffix not in WRITABLE:
         raise ValueError(f"{path}: scores are written to {', '.join(WRITABLE)} files.")
     if not path.resolve().parent.is_dir():
@@ -156,7 +171,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_columns(path: Path, pieces: Iterable[Mapping[str, Array]], n_rows: int) -> None:
-    """Write columns that come in pieces to a CSV, NPZ or Parquet file; to NPY side by side."""
+    """Write columns that come in pieces to a file; NPY gets them side by side as one array."""
     check_writable(path)
     with atomic_write(path) as new:
         if path.suffix == ".csv":
@@ -164,8 +179,8 @@ def write_columns(path: Path, pieces: Iterable[Mapping[str, Array]], n_rows: int
         elif path.suffix == ".npy":
             _write_npy(new, pieces, n_rows)
         elif path.suffix == ".npz":
-            whole = list(pieces)
-            columns = {name: np.concatenate([piece[name] for piece in whole]) for name in whole[0]}
+            held = list(pieces)
+            columns = {name: np.concatenate([piece[name] for piece in held]) for name in held[0]}
             np.savez_compressed(new, **columns)  # type: ignore[arg-type]
         else:
             arrow.write_parquet(new, pieces)
@@ -185,19 +200,19 @@ def _write_npy(path: Path, pieces: Iterable[Mapping[str, Array]], n_rows: int) -
         for i, piece in enumerate(pieces):
             values = np.column_stack(list(piece.values())).astype("<f8")
             if i == 0:
-                described = {"descr": "<f8", "fortran_order": False}
                 shape = (n_rows, values.shape[1])
-                np.lib.format.write_array_header_1_0(file, {**described, "shape": shape})
+                header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
             file.write(values.tobytes())
 
 
 def _identity(table: Table, model: Path, device: str | None) -> str:
-    """What scores hang on: the table's files by size and time, the detector by its contents."""
+    """Digest of what scores depend on: the table by size and time, the model by content."""
     digest = hashlib.sha256(repr((__version__, device, table.names)).encode())
     files = sorted(table.path.rglob("*")) if table.path.is_dir() else [table.path]
     for file in files:
-        about = file.stat()
-        digest.update(repr((str(file.resolve()), about.st_size, about.st_mtime_ns)).encode())
+        stat = file.stat()
+        digest.update(repr((str(file.resolve()), stat.st_size, stat.st_mtime_ns)).encode())
     for file in sorted(model.iterdir()) if model.is_dir() else [model]:
         digest.update(file.read_bytes())
     return digest.hexdigest()

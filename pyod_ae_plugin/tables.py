@@ -1,12 +1,12 @@
-"""Tables of numbers in files, read batch by batch: CSV, NPY, NPZ and Parquet."""
+"""Tables of numbers in CSV, NPY, NPZ and Parquet files, read in batches of rows."""
 
 from __future__ import annotations
 
 import csv
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,24 @@ Array = np.ndarray[Any, Any]
 READABLE = (".csv", ".npy", ".npz", ".parquet")
 BATCH_ROWS = 2**16
 
+# What a damaged file raises, besides the errors of the operating system.
+_DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, csv.Error)
+
 
 @dataclass(frozen=True)
 class Table:
-    """A table of finite numbers that is read as it is gone through, as often as that is done.
+    """A table of finite numbers in a file. Each iteration over it reads the file.
 
     Attributes
     ----------
     path : Path
-        Where it is.
+        The file or folder.
     names : list of str or None
-        Names of the columns, where the file has names.
+        Names of the columns; None if the file has no names.
     n_rows : int or None
-        Rows, where the file says so.
+        Number of rows; None if it is not known before reading.
     read : callable
-        Returns an iterator over arrays of shape (n, n_columns), unchecked.
+        Returns an iterator over batches of shape (n, n_columns), whose values are not checked.
     """
 
     path: Path
@@ -43,12 +46,12 @@ class Table:
     read: Callable[[], Iterator[Array]]
 
     def __iter__(self) -> Iterator[Array]:
-        """Batches of rows, in order.
+        """Yield batches of rows, in order.
 
         Raises
         ------
         ValueError
-            If there are none, or a cell is not a finite number; says which.
+            If the table is empty or damaged, or a cell is not a finite number.
         """
         n_before = 0
         try:
@@ -56,8 +59,8 @@ class Table:
                 self._check(batch, n_before)
                 n_before += len(batch)
                 yield batch
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise _located(self.path, error) from error
+        except _DAMAGED as error:
+            raise _with_path(self.path, error) from error
         if n_before == 0:
             raise ValueError(f"{self.path}: the table is empty.")
 
@@ -66,7 +69,21 @@ class Table:
         """All rows [n, n_columns]."""
         return np.concatenate(list(self))
 
+    def with_progress(self, description: str) -> Table:
+        """Return the same table with a progress bar on stderr whenever it is read."""
+
+        def read() -> Iterator[Array]:
+            with tqdm(
+                desc=description, total=self.n_rows, unit="rows", unit_scale=True, disable=None
+            ) as bar:
+                for batch in self.read():
+                    yield batch
+                    bar.update(len(batch))
+
+        return replace(self, read=read)
+
     def _check(self, batch: Array, n_before: int) -> None:
+        """Raise if the batch, which follows ``n_before`` rows, has a NaN or an infinity."""
         if batch.dtype.kind == "f" and not np.isfinite(batch.sum()):
             bad = np.argwhere(~np.isfinite(batch))
             if len(bad):
@@ -78,47 +95,39 @@ class Table:
                 )
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A table that shows on the terminal how far it has been gone through."""
-
-    table: Table
-    what: str
-
-    def __iter__(self) -> Iterator[Array]:
-        with tqdm(
-            desc=self.what, total=self.table.n_rows, unit="rows", unit_scale=True, disable=None
-        ) as bar:
-            for batch in self.table:
-                yield batch
-                bar.update(len(batch))
-
-
 def read_table(
     path: Path, columns: Sequence[str] | None = None, without: str | None = None
 ) -> Table:
     """Open a table of numbers.
 
-    CSV may have a line of names on top. NPZ is read at its array X, or at its only array, and
-    whole; so is CSV without pyarrow. Everything else comes in batches and may be of any size. A
-    folder is read as the Parquet files in it, by the order of their names.
+    The first line of a CSV file holds the names of the columns unless all its cells are numbers.
+    An NPZ file is read at its array X or at its only array, and as a whole. All other files are
+    read in batches and can be larger than memory. A folder is read as the Parquet files in it,
+    ordered by name.
 
     Parameters
     ----------
     path : Path
+        The file or folder.
     columns : sequence of str or None, default=None
-        The columns to read, in this order, where the file has names; None reads all.
+        Names of the columns to read, in this order; None reads all. Ignored if the file has no
+        names.
     without : str or None, default=None
-        A column not to read.
+        Name of a column to leave out.
+
+    Returns
+    -------
+    Table
+        Its values are checked when they are read.
 
     Raises
     ------
     ValueError
         If the kind of file is unknown, a column is missing, or the file is damaged.
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ImportError
-        If Parquet is asked for without pyarrow.
+        If the file is Parquet and pyarrow is not installed.
     """
     kind = ".parquet" if path.is_dir() else path.suffix.lower()
     if kind not in READABLE:
@@ -133,34 +142,37 @@ def read_table(
         if kind == ".parquet":
             return _parquet(path, columns, without)
         return _npy(path) if kind == ".npy" else _npz(path)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _located(path, error) from error
+    except _DAMAGED as error:
+        raise _with_path(path, error) from error
 
 
-def _located(path: Path, error: Exception) -> ValueError:
+def _with_path(path: Path, error: Exception) -> ValueError:
+    """The error as a ValueError whose message names the file."""
     return ValueError(str(error) if str(path) in str(error) else f"{path}: {error}")
 
 
-def _wanted(
-    path: Path, columns: Sequence[str] | None, without: str | None, names: list[str]
+def _select(
+    path: Path, names: list[str], columns: Sequence[str] | None, without: str | None
 ) -> list[str]:
-    """Names of the columns to read of those that the file has."""
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"{path}: there are two columns {twice[0]!r}; rename one.")
+    """Names of the columns to read from a file that has the columns ``names``."""
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"{path}: there are two columns {repeated[0]!r}; rename one.")
     missing = sorted({*(columns or ()), *([] if without is None else [without])} - set(names))
     if missing:
         raise ValueError(f"{path}: there is no column {missing[0]!r}; there are {names}.")
-    return [name for name in columns or names if name != without]
+    selected = [name for name in columns or names if name != without]
+    if not selected:
+        raise ValueError(f"{path}: there is no column besides {without!r}.")
+    return selected
 
 
 def _npy(path: Path) -> Table:
-    mapped = _numeric(path, np.load(path, mmap_mode="r", allow_pickle=False))
-    n_rows = len(mapped)
+    n_rows = len(_check_array(path, np.load(path, mmap_mode="r", allow_pickle=False)))
 
     def read() -> Iterator[Array]:
         for start in range(0, n_rows, BATCH_ROWS):
-            # mapped anew each time: pages that were read would else count as resident memory
+            # A new mapping for each batch, since pages that were read count as resident memory.
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
             yield np.array(rows[start : start + BATCH_ROWS])
 
@@ -173,11 +185,12 @@ def _npz(path: Path) -> Table:
         name = "X" if "X" in names else names[0] if len(names) == 1 else None
         if name is None:
             raise ValueError(f"{path}: has arrays {names}; expected one, or one called X.")
-        values = _numeric(path, arrays[name])
-    return Table(path, None, len(values), lambda: iter([values] if len(values) else []))
+        values = _check_array(path, arrays[name])
+    return Table(path, None, len(values), lambda: iter([values]))
 
 
-def _numeric(path: Path, values: Array) -> Array:
+def _check_array(path: Path, values: Array) -> Array:
+    """Return the array if it is a table of numbers, else raise."""
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise ValueError(
             f"{path}: expected a two-dimensional array of numbers, got shape {values.shape} "
@@ -188,8 +201,8 @@ def _numeric(path: Path, values: Array) -> Array:
 
 def _parquet(path: Path, columns: Sequence[str] | None, without: str | None) -> Table:
     files = arrow.ParquetFiles(path)
-    kept = _wanted(path, columns, without, files.names)
-    return Table(path, kept, files.n_rows, lambda: files.batches(kept, BATCH_ROWS))
+    selected = _select(path, files.names, columns, without)
+    return Table(path, selected, files.n_rows, lambda: files.batches(selected, BATCH_ROWS))
 
 
 def _csv(path: Path, columns: Sequence[str] | None, without: str | None) -> Table:
@@ -197,70 +210,55 @@ def _csv(path: Path, columns: Sequence[str] | None, without: str | None) -> Tabl
         first = next(csv.reader(file), [])
     if not first:
         raise ValueError(f"{path}: the file is empty.")
-    has_names = not all(_is_number(cell) for cell in first)
-    names = [cell.strip() for cell in first] if has_names else [f"{i}" for i in range(len(first))]
+    has_names = any(_number(cell) is None for cell in first)
     if without is not None and not has_names:
         raise ValueError(f"{path}: there is no column {without!r}; the file has no names.")
-    kept = _wanted(path, columns if has_names else None, without, names)
-    positions = [names.index(name) for name in kept]
+    names = [cell.strip() if has_names else f"{i}" for i, cell in enumerate(first, start=1)]
+    selected = _select(path, names, columns if has_names else None, without)
+
+    def read_in_python() -> Iterator[Array]:
+        rows = _csv_rows(path, names, has_names, [names.index(name) for name in selected])
+        dtype = np.dtype((np.float64, (len(selected),)))
+        while len(batch := np.fromiter(islice(rows, BATCH_ROWS), dtype)):
+            yield batch
 
     def read() -> Iterator[Array]:
         try:
-            if arrow.is_installed():
-                yield from arrow.csv_batches(path, names, int(has_names), kept, BATCH_ROWS)
-            else:
-                yield from _whole_csv(path, len(first), int(has_names), positions)
+            yield from arrow.csv_batches(path, names, int(has_names), selected, BATCH_ROWS)
         except ValueError:
-            _check_cells(path, positions)
+            for _ in read_in_python():
+                pass  # until it raises an error that, unlike pyarrow's, names line and column
             raise
 
-    return Table(path, kept if has_names else None, None, read)
+    reader = read if arrow.is_installed() else read_in_python
+    return Table(path, selected if has_names else None, None, reader)
 
 
-def _whole_csv(
-    path: Path, n_columns: int, skip_rows: int, positions: Sequence[int]
-) -> Iterator[Array]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "loadtxt: input contained no data")
-        values = np.loadtxt(
-            path,
-            delimiter=",",
-            skiprows=skip_rows,
-            # told which columns to read, NumPy counts no others
-            converters={i: _number_or_zero for i in range(n_columns) if i not in positions},
-            ndmin=2,
-            quotechar='"',
-            comments=None,
-            encoding="utf-8-sig",
-        )
-    if values.size and values.shape[1] != n_columns:
-        raise ValueError(f"rows have {values.shape[1]} cells, the first line has {n_columns}.")
-    if values.size:
-        yield values[:, positions]
-
-
-def _number_or_zero(cell: str) -> float:
-    return float(cell) if _is_number(cell) else 0.0
-
-
-def _check_cells(path: Path, positions: Sequence[int]) -> None:
-    """Name the first line that is too short or too long, or the first cell that is no number."""
+def _csv_rows(
+    path: Path, names: Sequence[str], has_names: bool, positions: Sequence[int]
+) -> Iterator[list[float]]:
+    """Yield the numbers of each line at these positions; an error names line and column."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file)
-        first = next(lines)
+        if has_names:
+            next(lines)
         for cells in filter(None, lines):
             where = f"{path}: line {lines.line_num}"
-            if len(cells) != len(first):
-                raise ValueError(f"{where} has {len(cells)} cells, the first has {len(first)}.")
+            if len(cells) != len(names):
+                raise ValueError(f"{where} has {len(cells)} cells, the first has {len(names)}.")
+            row = []
             for i in positions:
-                if not _is_number(cells[i]):
-                    name = i + 1 if all(map(_is_number, first)) else repr(first[i].strip())
+                number = _number(cells[i])
+                if number is None:
+                    name = repr(names[i]) if has_names else names[i]
                     raise ValueError(f"{where}, column {name}: {cells[i]!r} is not a number.")
+                row.append(number)
+            yield row
 
 
-def _is_number(cell: str) -> bool:
+def _number(cell: str) -> float | None:
+    """The number in a cell, or None if there is none."""
     try:
-        float(cell)
+        return None if "_" in cell else float(cell)  # Python would read "1_000" as a number
     except ValueError:
-        return False
-    return True
+        return None

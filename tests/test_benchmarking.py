@@ -10,7 +10,6 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MinMaxScaler
 
 from pyod_ae_plugin import create_detector
-from pyod_ae_plugin.benchmarking.chart import draw_chart
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
 from pyod_ae_plugin.benchmarking.evaluation import Result, run
 from pyod_ae_plugin.benchmarking.protocols import (
@@ -22,6 +21,7 @@ from pyod_ae_plugin.benchmarking.protocols import (
 from pyod_ae_plugin.benchmarking.summary import (
     dataset_table,
     detector_means,
+    draw_chart,
     mean_table,
     write_results,
 )

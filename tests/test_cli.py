@@ -114,10 +114,10 @@ BAD_TABLES = {
     "a,a\n1,2\n": "two columns 'a'",
     "": "the file is empty",
     "a,b\n": "the table is empty",
+    "a,b\n1,1_000\n": "line 2, column 'b': '1_000' is not a number",
 }
 
 
-@pytest.mark.filterwarnings("ignore:loadtxt")
 @pytest.mark.parametrize(("text", "message"), BAD_TABLES.items())
 def test_bad_tables_are_located_and_exit_with_1(run, tmp_path, text, message):
     path = tmp_path / "bad.csv"
@@ -340,6 +340,23 @@ def test_bad_tables_are_located_without_pyarrow(tmp_path, text, message, without
 def test_csv_without_pyarrow_is_read_alike(tmp_path, X, without_pyarrow):
     table = read_table(write_rows(tmp_path / "t.csv", X), columns=["f", "a"])
     assert np.array_equal(table.values, X[:, [5, 0]])
+
+
+def test_csv_without_pyarrow_comes_in_batches(tmp_path, X, without_pyarrow, small_batches):
+    table = read_table(write_rows(tmp_path / "t.csv", X), columns=["f"])
+    assert [batch.shape for batch in table] == [(100, 1)] * 3
+
+
+def test_a_column_must_be_left(tmp_path):
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    with pytest.raises(ValueError, match=r"t\.csv: there is no column besides 'a'"):
+        read_table(tmp_path / "t.csv", without="a")
+
+
+def test_csv_that_python_cannot_parse_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("1" * 200_000)
+    with pytest.raises(ValueError, match=r"t\.csv: field larger than field limit"):
+        read_table(tmp_path / "t.csv")
 
 
 def test_a_bad_cell_is_counted_over_all_batches(tmp_path, X, small_batches):

@@ -1,4 +1,4 @@
-"""The convolutional networks, which come as a plugin: images in rows."""
+"""The convolutional networks: images in rows."""
 
 import pickle
 

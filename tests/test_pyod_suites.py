@@ -20,7 +20,7 @@ from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, create_detecto
 from pyod_ae_plugin.benchmarking.datasets import Dataset
 from pyod_ae_plugin.benchmarking.evaluation import run
 from pyod_ae_plugin.benchmarking.protocols import OutlierProtocol
-from pyod_ae_plugin.plugins.settings import create_with
+from pyod_ae_plugin.plugins.manager import create_supported
 
 PYODS = [name for name in detector_names() if name.startswith("pyod.")]
 NEEDS = {"FeatureBagging": "combo", "SUOD": "suod", "XGBOD": "xgboost"}  # extra ensembles
@@ -46,7 +46,7 @@ def test_every_tabular_detector_of_pyod_is_created_by_name(name):
     needed = NEEDS.get(name.removeprefix("pyod."))
     if needed and find_spec(needed) is None:
         pytest.skip(f"needs {needed}, of the extra ensembles")
-    detector = create_with(partial(create_detector, name), 5, random_state=3, verbose=0)
+    detector = create_supported(partial(create_detector, name), 5, random_state=3, verbose=0)
     assert isinstance(detector, BaseDetector)
     assert type(detector).__name__ == name.removeprefix("pyod.")
     seed = getattr(detector, "random_state", 3)

@@ -1,1 +1,1 @@
-"""Runs detectors on labelled data sets and compares them."""
+"""Benchmark of detectors on labelled data sets."""

@@ -1,4 +1,4 @@
-"""Labelled data sets: those that ship inside scikit-learn, and folders of ADBench files."""
+"""Labelled data sets: those of scikit-learn, and folders of files in ADBench's format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGIT_OUTLIERS = 20
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows with known outliers.
+    """A table of rows that are labelled as outliers or inliers.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Dataset:
     y: Array
 
     def at_most(self, n_rows: int, seed: int) -> Dataset:
-        """Draw no more than so many rows, the share of outliers kept."""
+        """Draw at most ``n_rows`` rows, stratified by label; small sets are not changed."""
         if len(self.X) <= n_rows:
             return self
         try:
@@ -43,16 +43,20 @@ class Dataset:
                 self.X, self.y, train_size=n_rows, stratify=self.y, random_state=seed
             )
         except ValueError as error:
-            raise ValueError(f"{self.name}: cannot draw {n_rows} rows: {error}") from error
+            raise ValueError(
+                f"{self.name}: cannot draw {n_rows} of {len(self.X)} rows: {error}"
+            ) from error
         return Dataset(self.name, X, y)
 
 
 def shipped_datasets() -> Iterator[Dataset]:
-    """Yield the data sets inside scikit-learn, made into outlier detection problems.
+    """Yield data sets that ship with scikit-learn, turned into outlier detection problems.
 
-    breast_cancer: malignant cases are the outliers. wine: the first ten wines of class 0 are
-    the outliers among those of classes 1 and 2. digits-k: twenty images of the other digits,
-    spread evenly over the data, are the outliers among those of digit k.
+    - breast_cancer: malignant cases are the outliers.
+    - wine: the first ten wines of class 0 are the outliers, and all wines of classes 1 and 2 the
+      inliers.
+    - digits-0 to digits-9: the images of one digit are the inliers, and twenty images of the other
+      digits, evenly spaced over the data, the outliers.
     """
     X, y = load_breast_cancer(return_X_y=True)
     yield Dataset("breast_cancer", X, (y == 0).astype(int))
@@ -68,42 +72,52 @@ def shipped_datasets() -> Iterator[Dataset]:
 
 
 def folder_datasets(folder: Path) -> Iterator[Dataset]:
-    """Yield the data sets of a folder of ``.npz`` files with arrays X and y, as ADBench's are.
+    """Yield the data sets of a folder of ``.npz`` files, ordered by number and name.
+
+    Parameters
+    ----------
+    folder : Path
+        Its files hold arrays X [n, n_features] and y [n], 1 for outliers and 0 for inliers, as
+        those of ADBench do.
 
     Raises
     ------
     FileNotFoundError
-        If there are no such files.
+        If the folder or ``.npz`` files in it do not exist.
     ValueError
-        If a file lacks X or y, or does not fit the description.
+        If a file cannot be read, or its arrays have another form.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     paths = sorted(folder.glob("*.npz"), key=_number_then_name)
     if not paths:
-        raise FileNotFoundError(f"There are no .npz files in {folder}.")
+        raise FileNotFoundError(
+            f"There are no .npz files in {folder}; each data set is one with arrays X and y."
+        )
     for path in paths:
         yield _load(path)
 
 
 def _load(path: Path) -> Dataset:
+    """Read and check one data set."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             missing = {"X", "y"} - set(arrays.files)
             if missing:
-                raise ValueError(f"no array {sorted(missing)[0]!r}, but {arrays.files}")
+                raise ValueError(f"it has no array {sorted(missing)[0]!r}, only {arrays.files}")
             X, y = arrays["X"], arrays["y"].ravel()
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
     if X.dtype.kind not in "biuf" or X.ndim != 2 or len(X) != len(y) or set(np.unique(y)) != {0, 1}:
         raise ValueError(
-            f"{path} must hold X [n, n_features] and y [n] of zeros and ones, both of them; got "
-            f"X of shape {X.shape} and {X.dtype}, and y of shape {y.shape} with values "
-            f"{np.unique(y)[:5]}."
+            f"{path} must hold X, numbers of shape [n, n_features], and y, labels of shape [n]: 0 "
+            f"for inliers and 1 for outliers, of which both must occur; got X of shape {X.shape} "
+            f"and {X.dtype}, and y of shape {y.shape} with values {np.unique(y)[:5]}."
         )
     return Dataset(path.stem, np.asarray(X, dtype=np.float64), y.astype(int))
 
 
 def _number_then_name(path: Path) -> tuple[int, str]:
+    """Sort key by which "2_a" comes before "10_b", and names without a number come first."""
     number = path.stem.partition("_")[0]
     return (int(number) if number.isdigit() else -1, path.stem)

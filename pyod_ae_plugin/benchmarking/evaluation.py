@@ -1,4 +1,4 @@
-"""Fits detectors, scores rows and measures how well and how fast."""
+"""Runs of detectors on data sets: quality of the scores, and time."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pyod_ae_plugin.benchmarking.datasets import Dataset
 from pyod_ae_plugin.benchmarking.protocols import Protocol
-from pyod_ae_plugin.plugins.settings import create_with
+from pyod_ae_plugin.plugins.manager import create_supported
 
 METRICS = ("roc_auc", "average_precision", "precision_at_n")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One detector on one data set with one seed.
+    """Result of one detector on one data set with one seed.
 
     Attributes
     ----------
     detector, dataset : str
     seed : int
     n_train, n_features : int
-        Shape of the training rows; of the data set where it could not be split.
+        Shape of the training rows, or of the data set if it could not be split.
     roc_auc, average_precision, precision_at_n : float
-        How well the scores rank the outliers, n being their number; NaN after an error.
+        Ranking quality of the scores, where n is the number of outliers; NaN after an error.
     fit_seconds, score_seconds : float
-        ``fit`` on the training rows; ``decision_function`` on the rows that are judged.
+        Time of ``fit`` on the training rows and of ``decision_function`` on the test rows; NaN
+        after an error.
     error : str
-        What went wrong, or empty.
+        Type and message of the exception that ended the run; empty if there was none.
     """
 
     detector: str
@@ -61,18 +62,19 @@ def run(
     Parameters
     ----------
     datasets : iterable of Dataset
-        What ``protocol.draw`` gave.
+        Returned by ``protocol.draw``.
     detectors : sequence of str
-        Names.
+        Names of detectors.
     create : callable
-        Creates a detector of a name and keywords.
+        Takes a name and keyword arguments, and returns a detector.
     protocol : Protocol
     n_seeds : int
-        The seeds are ``protocol.first_seed`` and those that follow it.
+        The seeds are ``protocol.first_seed`` and the ``n_seeds - 1`` that follow it.
 
     Yields
     ------
     Result
+        One for each run, as it ends. A run that fails yields one with ``error`` set.
     """
     for dataset in datasets:
         for seed in range(protocol.first_seed, protocol.first_seed + n_seeds):
@@ -92,14 +94,14 @@ def evaluate(
     try:
         X_train, X_test, y_test = protocol.scaled_split(dataset, seed)
         n_train = len(X_train)
-        settings = {"random_state": seed, "verbose": 0, **protocol.settings}
-        detector = create_with(partial(create, name), n_features, **settings)
-        began = time.perf_counter()
+        params = {"random_state": seed, "verbose": 0, **protocol.params}
+        detector = create_supported(partial(create, name), n_features, **params)
+        start = time.perf_counter()
         detector.fit(X_train)
         fitted = time.perf_counter()
         scores = detector.decision_function(X_test)
         scored = time.perf_counter()
-        if protocol.judges_training_rows:
+        if protocol.evaluates_training_scores:
             scores = detector.decision_scores_
         return Result(
             name,
@@ -110,9 +112,9 @@ def evaluate(
             roc_auc=float(roc_auc_score(y_test, scores)),
             average_precision=float(average_precision_score(y_test, scores)),
             precision_at_n=float(precision_n_scores(y_test, scores)),
-            fit_seconds=fitted - began,
+            fit_seconds=fitted - start,
             score_seconds=scored - fitted,
         )
-    except Exception as error:  # a detector that fails is a result, not the end of the benchmark
-        what = f"{type(error).__name__}: {error}"
-        return Result(name, dataset.name, seed, n_train, n_features, error=what)
+    except Exception as error:  # a failed detector is reported and does not end the benchmark
+        message = f"{type(error).__name__}: {error}"
+        return Result(name, dataset.name, seed, n_train, n_features, error=message)

@@ -1,4 +1,4 @@
-"""Protocols: which rows of a labelled data set are fitted to, and which are judged."""
+"""Protocols: which rows of a labelled data set a detector is fitted to and evaluated on."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from pyod_ae_plugin.benchmarking.datasets import Array, Dataset
 
 @dataclass(frozen=True)
 class Protocol(ABC):
-    """How a data set is drawn, split and scaled.
+    """How a data set is sampled, split and scaled.
 
     Parameters
     ----------
     max_rows : int, default=10_000
-        No more rows than this are drawn from a data set.
+        At most this many rows are drawn from a data set.
 
     Attributes
     ----------
     name : str
-    first_seed, n_seeds : int
-        Seeds go up from the first; so many are used unless another number is asked for.
+    first_seed : int
+        The first seed; the next ones are this plus 1, 2, ...
+    n_seeds : int
+        Default number of seeds.
     scaler : type
-        Scales the features, for all detectors alike, since those that measure distances depend
-        on it. It is fitted on the training rows.
-    settings : mapping
-        Parameters that are set on detectors that have them.
-    judges_training_rows : bool
-        Whether ``decision_scores_`` are judged, rather than scores of other rows.
+        Class of the scaler that is fitted on the training rows. Features are scaled for all
+        detectors alike, because detectors that measure distances depend on it.
+    params : mapping
+        Parameters that are set on detectors that support them.
+    evaluates_training_scores : bool
+        Whether ``decision_scores_`` are evaluated instead of scores of other rows.
     """
 
     max_rows: int = 10_000
@@ -43,19 +45,29 @@ class Protocol(ABC):
     first_seed: ClassVar[int] = 0
     n_seeds: ClassVar[int] = 1
     scaler: ClassVar[type] = StandardScaler
-    settings: ClassVar[Mapping[str, Any]] = {}
-    judges_training_rows: ClassVar[bool] = False
+    params: ClassVar[Mapping[str, Any]] = {}
+    evaluates_training_scores: ClassVar[bool] = False
 
     def draw(self, dataset: Dataset) -> Dataset:
-        """Draw the rows that all seeds share, the share of outliers kept."""
+        """Draw the rows that all seeds share, stratified by label."""
         return dataset.at_most(self.max_rows, seed=0)
 
     @abstractmethod
     def split(self, dataset: Dataset, seed: int) -> tuple[Array, Array, Array]:
-        """Split what ``draw`` gave into rows to fit to, rows to judge, and labels of the latter."""
+        """Split the rows that ``draw`` returned; see :meth:`scaled_split` for the result."""
 
     def scaled_split(self, dataset: Dataset, seed: int) -> tuple[Array, Array, Array]:
-        """Split as ``split`` does, features scaled on the rows to fit to."""
+        """Split and scale the rows.
+
+        Returns
+        -------
+        X_train : ndarray of shape (n_train, n_features)
+            Rows to fit to.
+        X_test : ndarray of shape (n_test, n_features)
+            Rows to evaluate on.
+        y_test : ndarray of shape (n_test,)
+            Labels of the latter.
+        """
         X_train, X_test, y_test = self.split(dataset, seed)
         scaler = self.scaler().fit(X_train)
         return scaler.transform(X_train), scaler.transform(X_test), y_test
@@ -63,46 +75,46 @@ class Protocol(ABC):
 
 @dataclass(frozen=True)
 class OutlierProtocol(Protocol):
-    """Fit to all rows, judge the scores of the same rows."""
+    """Fit to all rows; evaluate the scores of the same rows."""
 
     name = "outlier"
-    judges_training_rows = True
+    evaluates_training_scores = True
 
     def split(self, dataset: Dataset, seed: int) -> tuple[Array, Array, Array]:
-        """All rows, both times."""
+        """Return all rows as both training and test rows."""
         return dataset.X, dataset.X, dataset.y
 
 
 @dataclass(frozen=True)
 class NoveltyProtocol(Protocol):
-    """Fit to half of the inliers, judge the other half and all outliers."""
+    """Fit to half of the inliers; evaluate on the other half and all outliers."""
 
     name = "novelty"
-    settings: ClassVar[Mapping[str, Any]] = {"novelty": True}
+    params: ClassVar[Mapping[str, Any]] = {"novelty": True}
 
     def split(self, dataset: Dataset, seed: int) -> tuple[Array, Array, Array]:
-        """Half of the inliers; the other half and the outliers."""
+        """Return a random half of the inliers, and the other half with the outliers."""
         inliers = np.random.default_rng(seed).permutation(np.flatnonzero(dataset.y == 0))
         half = len(inliers) // 2
-        judged = np.concatenate([inliers[half:], np.flatnonzero(dataset.y == 1)])
-        return dataset.X[inliers[:half]], dataset.X[judged], dataset.y[judged]
+        test = np.concatenate([inliers[half:], np.flatnonzero(dataset.y == 1)])
+        return dataset.X[inliers[:half]], dataset.X[test], dataset.y[test]
 
 
 @dataclass(frozen=True)
 class AdBenchProtocol(Protocol):
-    """Fit to 70 % of the rows, outliers among them, judge the others, as ADBench does.
+    """Fit to 70 % of the rows, outliers included; evaluate on the other 30 %, as ADBench does.
 
-    The same seed gives the same rows as the unsupervised mode of ADBench 0.1.11: rows are drawn
-    anew for each seed and without regard to labels, the split is stratified, and features are
+    The same seed gives the same rows as the unsupervised mode of ADBench 0.1.11. Rows are drawn
+    for each seed separately and regardless of labels, the split is stratified, and features are
     scaled to [0, 1].
 
     Parameters
     ----------
     max_rows : int, default=10_000
+        At most this many rows are drawn from a data set.
     duplicates : bool, default=False
-        Whether data sets of fewer than 1,000 rows are drawn from, with replacement, until there
-        are 1,000, as ADBench does by default. Copies of one row then stand on both sides of the
-        split.
+        Whether to draw 1,000 rows with replacement from data sets that have fewer, as ADBench does
+        by default. Copies of a row can then be in both the training and the test rows.
 
     References
     ----------
@@ -114,22 +126,22 @@ class AdBenchProtocol(Protocol):
     first_seed = 1
     n_seeds = 3
     scaler = MinMaxScaler
-    least_rows: ClassVar[int] = 1_000
+    min_rows: ClassVar[int] = 1_000
 
     duplicates: bool = False
 
     def draw(self, dataset: Dataset) -> Dataset:
-        """All rows: each seed draws its own."""
+        """Return all rows, since each seed draws its own."""
         return dataset
 
     def split(self, dataset: Dataset, seed: int) -> tuple[Array, Array, Array]:
-        """70 % and 30 % of the rows, the share of outliers the same in both."""
+        """Return 70 % and 30 % of the rows, stratified by label."""
         n_rows = len(dataset.X)
-        # The legacy generator, and one for all draws, since ADBench seeds NumPy's global one.
+        # ADBench seeds NumPy's global legacy generator once, and draws and splits with it.
         rng = np.random.RandomState(seed)
         drawn = np.arange(n_rows)
-        if self.duplicates and n_rows < self.least_rows:
-            drawn = rng.choice(n_rows, self.least_rows, replace=True)
+        if self.duplicates and n_rows < self.min_rows:
+            drawn = rng.choice(n_rows, self.min_rows, replace=True)
         elif n_rows > self.max_rows:
             drawn = rng.choice(n_rows, self.max_rows, replace=False)
         y = dataset.y[drawn]

@@ -1,4 +1,4 @@
-"""Turns results into means, mean ranks, tables, files and a chart."""
+"""Summaries of benchmark results: means and ranks, tables, files and a chart."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ import numpy as np
 from rich.table import Table
 from scipy.stats import rankdata
 
+from pyod_ae_plugin.benchmarking.datasets import Array
 from pyod_ae_plugin.benchmarking.evaluation import METRICS, Result
 
+OURS = ("AutoEncoder", "AutoEncoderEnsemble", "VAE")
 _SECONDS = ("fit_seconds", "score_seconds")
 _HEADINGS = ("ROC AUC", "AP", "P@n", "fit s", "score s")
 
 
 @dataclass(frozen=True)
 class DetectorMean:
-    """A detector over all data sets, each of which counts the same.
+    """Means of a detector over data sets, all of the same weight.
 
     Attributes
     ----------
     detector : str
     values : tuple of float
-        Means of the metrics and of the seconds, in the order of the tables.
+        Means of ROC AUC, average precision, precision at n, and seconds to fit and to score.
     mean_rank : float
-        Mean over data sets of its rank by ROC AUC; 1 is best.
+        Mean rank by ROC AUC over the data sets; 1 is best.
     failures : int
-        Runs that ended in an error.
+        Number of runs that ended in an error.
     """
 
     detector: str
@@ -44,7 +46,7 @@ class DetectorMean:
 
 
 def detector_means(results: Sequence[Result]) -> list[DetectorMean]:
-    """Means and mean ranks, best mean rank first; failed runs rank last and are in no mean."""
+    """Compute means, best mean rank first; failed runs rank last and count in no other mean."""
     detectors = list(dict.fromkeys(r.detector for r in results))
     datasets = list(dict.fromkeys(r.dataset for r in results))
     means = np.array([[_means(results, d, s) for s in datasets] for d in detectors])
@@ -63,23 +65,24 @@ def detector_means(results: Sequence[Result]) -> list[DetectorMean]:
 
 
 def dataset_table(results: Sequence[Result]) -> Table:
-    """Every detector on every data set, means over seeds, the best ROC AUC of each in bold."""
+    """Tabulate means over seeds by data set and detector, the best ROC AUC of each set in bold."""
     table = _table("data set", "detector", *_HEADINGS, title="Each data set (mean over seeds)")
     for dataset, group in groupby(results, key=lambda r: r.dataset):
-        of_dataset = list(group)
-        names = list(dict.fromkeys(r.detector for r in of_dataset))
-        rows = {name: _means(of_dataset, name, dataset) for name in names}
+        runs = list(group)
+        names = list(dict.fromkeys(r.detector for r in runs))
+        rows = {name: _means(runs, name, dataset) for name in names}
         best = max(np.nan_to_num(values[0], nan=-1.0) for values in rows.values())
         for i, (name, values) in enumerate(rows.items()):
-            shown = (dataset, _shape(of_dataset[0]))[i] if i < 2 else ""
+            # The data set's name is in the first of its lines, its shape in the second.
+            label = (dataset, _shape(runs[0]))[i] if i < 2 else ""
             style = "bold" if values[0] == best else None
-            table.add_row(shown, name, *_cells(values), style=style)
+            table.add_row(label, name, *_cells(values), style=style)
         table.add_section()
     return table
 
 
 def mean_table(results: Sequence[Result]) -> Table:
-    """Every detector over all data sets, best first."""
+    """Tabulate the means of all detectors, best mean rank first."""
     n_datasets = len({r.dataset for r in results})
     title = f"Mean over {n_datasets} data sets"
     table = _table("detector", "mean rank", *_HEADINGS, "failed", title=title)
@@ -90,12 +93,12 @@ def mean_table(results: Sequence[Result]) -> Table:
 
 
 def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
-    """Write every run to a CSV file, or with versions and machine to a JSON file.
+    """Write all runs to a CSV file, or with :func:`circumstances` to a JSON file.
 
     Raises
     ------
     ValueError
-        If the file's name ends in neither .csv nor .json.
+        If the file name does not end in .csv or .json.
     """
     rows = [asdict(result) for result in results]
     if path.suffix == ".csv":
@@ -104,14 +107,14 @@ def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".json":
-        known = [{k: None if v != v else v for k, v in row.items()} for row in rows]
-        path.write_text(json.dumps({**circumstances(protocol), "results": known}, indent=1))
+        runs = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # no NaN
+        path.write_text(json.dumps({**circumstances(protocol), "results": runs}, indent=1))
     else:
         raise ValueError(f"Results are written to .csv or .json files, got {path.name!r}.")
 
 
 def circumstances(protocol: str) -> dict[str, Any]:
-    """What results hang on: the protocol, the versions and the machine."""
+    """Describe what results depend on: protocol, versions and machine."""
     packages = ("pyod-ae-plugin", "pyod", "torch", "scikit-learn", "numpy")
     return {
         "protocol": protocol,
@@ -121,25 +124,65 @@ def circumstances(protocol: str) -> dict[str, Any]:
     }
 
 
+def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
+    """Draw a box plot of ROC AUC for each detector, the best mean rank on top.
+
+    Each box holds one value for each data set and seed. Detectors that failed everywhere are left
+    out.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Charts need matplotlib: pip install 'pyod-ae-plugin[plots]'.") from error
+
+    means = [m for m in reversed(detector_means(results)) if m.values[0] == m.values[0]]
+    aucs = [[r.roc_auc for r in results if r.detector == m.detector and not r.error] for m in means]
+    figure = Figure(figsize=(8, 1.2 + 0.42 * len(means)), layout="constrained")
+    axes = figure.add_subplot()
+    boxes = axes.boxplot(
+        aucs,
+        orientation="horizontal",
+        widths=0.6,
+        patch_artist=True,
+        showmeans=True,
+        meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black"},
+        medianprops={"color": "black"},
+        flierprops={"markersize": 3},
+    )
+    for box, mean in zip(boxes["boxes"], means, strict=True):
+        ours = mean.detector in OURS
+        box.set(facecolor="#0072B2" if ours else "#DDDDDD", hatch="//" if ours else None)
+    axes.set_yticks(
+        range(1, len(means) + 1), [f"{m.detector}  (mean {m.values[0]:.3f})" for m in means]
+    )
+    axes.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="ROC AUC, one value for each data set and seed", title=title)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
 def _means(results: Iterable[Result], detector: str, dataset: str) -> list[float]:
-    """Mean metrics and seconds over the seeds; NaN where every seed failed."""
+    """Mean metrics and seconds over the seeds; NaN if all seeds failed."""
     runs = [r for r in results if r.detector == detector and r.dataset == dataset]
     names = METRICS + _SECONDS
     return list(_nanmean(np.array([[getattr(r, name) for name in names] for r in runs])))
 
 
-def _nanmean(
-    values: np.ndarray[tuple[int, int], np.dtype[np.float64]],
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _nanmean(values: Array) -> Array:
+    """``np.nanmean`` over rows, without its warning for a column of NaN only."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        means: np.ndarray[tuple[int], np.dtype[np.float64]] = np.where(known, values, 0).sum(
-            0
-        ) / known.sum(0)
+        means: Array = np.where(known, values, 0).sum(0) / known.sum(0)
     return means
 
 
 def _table(*headings: str, title: str) -> Table:
+    """Make an empty table with text to the left and numbers to the right."""
     table = Table(title=title, title_justify="left")
     for heading in headings:
         text = heading in ("data set", "detector")
@@ -148,6 +191,7 @@ def _table(*headings: str, title: str) -> Table:
 
 
 def _cells(values: Sequence[float]) -> list[str]:
+    """Format means, a missing one as a dash."""
     digits = [3] * len(METRICS) + [2, 3]
     return ["-" if v != v else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyod_ae_plugin import __version__
 from pyod_ae_plugin.detectors.fit import assemble
 from pyod_ae_plugin.detectors.parameters import VALUES
 from pyod_ae_plugin.detectors.recipe import Recipe
@@ -23,7 +24,6 @@ from pyod_ae_plugin.plugins.manager import detector_names, find
 from pyod_ae_plugin.scoring import ScoringModule, Standardize
 from pyod_ae_plugin.storage import damaged, read_model, write_model
 from pyod_ae_plugin.thresholds import RULES, ThresholdRule
-from pyod_ae_plugin.version import __version__
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector

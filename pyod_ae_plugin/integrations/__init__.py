@@ -1,1 +1,1 @@
-"""One thin module for each outside system."""
+"""Integrations with other packages and systems, one module for each."""

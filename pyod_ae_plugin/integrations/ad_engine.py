@@ -1,4 +1,4 @@
-"""Our detectors in the knowledge base of PyOD's ADEngine."""
+"""Our detectors in PyOD's ADEngine."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ _KNOWLEDGE = Path(__file__).with_name("knowledge")
 
 
 def extend(engine: Engine, *, replace: bool = False) -> Engine:
-    """Add our detectors to the knowledge base of an engine, in place.
+    """Add our detectors to an engine, in place.
 
-    ADEngine builds a detector by importing the class path in its knowledge base. So entries that
-    lead to our classes are all it takes, and nothing of PyOD is patched: what the engine does with
-    its own detectors it does with ours, ``random_state`` included. Added are
+    Two attributes of the engine are replaced; PyOD's classes, PyOD's modules and other engines are
+    not changed.
 
-    - the detectors ``pyod_ae.AutoEncoder``, ``pyod_ae.VAE`` and ``pyod_ae.AutoEncoderEnsemble``;
-    - routing rules for tables of 3 to 19 features, where ours were measured to detect better, on
-      average, than what is planned without them: ``pyod_ae.VAE`` first for
-      ``priority='balanced'``, and all three for ``'accuracy'``. Other tables, and ``'speed'``, are
-      routed as before;
-    - the benchmark ``pyod_ae_plugin`` behind these rules, and papers.
+    ``engine.kb`` becomes a copy of its knowledge base with these additions. ADEngine creates a
+    detector from the class path in its knowledge base, so it plans, runs and compares our detectors
+    as it does its own, and passes them its ``random_state``.
 
-    What the engine's ``explain_findings`` says of our detectors' findings are the features that
-    contribute most to the score, by :meth:`~pyod_ae_plugin.AutoEncoder.explain`, each with its
-    ``contribution`` besides what PyOD gives.
+    - Detectors: ``pyod_ae.AutoEncoder``, ``pyod_ae.VAE`` and ``pyod_ae.AutoEncoderEnsemble``.
+    - Routing rules for tables of 3 to 19 features, on which our detectors were better on average
+      than the plans without them: ``pyod_ae.VAE`` comes first for ``priority='balanced'``, and all
+      three come first for ``'accuracy'``. Other tables, and ``'speed'``, are routed as before.
+    - The benchmark ``pyod_ae_plugin``, on which these rules are based, and papers.
+
+    ``engine.explain_findings`` becomes a method that calls PyOD's. If the detector is ours, it
+    names the features that contribute most to the score, according to
+    :meth:`~pyod_ae_plugin.AutoEncoder.explain`, and adds the ``contribution`` of each.
 
     Parameters
     ----------
     engine : ADEngine
-        It gets an extended copy as ``kb``; other engines, and who else holds its knowledge base,
-        see nothing of it. Extending again changes nothing.
+        The engine to extend. Extending it again changes nothing.
     replace : bool, default=False
-        Give our detectors their bare names: the entries ``AutoEncoder`` and ``VAE`` then lead to
-        our classes and no longer to PyOD's, whose keywords ours accept. What is replaced stays so
-        for this engine.
+        Whether to name our detectors without the prefix ``pyod_ae.``. The entries ``AutoEncoder``
+        and ``VAE`` then create our classes, which accept all keywords of PyOD's. This cannot be
+        undone for this engine.
 
     Returns
     -------
@@ -62,14 +63,14 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
 
     Notes
     -----
-    What PyOD's engine decides in code, and not by its knowledge base, stays as it is:
+    Some behaviour of PyOD's engine does not depend on its knowledge base and is not changed:
 
-    - ``compare_detectors`` without names and ``get_kb_for_routing`` go by the rank in ADBench's
-      paper. Our detectors have none there and come behind those that have one.
-    - Plans that are made by name hold the contamination and no other keyword. Ours then show a
-      progress bar, on stderr, unless ``params`` say ``verbose=0``. Plans by routing do.
-    - The MCP server's ``explain_findings`` is given no detector, and compares features with their
-      means, for all detectors alike.
+    - ``compare_detectors`` without names and ``get_kb_for_routing`` sort by the rank in ADBench's
+      paper. Our detectors have no rank there and come last.
+    - A plan by name sets ``contamination`` only. Our detectors then show a progress bar on stderr,
+      unless its ``params`` contain ``verbose=0``. Plans by routing set ``verbose=0``.
+    - ``explain_findings`` of the MCP server has no access to the detector, and compares features
+      with their means for all detectors.
 
     Examples
     --------
@@ -94,7 +95,7 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
     for name, facts in ours.algorithms.items():
         kb.algorithms[names[name]] = facts
         if names[name] == name:
-            kb.algorithms.pop(PREFIX + name, None)  # from before it was replaced
+            kb.algorithms.pop(PREFIX + name, None)  # of an earlier call without replace
     _set_rules(kb.routing_rules["rules"], ours.routing_rules["rules"], names)
     kb.benchmarks.update(ours.benchmarks)
     kb.papers.update(ours.papers)
@@ -111,18 +112,18 @@ def _explain_findings(
     X: Any = None,
     feature_names: list[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """ADEngine.explain_findings, by contributions to the score where the detector is ours."""
-    from pyod_ae_plugin.detectors.base import NeuralDetector as ScoringDetector
+    """ADEngine.explain_findings; findings of our detectors get contributions to the score."""
+    from pyod_ae_plugin.detectors import NeuralDetector
 
     detector = result.get("detector")
     entries: list[dict[str, Any]]
     entries = type(engine).explain_findings(engine, result, indices, top_k, X, feature_names)
-    if X is None or not entries or not isinstance(detector, ScoringDetector):
+    if X is None or not entries or not isinstance(detector, NeuralDetector):
         return entries
     contributions = detector.explain(_safe_indexing(X, [entry["index"] for entry in entries]))
     values = np.asarray(X, dtype=np.float64)
     mean, std = values.mean(0), values.std(0)
-    for entry, of_row in zip(entries, contributions, strict=True):
+    for entry, contribution in zip(entries, contributions, strict=True):
         row = values[entry["index"]]
         entry["contributing_features"] = [
             {
@@ -132,23 +133,24 @@ def _explain_findings(
                 "mean": float(mean[j]),
                 "z_score": float(abs(row[j] - mean[j]) / (std[j] or 1.0)),
                 "direction": "high" if row[j] >= mean[j] else "low",
-                "contribution": float(of_row[j]),
+                "contribution": float(contribution[j]),
             }
-            for j in np.argsort(-np.abs(of_row), kind="stable")[:_N_FEATURES_SHOWN].tolist()
+            for j in np.argsort(-np.abs(contribution), kind="stable")[:_N_FEATURES_SHOWN].tolist()
         ]
     return entries
 
 
 def _name(name: str, kb: KnowledgeBase, ours: KnowledgeBase, replace: bool) -> str:
-    """What a detector of ours is called in this knowledge base."""
-    there = kb.algorithms.get(name, {}).get("class_path")
-    return name if replace or there == ours.algorithms[name]["class_path"] else PREFIX + name
+    """Name of a detector of ours in this knowledge base."""
+    present = kb.algorithms.get(name, {}).get("class_path")
+    replaced = present == ours.algorithms[name]["class_path"]  # by an earlier call
+    return name if replace or replaced else PREFIX + name
 
 
 def _set_rules(
     rules: list[dict[str, Any]], ours: list[dict[str, Any]], names: dict[str, str]
 ) -> None:
-    """Put our rules behind the others, once."""
+    """Put our rules behind the others, in place of those of an earlier call."""
     for rule in ours:
         for recommendation in rule["recommendations"]:
             recommendation["detector"] = names[recommendation["detector"]]

@@ -1,4 +1,4 @@
-"""Detectors behind the interface that ADBench has for models."""
+"""Detectors with the interface of models in ADBench."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from typing import Any, ClassVar
 import numpy as np
 from pyod.models.base import BaseDetector
 
-from pyod_ae_plugin.plugins.manager import create_detector
-from pyod_ae_plugin.plugins.settings import create_with
+from pyod_ae_plugin.plugins.manager import create_detector, create_supported
 
 Array = np.ndarray[Any, Any]
 
 
 class AdBenchModel:
-    """A detector as ADBench's pipeline creates, fits and asks it.
+    """Base class of models for ADBench's pipeline.
 
-    A subclass has ``detector_name`` and ``params``, the detector's name and keywords;
-    :func:`~pyod_ae_plugin.integrations.adbench.adbench_model` makes one.
+    A subclass sets ``detector_name`` and ``params``, the name and the keyword arguments of a
+    detector; :func:`~pyod_ae_plugin.integrations.adbench.adbench_model` returns one.
 
     Parameters
     ----------
     seed : int
-        The detector's ``random_state``, if it has one and was not given another. ADBench's are of
-        NumPy.
+        ``random_state`` of the detector, if it has this parameter and ``params`` does not set it.
+        NumPy integers, which ADBench passes, are converted.
     model_name : str, default="Customized"
-        ADBench's name for it.
+        Name of the model in ADBench.
 
     Attributes
     ----------
@@ -55,13 +54,13 @@ class AdBenchModel:
 
     @classmethod
     def create(cls, n_features: int, seed: int) -> BaseDetector:
-        """Create the detector for rows of so many features."""
-        settings = {"random_state": seed, "verbose": 0, **cls.params}
+        """Create the detector for rows of ``n_features`` features."""
         create = partial(create_detector, cls.detector_name, **cls.params)
-        return create_with(create, n_features, **settings)
+        params = {"random_state": seed, "verbose": 0, **cls.params}
+        return create_supported(create, n_features, **params)
 
     def fit(self, X_train: Array, y_train: Array) -> AdBenchModel:
-        """Create the detector and fit it; only one that cannot do without labels is given them.
+        """Create and fit the detector. It gets the labels only if its ``fit`` requires them.
 
         Parameters
         ----------
@@ -81,23 +80,22 @@ class AdBenchModel:
         return self
 
     def predict_score(self, X: Array) -> Array:
-        """Score rows: [n_samples, n_features] to [n_samples], the larger, the more abnormal."""
+        """Score rows [n_samples, n_features]; of the scores [n_samples] larger is more abnormal."""
         scores: Array = self.detector_.decision_function(X)
         return scores
 
 
 def adbench_model(name: str, **params: Any) -> type[AdBenchModel]:
-    """Make a class of a registered detector that ADBench's ``RunPipeline.run(clf=...)`` takes.
+    """Make a model class of a registered detector, for ADBench's ``RunPipeline.run(clf=...)``.
 
-    ADBench creates a model anew for each data set and seed. ADBench itself is not needed to call
-    this function.
+    ADBench creates a new model for each data set and seed. This function does not need ADBench.
 
     Parameters
     ----------
     name : str
         One of :func:`~pyod_ae_plugin.detector_names`.
     **params
-        Keywords of the detector. A ``random_state`` among them takes the place of ADBench's seed.
+        Keyword arguments of the detector. ``random_state`` overrides ADBench's seed.
 
     Returns
     -------
@@ -109,7 +107,7 @@ def adbench_model(name: str, **params: Any) -> type[AdBenchModel]:
     ValueError
         If no detector has this name.
     TypeError
-        If the detector does not take one of the keywords.
+        If the detector does not accept one of the keyword arguments.
 
     References
     ----------
@@ -128,11 +126,12 @@ def adbench_model(name: str, **params: Any) -> type[AdBenchModel]:
     """
     attributes = {"detector_name": name, "params": params}
     model: type[AdBenchModel] = type(name, (AdBenchModel,), attributes)
-    # ADBench prints errors and goes on without figures, so what is wrong shall show here.
+    # ADBench prints errors and goes on without results, so create one here to raise them now.
     model.create(n_features=1, seed=0)
     return model
 
 
 def _needs_labels(detector: BaseDetector) -> bool:
+    """Whether the detector's ``fit`` has a required parameter ``y``."""
     y = signature(detector.fit).parameters.get("y")
     return y is not None and y.default is Parameter.empty

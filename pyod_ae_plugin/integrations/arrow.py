@@ -15,12 +15,12 @@ _BUFFER = 2**20
 
 
 def is_installed() -> bool:
-    """Whether pyarrow is here."""
+    """Whether pyarrow is installed."""
     return find_spec("pyarrow") is not None
 
 
 def pyarrow() -> Any:
-    """Return pyarrow, or say which extra installs it."""
+    """Import pyarrow; an ImportError names the extra that installs it."""
     try:
         import pyarrow
         import pyarrow.csv
@@ -33,13 +33,14 @@ def pyarrow() -> Any:
 
 
 class ParquetFiles:
-    """A Parquet file, or a folder of such in the order of their names, with the same columns.
+    """A table in a Parquet file, or in a folder of Parquet files, ordered by name.
 
     Attributes
     ----------
     names : list of str
-        The columns that the first file has.
+        Names of the columns, of the first file.
     n_rows : int
+        Number of rows, of all files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,17 +52,11 @@ class ParquetFiles:
         self.n_rows = sum(parquet.read_metadata(file).num_rows for file in self._files)
 
     def batches(self, columns: Sequence[str], n_rows: int) -> Iterator[Array]:
-        """Columns as float64 arrays of at most so many rows, in order."""
+        """Yield the columns as float64 arrays of at most ``n_rows`` rows, in order."""
         for path in self._files:
-            # A dataset's scan decodes whole row groups, which may be of any size.
+            # pyarrow.dataset would decode whole row groups, which can be of any size.
             with pyarrow().parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-                schema = file.schema_arrow
-                for name in columns:
-                    if name not in schema.names:
-                        raise ValueError(f"{path}: there is no column {name!r}, as elsewhere.")
-                    if not _is_number(schema.field(name).type):
-                        kind = schema.field(name).type
-                        raise ValueError(f"{path}: column {name!r} holds {kind}, not numbers.")
+                _check_columns(path, file.schema_arrow, columns)
                 for batch in file.iter_batches(n_rows, columns=list(columns)):
                     yield _as_array(batch.select(list(columns)))
 
@@ -69,16 +64,16 @@ class ParquetFiles:
 def csv_batches(
     path: Path, names: Sequence[str], skip_rows: int, columns: Sequence[str], n_rows: int
 ) -> Iterator[Array]:
-    """Columns of a CSV file of numbers as float64 arrays of about so many rows, in order.
+    """Yield columns of a CSV file as float64 arrays of about ``n_rows`` rows, in order.
 
-    ``names`` are those of all columns; the first ``skip_rows`` lines are passed over.
+    ``names`` names all columns of the file, whose first ``skip_rows`` lines are skipped.
     """
     csv = pyarrow().csv
-    # Not a dataset: its scan reads on while the batches wait to be taken, and keeps them all.
+    # pyarrow.dataset would read ahead without a limit and keep the batches in memory.
     reader = csv.open_csv(
         path,
         csv.ReadOptions(column_names=names, skip_rows=skip_rows),
-        # an empty cell is not a number; "nan" is one, and is refused as such
+        # An empty cell is an error, not NaN.
         convert_options=csv.ConvertOptions(
             column_types=dict.fromkeys(names, pyarrow().float64()),
             null_values=[],
@@ -96,12 +91,13 @@ def csv_batches(
 
 
 def _as_array(batch: Any) -> Array:
+    """Convert a record batch to an array [n, n_columns] of float64."""
     values = [column.to_numpy(zero_copy_only=False) for column in batch.columns]
     return np.column_stack([v.astype(np.float64, copy=False) for v in values])
 
 
 def write_parquet(path: Path, pieces: Iterable[Mapping[str, Array]]) -> None:
-    """Write a table that comes in pieces, each with the same columns."""
+    """Write a table that comes in pieces with the same columns."""
     arrow, writer = pyarrow(), None
     try:
         for piece in pieces:
@@ -113,6 +109,12 @@ def write_parquet(path: Path, pieces: Iterable[Mapping[str, Array]]) -> None:
             writer.close()
 
 
-def _is_number(kind: Any) -> bool:
+def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
+    """Raise unless a Parquet file has these columns and they hold numbers."""
     types = pyarrow().types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+    for name in columns:
+        if name not in schema.names:
+            raise ValueError(f"{path}: column {name!r} is missing; the first file has it.")
+        kind = schema.field(name).type
+        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+            raise ValueError(f"{path}: column {name!r} holds {kind}, not numbers.")

@@ -2,7 +2,7 @@
 
     python -m pyod_ae_plugin.integrations.mcp_server [--random-state N] [--replace]
 
-serves PyOD's ten tools over stdin and stdout, as ``python -m pyod.mcp_server`` does.
+This serves PyOD's ten tools over stdin and stdout, as ``python -m pyod.mcp_server`` does.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
 
 
 def extend_mcp_server(*, random_state: int | None = None, replace: bool = False) -> ADEngine:
-    """Extend the engine behind the tools of ``pyod.mcp_server``.
+    """Extend the engine that the tools of ``pyod.mcp_server`` use.
 
-    PyOD keeps one engine for all tools and callers of a process, in that module. It is this engine
-    that is extended: PyOD leaves no other way to reach it. Engines made elsewhere are untouched.
+    PyOD keeps this engine in that module, one for all tools and callers of a process. Other engines
+    are not changed.
 
     Parameters
     ----------
     random_state : int or None, default=None
-        Seed of what the tools run. None leaves it as it is, for a new engine without a seed.
+        Seed of the detectors that the tools run. None keeps the seed of the engine; a new engine
+        has none.
     replace : bool, default=False
         See :func:`~pyod_ae_plugin.integrations.ad_engine.extend`.
 
     Returns
     -------
     engine : ADEngine
-        The engine of the tools.
+        The extended engine.
 
     Examples
     --------
@@ -50,7 +51,7 @@ def extend_mcp_server(*, random_state: int | None = None, replace: bool = False)
     """
     from pyod import mcp_server
 
-    engine = mcp_server._get_engine()
+    engine = mcp_server._get_engine()  # PyOD has no public function for it
     if random_state is not None:
         engine.random_state = random_state
     return extend(engine, replace=replace)
@@ -67,13 +68,13 @@ def serve(random_state: int | None = None, replace: bool = False) -> None:
     Raises
     ------
     ImportError
-        If mcp is missing, or is of a version that PyOD's server does not run with.
+        If mcp is not installed, or in a version that PyOD's server does not support.
     """
     from pyod import mcp_server
 
     try:
         import mcp.server.fastmcp  # noqa: F401
-    except ImportError as error:  # also from mcp 2, which has no FastMCP
+    except ImportError as error:  # raised with mcp 2 too, which has no FastMCP
         raise ImportError(
             "PyOD's MCP server needs mcp 1: pip install 'pyod-ae-plugin[mcp]'."
         ) from error

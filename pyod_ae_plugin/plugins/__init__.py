@@ -1,4 +1,4 @@
-"""The plugin system: third parties add detectors, networks and score heads by name."""
+"""The plugin system: other packages add detectors, networks and score heads by name."""
 
 from pyod_ae_plugin.plugins.hookspecs import hookimpl
 from pyod_ae_plugin.plugins.manager import create_detector, detector_names

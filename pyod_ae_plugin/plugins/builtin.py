@@ -1,4 +1,4 @@
-"""What this package provides, through the same hooks as anybody else."""
+"""The plugin of this package itself: it uses the same hooks as any other plugin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def pyod_ae_detectors() -> dict[str, Callable[..., BaseDetector]]:
-    """Return our detectors, and as ``pyod.<Class>`` PyOD's own for tabular data."""
+    """Return our detectors, and PyOD's detectors for tabular data as ``pyod.<Class>``."""
     from pyod_ae_plugin.detectors import VAE, AutoEncoder, AutoEncoderEnsemble
 
     ours = (AutoEncoder, AutoEncoderEnsemble, VAE)
@@ -26,10 +26,15 @@ def pyod_ae_detectors() -> dict[str, Callable[..., BaseDetector]]:
 
 @hookimpl
 def pyod_ae_networks() -> dict[str, Callable[..., Any]]:
-    """Return the fully connected networks."""
-    from pyod_ae_plugin.networks import mlp, variational_mlp
+    """Return the fully connected and the convolutional networks."""
+    from pyod_ae_plugin import networks
 
-    return {"mlp": mlp, "variational_mlp": variational_mlp}
+    return {
+        "mlp": networks.mlp,
+        "variational_mlp": networks.variational_mlp,
+        "conv": networks.conv,
+        "variational_conv": networks.variational_conv,
+    }
 
 
 @hookimpl
@@ -50,7 +55,7 @@ def pyod_ae_score_heads() -> dict[str, Callable[..., ScoreHead]]:
 
 @cache
 def _pyod_detectors() -> dict[str, Callable[..., BaseDetector]]:
-    """PyOD's shipped tabular detectors, by its own list of them; imported when created."""
+    """List PyOD's tabular detectors from its knowledge base; each is imported when created."""
     from pyod.utils.knowledge import KnowledgeBase
 
     return {
@@ -61,6 +66,7 @@ def _pyod_detectors() -> dict[str, Callable[..., BaseDetector]]:
 
 
 def _create(class_path: str, **params: Any) -> BaseDetector:
+    """Create a detector of PyOD; an ImportError names the extra to install."""
     module, _, name = class_path.rpartition(".")
     if name == "LSCP" and "detector_list" not in params:
         params["detector_list"] = _lscp_members()
@@ -75,7 +81,7 @@ def _create(class_path: str, **params: Any) -> BaseDetector:
 
 
 def _lscp_members() -> list[BaseDetector]:
-    """Detectors for LSCP to select from: it has no default, and these are PyOD's comparison's."""
+    """Default for LSCP's required ``detector_list``: the detectors of PyOD's comparison."""
     from pyod.models.lof import LOF
 
     return [LOF(n_neighbors=n_neighbors) for n_neighbors in range(5, 55, 5)]

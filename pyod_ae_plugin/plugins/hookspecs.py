@@ -1,8 +1,7 @@
-"""What a plugin may provide.
+"""The hooks that a plugin may implement.
 
-A plugin is a module or object with any of the functions below, each marked with
-:data:`hookimpl`, announced in its distribution's metadata under the entry-point group
-``pyod_ae_plugin``.
+A plugin is a module or object that has any of the functions below, each marked with
+:data:`hookimpl`. Its distribution announces it under the entry-point group ``pyod_ae_plugin``.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ PROJECT = "pyod_ae_plugin"
 hookspec = pluggy.HookspecMarker(PROJECT)
 
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Marks a function as the implementation of one of these hooks."""
+"""Decorator that marks a function as the implementation of one of these hooks."""
 
 
 @hookspec
 def pyod_ae_detectors() -> Mapping[str, Callable[..., BaseDetector]]:  # type: ignore[empty-body]
-    """Detectors by name: classes, or functions that take a class's keywords.
+    """Provide detectors by name: classes, or functions that take the keywords of a class.
 
     Returns
     -------
     mapping of str to callable
-        Each takes the keywords of a detector and returns one.
+        Each takes the keyword arguments of a detector and returns the detector.
 
     Examples
     --------
@@ -46,18 +45,18 @@ def pyod_ae_detectors() -> Mapping[str, Callable[..., BaseDetector]]:  # type: i
 
 @hookspec
 def pyod_ae_networks() -> Mapping[str, Callable[..., nn.Module]]:  # type: ignore[empty-body]
-    """Network factories by name, for a detector's ``network=``.
+    """Provide network factories by name, for a detector's ``network=``.
 
-    A factory is called with ``n_features`` and with those of the detector's parameters (such as
-    ``hidden_neuron_list``) and ``generator`` (a :class:`torch.Generator`) that its signature
-    names. The module it returns has ``encode`` (rows [n, n_features] to latent codes
-    [n, n_latent]) and ``decode`` (back again); for a VAE also ``posterior`` (rows to mu and
-    logvar, each [n, n_latent]).
+    A factory is called with ``n_features``. If its signature names them, it also gets parameters of
+    the detector (such as ``hidden_neuron_list``) and ``generator``, a :class:`torch.Generator`.
+    It returns a module with the methods ``encode`` (rows [n, n_features] to latent codes
+    [n, n_latent]) and ``decode`` (latent codes to rows). A VAE's network also has ``posterior``
+    (rows to mu and logvar, each [n, n_latent]).
 
     Returns
     -------
     mapping of str to callable
-        Each returns a network.
+        Each returns a network, a :class:`torch.nn.Module`.
 
     Examples
     --------
@@ -75,11 +74,11 @@ def pyod_ae_networks() -> Mapping[str, Callable[..., nn.Module]]:  # type: ignor
 
 @hookspec
 def pyod_ae_score_heads() -> Mapping[str, Callable[..., Any]]:  # type: ignore[empty-body]
-    """Score heads by name, for a detector's ``score_head=``.
+    """Provide score heads by name, for a detector's ``score_head=``.
 
-    A factory, usually the class itself, is called with ``n_features``, and with ``n_latent`` (the
-    width of the latent code) and ``members`` (the leading dimension of an ensemble, as a tuple)
-    if its signature names them. It returns a :class:`pyod_ae_plugin.scoring.ScoreHead`.
+    A factory, usually the class itself, is called with ``n_features``. If its signature names them,
+    it also gets ``n_latent`` (width of the latent code) and ``members`` (``(n_members,)`` for an
+    ensemble, else ``()``). It returns a :class:`pyod_ae_plugin.scoring.ScoreHead`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Finds plugins, and looks up by name what they provide."""
+"""Discovery of plugins, and lookup by name of what they provide."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class PluginWarning(UserWarning):
 
 @cache
 def plugin_manager() -> pluggy.PluginManager:
-    """Return the manager with every installed plugin that loads; the others are warned about."""
+    """Load all installed plugins; warn about those that cannot be loaded."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     entry_points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
-    # The package's own plugins come first, so that nobody takes one of their names.
+    # The package's own plugin comes first, so that no other plugin can take its names.
     own = f"{hookspecs.PROJECT}."
     for entry_point in sorted(entry_points, key=lambda e: (not e.value.startswith(own), e.name)):
         try:
             manager.register(entry_point.load(), name=entry_point.name)
-        except Exception as error:  # whatever a stranger's import raises
+        except Exception as error:  # an import of third-party code can raise anything
             _warn(entry_point.name, f"cannot be loaded from {entry_point.value!r}", error)
     return manager
 
@@ -42,7 +42,8 @@ def detector_names() -> list[str]:
     Returns
     -------
     list of str
-        Ours, those of plugins, and PyOD's for tabular data as ``pyod.<Class>``.
+        The detectors of this package and of plugins, and PyOD's detectors for tabular data as
+        ``pyod.<Class>``.
 
     Examples
     --------
@@ -54,26 +55,26 @@ def detector_names() -> list[str]:
 
 
 def create_detector(name: str, **params: Any) -> BaseDetector:
-    """Create a registered detector.
+    """Create a detector by its registered name.
 
     Parameters
     ----------
     name : str
         One of :func:`detector_names`.
     **params
-        Keywords of the detector.
+        Keyword arguments of the detector.
 
     Returns
     -------
     BaseDetector
-        Not fitted yet.
+        The detector, not fitted.
 
     Raises
     ------
     ValueError
         If no detector has this name.
     TypeError
-        If the detector does not take one of the keywords.
+        If the detector does not accept one of the keyword arguments.
 
     Examples
     --------
@@ -84,8 +85,49 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
     return find("pyod_ae_detectors", name, "detector")(**params)
 
 
+def create_supported(
+    create: Callable[..., BaseDetector], n_features: int, **params: Any
+) -> BaseDetector:
+    """Create a detector with those parameters that it supports.
+
+    Parameters
+    ----------
+    create : callable
+        Takes keyword arguments and returns a detector.
+    n_features : int
+        Number of features of the rows to come. Some detectors, such as PyOD's ``DeepSVDD``, cannot
+        be created without it.
+    **params
+        Parameters to set. Those that the detector does not have are ignored.
+
+    Returns
+    -------
+    BaseDetector
+        The detector, not fitted.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> from pyod_ae_plugin import create_detector
+    >>> from pyod_ae_plugin.plugins.manager import create_supported
+    >>> create_supported(partial(create_detector, "pyod.IForest"), 3, random_state=7).random_state
+    7
+    >>> create_supported(partial(create_detector, "pyod.DeepSVDD"), 3, n_bins=5).n_features
+    3
+    """
+    required: dict[str, int] = {}
+    try:
+        detector = create()
+    except TypeError:
+        required["n_features"] = n_features
+        detector = create(**required)
+    known = detector.get_params(deep=False)
+    # Created again instead of set_params: PyOD's deep detectors use their seed in __init__.
+    return create(**required, **{k: v for k, v in params.items() if k in known})
+
+
 def find(hook: str, name: str, kind: str) -> Callable[..., Any]:
-    """What a plugin provides under a name through a hook; ``kind`` is its word in messages."""
+    """Look up what plugins provide through a hook by name; ``kind`` names it in the error."""
     provided = _provided(hook)
     if name not in provided:
         raise ValueError(
@@ -96,12 +138,15 @@ def find(hook: str, name: str, kind: str) -> Callable[..., Any]:
 
 
 def _provided(hook: str) -> dict[str, Callable[..., Any]]:
-    """Everything that plugins provide through a hook; where names clash, the first has it."""
+    """Collect by name what plugins provide through a hook; the first plugin wins a name."""
     found: dict[str, Callable[..., Any]] = {}
     for plugin, offers in _offers(hook):
         for name, offer in offers.items():
             if not isinstance(name, str) or not callable(offer):
-                _warn(plugin, f"provides {name!r}: {offer!r} through {hook}, no name of a callable")
+                _warn(
+                    plugin,
+                    f"provides {name!r}: {offer!r} through {hook}, not a name and a callable",
+                )
             elif name in found:
                 _warn(plugin, f"provides {name!r} through {hook}, a name that is already taken")
             else:
@@ -110,19 +155,19 @@ def _provided(hook: str) -> dict[str, Callable[..., Any]]:
 
 
 def _offers(hook: str) -> Iterator[tuple[str, Mapping[str, Callable[..., Any]]]]:
-    """Call the hook in each plugin by itself, so that one that raises stops no other."""
+    """Call the hook of each plugin separately, so that an error in one does not affect the rest."""
     manager = plugin_manager()
-    # as they were registered, whatever a plugin would have: ours come first
+    # Registration order puts ours first. pluggy's own order can be changed by a plugin.
     order = [name for name, _ in manager.list_name_plugin()]
     implementations = getattr(manager.hook, hook).get_hookimpls()
-    for of_plugin in sorted(implementations, key=lambda i: order.index(i.plugin_name)):
+    for implementation in sorted(implementations, key=lambda i: order.index(i.plugin_name)):
         try:
-            provided = of_plugin.function()
+            provided = implementation.function()
             offers = {} if provided is None else dict(provided)
-        except Exception as error:  # whatever a stranger's hook raises
-            _warn(of_plugin.plugin_name, f"raises in {hook}", error)
+        except Exception as error:  # a third-party hook can raise anything
+            _warn(implementation.plugin_name, f"raises in {hook}", error)
         else:
-            yield of_plugin.plugin_name, offers
+            yield implementation.plugin_name, offers
 
 
 def _warn(plugin: str, what: str, error: Exception | None = None) -> None:
