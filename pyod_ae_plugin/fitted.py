@@ -115,58 +115,40 @@ def _are_labels(value: Any) -> bool:
     return _is_array("iu")(value) and bool(np.isin(value, (0, 1)).all())
 
 
-def _kept(is_right: Callable[[Any], bool], expected: str, **options: Any) -> Any:
-    """A field that is saved with a detector, with the check of what is read again."""
-    return field(metadata={"is_right": is_right, "expected": expected}, **options)
+def _kept(is_right: Callable[[Any], bool], expected: str) -> dict[str, Any]:
+    """Metadata of a field that is saved with a detector: the check of what is read again."""
+    return {"is_right": is_right, "expected": expected}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """All that a fit learned.
 
-    Each field that is kept is an attribute of the fitted detector, with an underscore at the end.
-
-    Attributes
-    ----------
-    scoring_module : ScoringModule
-        From a raw row to its score.
-    threshold : float
-        Rows with larger scores are outliers; see :class:`Threshold`.
-    decision_scores : ndarray of shape (n,)
-        Scores of the training rows.
-    labels : ndarray of shape (n,)
-        Labels of the training rows.
-    drift_reference : ndarray of shape (m, n_features)
-        Values of each feature in a sample of the training rows, each column ascending.
-    history : dict of str to list of float
-        Losses of each epoch.
-    lr : float
-        Highest learning rate that was trained at.
-    held_out_scores : ndarray of shape (n_held_out,) or None
-        Calibration scores, ascending; None where no rows were kept from training.
-    kl, active_units : ndarray of shape (n_latent,) or None
-        Of a VAE: KL divergence of each latent dimension in nats, and whether it is used.
-    feature_names_in : ndarray of shape (n_features,) or None
-    thresholder : object or None
-        The fitted thresholder, if ``contamination`` is one.
-    network : torch.nn.Module or None
-        The network as it was trained, if training may go on from it. It is not saved.
+    A field ``name`` is the attribute ``name_`` of the fitted detector; None is no attribute.
     """
 
-    scoring_module: ScoringModule
-    threshold: float = _kept(_is_number, "a finite number")
-    decision_scores: Array = _kept(_is_array("f"), "floats in one dimension")
-    labels: Array = _kept(_are_labels, "0 and 1 in one dimension")
-    drift_reference: Array = _kept(_is_array("f", 2), "floats in two dimensions")
-    history: dict[str, list[float]] = _kept(_is_history, "lists of numbers by name")
-    lr: float = _kept(_is_number, "a finite number")
-    held_out_scores: Array | None = _kept(
-        _is_ascending, "ascending floats in one dimension", default=None
+    scoring_module: ScoringModule  # maps raw rows to scores
+    # rows with larger scores are outliers; see Threshold
+    threshold: float = field(metadata=_kept(_is_number, "a finite number"))
+    # scores and labels of the training rows
+    decision_scores: Array = field(metadata=_kept(_is_array("f"), "floats in one dimension"))
+    labels: Array = field(metadata=_kept(_are_labels, "0 and 1 in one dimension"))
+    # values of each feature in a sample of the training rows [m, n_features], each ascending
+    drift_reference: Array = field(metadata=_kept(_is_array("f", 2), "floats in two dimensions"))
+    history: dict[str, list[float]] = field(metadata=_kept(_is_history, "lists of numbers by name"))
+    lr: float = field(metadata=_kept(_is_number, "a finite number"))  # highest one of training
+    # calibration scores, ascending; None where no rows were kept from training
+    held_out_scores: Array | None = field(
+        default=None, metadata=_kept(_is_ascending, "ascending floats in one dimension")
     )
-    kl: Array | None = _kept(_is_array("f"), "floats in one dimension", default=None)
-    active_units: Array | None = _kept(_is_array("b"), "booleans in one dimension", default=None)
-    feature_names_in: Array | None = _kept(_is_list_of_names, "a list of str", default=None)
-    thresholder: Any = None
+    # of a VAE: KL divergence of each latent dimension in nats, and whether it is used
+    kl: Array | None = field(default=None, metadata=_kept(_is_array("f"), "floats"))
+    active_units: Array | None = field(default=None, metadata=_kept(_is_array("b"), "booleans"))
+    feature_names_in: Array | None = field(
+        default=None, metadata=_kept(_is_list_of_names, "a list of str")
+    )
+    thresholder: Any = None  # fitted, if contamination is one
+    # the network as it was trained, if training may continue from it; it is not saved
     network: Network | None = None
 
     @classmethod
@@ -175,7 +157,7 @@ class Fitted:
 
         Users set ``threshold_``. Where a thresholder gave another one, theirs is on the scores.
         """
-        values = {f.name: attributes.get(f"{f.name}_") for f in fields(cls)}
+        values: dict[str, Any] = {f.name: attributes.get(f"{f.name}_") for f in fields(cls)}
         chosen = values["thresholder"]
         if chosen is not None and values["threshold"] != Threshold.value_of(chosen):
             values["thresholder"] = None

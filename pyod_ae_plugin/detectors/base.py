@@ -21,6 +21,14 @@ from torch import Tensor
 
 from pyod_ae_plugin.detectors import saved
 from pyod_ae_plugin.detectors.fit import FitInterrupted, Start, fit_model
+from pyod_ae_plugin.detectors.inputs import (
+    TrainingRows,
+    as_rows,
+    assert_device_rows_finite,
+    check_tensor,
+    device_rows,
+    validate_rows,
+)
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     check_checkpoint,
@@ -30,14 +38,6 @@ from pyod_ae_plugin.detectors.parameters import (
     seed_of,
 )
 from pyod_ae_plugin.detectors.recipe import Recipe
-from pyod_ae_plugin.detectors.rows import (
-    TrainingRows,
-    as_rows,
-    assert_device_rows_finite,
-    check_tensor,
-    device_rows,
-    validate_rows,
-)
 from pyod_ae_plugin.detectors.streams import Stream
 from pyod_ae_plugin.drift import DriftReport, compare
 from pyod_ae_plugin.engine.devices import available_device
@@ -108,31 +108,31 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Finite numbers. Neither copied nor changed.
+            Finite numbers. They are neither copied nor changed.
         y : Ignored
             Present for API consistency.
 
         Returns
         -------
         self : object
-            The detector, with the attributes that end in an underscore.
+            The fitted detector.
 
         Raises
         ------
         ValueError, TypeError
-            If a parameter or X is not usable; the detector stays as it was.
+            If a parameter or X is not usable. The detector stays as it was.
         FloatingPointError
-            If training diverges; the detector stays as it was.
+            If training diverges. The detector stays as it was.
         KeyboardInterrupt
-            On Ctrl-C. The detector is as the last finished epoch made it, or as it was if there
-            was none.
+            On Ctrl-C. The detector is as the last finished epoch made it; before the end of the
+            first epoch it stays as it was.
 
         Examples
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(contamination=0.1, verbose=0).fit(X)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> detector.decision_scores_.shape, int(detector.labels_.sum())
         ((300,), 30)
         """
@@ -143,39 +143,34 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     def fit_batches(self, batches: Iterable[Any]) -> Self:
         """Fit the detector to rows that come in batches.
 
-        Mean and standard deviation are those of all rows [1]_. The network is trained on a uniform
-        sample of 2**23 values, or on all rows if they are fewer; ``fit`` would then give the same
-        detector. If they are more, a second pass over the batches scores them all.
+        Mean and standard deviation are those of all rows. The network is trained on a uniform
+        sample of 2**23 values, or on all rows if they are fewer; the detector is then the one that
+        ``fit`` gives. If they are more, a second pass over the batches scores them all.
 
         Parameters
         ----------
         batches : iterable of array-likes of shape (n, n_features)
-            Gone through twice at most. If it can be gone through only once, as a generator can,
-            and has more rows than are kept, then ``decision_scores_``, ``threshold_`` and
+            Iterated over at most twice. An iterator, such as a generator, can be used only once:
+            if it has more rows than the sample, ``decision_scores_``, ``threshold_`` and
             ``labels_`` are those of the sample.
 
         Returns
         -------
         self : object
-            The detector, as ``fit`` returns it.
+            The fitted detector.
 
         Raises
         ------
         ValueError, TypeError
-            If a parameter or a batch is not usable; the detector stays as it was.
-
-        References
-        ----------
-        .. [1] Chan, T. F., Golub, G. H., & LeVeque, R. J. (1983). Algorithms for Computing the
-               Sample Variance: Analysis and Recommendations. The American Statistician 37(3).
+            If a parameter or a batch is not usable, or the two passes differ. The detector stays
+            as it was.
 
         Examples
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> batches = np.random.default_rng(0).normal(size=(10, 100, 5))
-        >>> detector = AutoEncoder(verbose=0).fit_batches(batches)
-        >>> detector.decision_scores_.shape
+        >>> AutoEncoder(verbose=0).fit_batches(batches).decision_scores_.shape
         (1000,)
         """
         self._check_params()
@@ -192,41 +187,39 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return self._fit_model(rows, recipe, training, start=stream.start(), scored=scored)
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Go on learning from more rows.
+        """Continue training with more rows.
 
-        The first call fits the detector to X. Each later one updates mean and standard deviation
-        and the sample of all rows seen so far, trains the network further on the sample, for a
-        share of the usual passes that is the share of the rows that are new, and fits score head
-        and threshold to the sample anew. ``decision_scores_`` and ``labels_`` are those of the
-        sample, which is all rows, in order, up to 2**23 values.
+        The first call fits the detector to X. A later call updates mean, standard deviation and a
+        uniform sample of all rows seen so far (2**23 values). It trains the network on the sample
+        for the share of the usual epochs that is the share of new rows, and fits score head and
+        threshold to the sample. ``decision_scores_`` and ``labels_`` are those of the sample.
 
-        After ``fit``, and after loading, no earlier rows are there: the network goes on from what
-        it was, the standardisation stays, and score head and threshold are learned from the rows
-        given since. So give as many as describe the data.
+        After ``fit`` and after loading, earlier rows are not available. The network then continues
+        from its weights, the standardisation stays as it is, and score head and threshold are
+        fitted to the rows of ``partial_fit`` alone: pass enough rows to describe the data.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            The rows to learn from besides those of earlier calls.
+            Rows that were not seen before.
         y : Ignored
             Present for API consistency.
 
         Returns
         -------
         self : object
-            The detector, as ``fit`` returns it.
+            The fitted detector.
 
         Raises
         ------
         ValueError, TypeError
-            If a parameter or X is not usable; the detector stays as it was.
+            If a parameter or X is not usable. The detector stays as it was.
 
         Examples
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
-        >>> rng = np.random.default_rng(0)
-        >>> detector = AutoEncoder(verbose=0)
+        >>> rng, detector = np.random.default_rng(0), AutoEncoder(verbose=0)
         >>> for day in range(2):
         ...     detector = detector.partial_fit(rng.normal(size=(200, 5)))
         >>> detector.decision_scores_.shape
@@ -297,35 +290,28 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Arrays on a GPU, of torch, CuPy or whoever else offers ``__dlpack__`` or
-            ``__cuda_array_interface__``, are scored where they are. So are they by ``predict``,
-            ``transform`` and ``reconstruct``. Results are NumPy arrays; :meth:`score_tensor` leaves
-            them on the GPU.
+            Rows on a GPU (torch, CuPy, or anything with ``__dlpack__`` or
+            ``__cuda_array_interface__``) are scored there; :meth:`score_tensor` also leaves the
+            scores there.
         batch_size : Ignored
-            PyOD's deep detectors take it. Here rows stream through the network in tiles that
-            fit the cache, and no score depends on them.
+            PyOD's deep detectors take it. Here no score depends on a batch size.
 
         Returns
         -------
         ndarray of shape (n_samples,)
-            Finite. A row so far from the training rows that its score overflows float32 gets
-            the largest float32.
+            Finite. A score that overflows float32 becomes the largest float32.
 
         Raises
         ------
         ValueError, TypeError
-            If X is not of finite numbers, or has other features than in fit.
-        NotFittedError
-            Before fit.
+            If X does not hold finite numbers, or has other features than in fit.
 
         Examples
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-        >>> detector.decision_function(X[:3]).shape
-        (3,)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> bool((detector.decision_function(X[:3]) == detector.decision_scores_[:3]).all())
         True
         """
@@ -345,40 +331,40 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return scores
 
     def score_batches(self, batches: Iterable[Any]) -> Iterator[Array]:
-        """Anomaly scores of rows that come in batches, as they come.
+        """Anomaly scores of rows that come in batches, batch by batch.
 
         Parameters
         ----------
         batches : iterable of array-likes of shape (n, n_features)
-            Gone through once, one batch at a time.
+            Read one at a time.
 
         Returns
         -------
         iterator of ndarray of shape (n,)
-            What ``decision_function`` gives for each batch, when it is asked for.
+            The scores of each batch, computed when they are asked for.
 
         Examples
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
-        >>> batches = np.random.default_rng(0).normal(size=(4, 100, 5))
-        >>> detector = AutoEncoder(verbose=0).fit_batches(batches)
-        >>> [len(scores) for scores in detector.score_batches(batches)]
-        [100, 100, 100, 100]
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(verbose=0).fit(X)
+        >>> [len(scores) for scores in detector.score_batches([X[:100], X[100:]])]
+        [100, 200]
         """
         check_is_fitted(self, "scoring_module_")
         return map(self.decision_function, batches)
 
     def score_tensor(self, x: Tensor) -> Tensor:
-        """Anomaly scores of rows in a tensor, which stay on its device.
+        """Anomaly scores of a tensor of rows, on its device.
 
         Nothing is copied to the host and nothing waits for the device.
 
         Parameters
         ----------
         x : Tensor of shape (n_samples, n_features)
-            On the device of the detector. Whether its values are finite is not looked at: a row
-            with others gets the largest float32.
+            On the device of the detector. Its values are not checked: a row that is not finite
+            gets the largest float32.
 
         Returns
         -------
@@ -387,10 +373,9 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
         Raises
         ------
-        TypeError
-            If x is no tensor of numbers.
-        ValueError
-            If x is on another device than the detector, or has other features than in fit.
+        ValueError, TypeError
+            If x is no tensor of numbers, is on another device than the detector, or has other
+            features than in fit.
 
         Examples
         --------
@@ -412,33 +397,32 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return map_resident(score_function(module, self.precision), x.detach(), module)
 
     def explain(self, X: Any) -> Array:
-        """What each feature of a row adds to its score.
+        """Contribution of each feature of a row to its score.
 
-        Contributions are integrated gradients [1]_ from the mean training row to the row. By the
-        score heads 'euclidean' and 'nll', which are sums over features, those of a row sum to its
-        score: what each feature adds to the score of the mean row is included. By others they sum
-        to the score less that of the mean row, which may be above that of a row. Features that make
-        a row more normal contribute less than 0. Of an ensemble the combined score is explained.
+        Contributions are integrated gradients [1]_ from the mean training row to the row. With the
+        score heads 'euclidean' and 'nll', which are sums over features, they sum to the score of
+        the row. With other heads they sum to the score less that of the mean training row. A
+        feature that makes the row more normal contributes less than 0.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows of as many features as in fit, or a Tensor on a GPU.
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows with the features of fit, on the host or on a GPU.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            On the scale of the scores, and finite. A row's contributions do not depend on the rows
-            beside it. With ``preprocessing=False`` they are from the row of zeros.
+            On the scale of the scores, and finite. With ``preprocessing=False`` gradients start
+            at the row of zeros.
 
         Raises
         ------
         TypeError
-            If scores of a score head from a plugin have no gradient.
+            If the scores of a plugin's score head have no gradient.
 
         See Also
         --------
-        pyod_ae_plugin.plots.plot_explanation : Draws the largest of a row.
+        pyod_ae_plugin.plots.plot_explanation : Draws the largest contributions of a row.
 
         References
         ----------
@@ -450,7 +434,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> row = X[:1].copy()
         >>> row[0, 3] = 8
         >>> int(detector.explain(row).argmax())
@@ -468,15 +452,15 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows of as many features as in fit, or a Tensor on a GPU.
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows with the features of fit, on the host or on a GPU.
         return_confidence : bool, default=False
-            Whether to return PyOD's confidence in each label, too.
+            Whether to return :meth:`predict_confidence`, too.
         fdr : float in (0, 1) or None, default=None
-            If given, rows are outliers not by the threshold, but so that among all rows of X that
-            are called outliers no more than this share are inliers, on average: Benjamini and
-            Hochberg's procedure [1]_ on :meth:`predict_p_value`. It holds where the rows that were
-            held out are inliers, as with ``novelty=True`` [2]_.
+            False discovery rate: among the rows that are called outliers, at most this share are
+            inliers on average. It takes the place of the threshold, by Benjamini and Hochberg's
+            procedure [1]_ on :meth:`predict_p_value`. It holds if the rows kept from training are
+            inliers, as with ``novelty=True`` [2]_.
 
         Returns
         -------
@@ -488,7 +472,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Raises
         ------
         ValueError
-            If ``fdr`` is not between 0 and 1, or given without ``held_out_threshold=True``.
+            If ``fdr`` is not between 0 and 1, or given without ``held_out_threshold``.
 
         References
         ----------
@@ -502,11 +486,9 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-        >>> bool((detector.predict(X) == detector.labels_).all())
-        True
-        >>> detector.predict([[9.0] * 5])
-        array([1])
+        >>> detector = AutoEncoder(verbose=0).fit(X)
+        >>> bool((detector.predict(X) == detector.labels_).all()), detector.predict([[9.0] * 5])
+        (True, array([1]))
         """
         fitted = fitted_of(self)
         if fdr is None:
@@ -519,16 +501,16 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return (labels, self.predict_confidence(X)) if return_confidence else labels
 
     def predict_p_value(self, X: Any) -> Array:
-        """Conformal p-values of rows [1]_: how unusual a score is among inliers' scores.
+        """Conformal p-values of rows [1]_: how unusual their scores are among inliers.
 
-        ``(1 + number of held-out scores >= score) / (1 + number of held-out scores)``. For a row
-        that comes from where the held-out rows do, it is at most p with a probability of at most
-        p. Needs ``held_out_threshold=True``.
+        ``(1 + number of calibration scores >= score) / (1 + number of calibration scores)``, where
+        calibration scores are those of the rows kept from training by ``held_out_threshold``. The
+        p-value of a row from the same distribution is at most p with a probability of at most p.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows of as many features as in fit, or a Tensor on a GPU.
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows with the features of fit, on the host or on a GPU.
 
         Returns
         -------
@@ -550,9 +532,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(1000, 5))
-        >>> detector = AutoEncoder(
-        ...     novelty=True, held_out_threshold=True, validation_fraction=0.5, verbose=0)
-        >>> p = detector.fit(X).predict_p_value([[0.0] * 5, [9.0] * 5])
+        >>> detector = AutoEncoder(novelty=True, held_out_threshold=0.5, verbose=0).fit(X)
+        >>> p = detector.predict_p_value([[0.0] * 5, [9.0] * 5])
         >>> bool(p[0] > 0.3), bool(p[1] < 0.01)
         (True, True)
         """
@@ -563,21 +544,22 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     ) -> Array | tuple[Array, Array]:
         """Outlier probabilities, as :meth:`pyod.models.base.BaseDetector.predict_proba` has them.
 
+        They are scores on a scale from 0 to 1. They are not calibrated.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows of as many features as in fit.
+            Rows with the features of fit.
         method : {'linear', 'unify'}, default='linear'
-            How scores become probabilities: by the range of the training scores, or by a normal
-            distribution of these [1]_.
+            Scale the scores by the range of the training scores, or by a normal distribution of
+            these [1]_.
         return_confidence : bool, default=False
-            Whether to return PyOD's confidence in each label, too.
+            Whether to return :meth:`predict_confidence`, too.
 
         Returns
         -------
         probabilities : ndarray of shape (n_samples, 2)
-            Of an inlier and of an outlier. They are scores on the scale from 0 to 1, and no share
-            of such rows is an outlier by them.
+            Of an inlier and of an outlier.
         confidence : ndarray of shape (n_samples,)
             Only with ``return_confidence``.
 
@@ -591,7 +573,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> detector.predict_proba(X).sum(axis=1)[:3]
         array([1., 1., 1.])
         """
@@ -603,18 +585,17 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return probabilities
 
     def predict_confidence(self, X: Any) -> Array:
-        """PyOD's confidence in the labels: how often a row would get the same from other rows.
+        """Confidence in the labels: the probability that another training sample gives the same.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows of as many features as in fit.
+            Rows with the features of fit.
 
         Returns
         -------
         ndarray of shape (n_samples,)
-            In [0, 1]: the probability that the label is the same after a fit to another sample of
-            as many rows [1]_.
+            In [0, 1]; PyOD's confidence [1]_.
 
         References
         ----------
@@ -626,7 +607,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> confidence = detector.predict_confidence(X)
         >>> bool(((confidence >= 0) & (confidence <= 1)).all())
         True
@@ -651,22 +632,22 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows of as many features as in fit, or a Tensor on a GPU.
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows with the features of fit, on the host or on a GPU.
 
         Returns
         -------
         ndarray of shape (n_samples, n_latent)
-            What the encoder makes of standardised rows: for a VAE the posterior means, for an
-            ensemble the codes of all members, one beside the other. Finite: a value farther than
-            1e15 standard deviations from the mean counts as that far.
+            Codes of standardised rows: for a VAE the posterior means, for an ensemble the codes of
+            all members side by side. They are finite: a value more than 1e15 standard deviations
+            from the mean counts as that far.
 
         Examples
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> detector.transform(X).shape
         (300, 1)
         """
@@ -674,25 +655,25 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return self._map(self.scoring_module_.encode, X)
 
     def reconstruct(self, X: Any) -> Array:
-        """Rows as the network rebuilds them.
+        """Reconstructions of rows by the network.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows of as many features as in fit, or a Tensor on a GPU.
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows with the features of fit, on the host or on a GPU.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            In the units of X, and finite. Of values far out as in :meth:`transform`.
+            In the units of X, and finite; for values far out see :meth:`transform`.
 
         Examples
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-        >>> residual = (detector.reconstruct(X) - X) / X.std(axis=0)  # in standard units
+        >>> detector = AutoEncoder(verbose=0).fit(X)
+        >>> residual = (detector.reconstruct(X) - X) / X.std(axis=0)  # in standard deviations
         >>> residual.shape
         (300, 5)
         """
@@ -701,14 +682,14 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
     @property
     def model(self) -> Network:
-        """The trained network; standardised rows in, reconstructions out.
+        """The trained network; it maps standardised rows to reconstructions.
 
         Examples
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> type(detector.model).__name__
         'AutoEncoderNetwork'
         """
@@ -742,14 +723,13 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     def check_drift(self, X: Any, alpha: float = 0.05) -> DriftReport:
         """Compare features and scores of new rows with those of training.
 
-        A threshold holds for rows like those that it was set by. Each feature, and the score, is
-        compared by the Kolmogorov-Smirnov test with a sample of 1,000 training rows; p-values are
-        adjusted by Holm's procedure. Differences that only rows together show, such as another
-        correlation, show in the score if at all.
+        A threshold is valid for rows like those that set it. Each feature, and the score, is
+        compared with a sample of 1,000 training rows by the Kolmogorov-Smirnov test. Holm's
+        procedure adjusts the p-values. Changes that only several features show together, such as
+        another correlation, can show in the score alone.
 
-        A detector scores rows that it was trained on lower than others, so the score is tested
-        only against rows that were held out: with ``held_out_threshold=True``. Without, the
-        features are tested, and the score's statistic has no p-value.
+        The score is tested only with ``held_out_threshold``, since the rows that the network was
+        trained on score lower than others.
 
         Parameters
         ----------
@@ -761,14 +741,12 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Returns
         -------
         DriftReport
-            ``drifted``, ``drifted_features``, ``features``, ``score``; ``print`` shows it.
+            ``drifted``, ``drifted_features``, ``features`` and ``score``; ``print`` shows it.
 
         Raises
         ------
         ValueError
-            If X is not as it is for ``decision_function``, if it has so few rows that no
-            difference could be found, or if the detector was fitted by a version that did not keep
-            a sample.
+            If X is not usable, or has so few rows that no difference could be found.
 
         Examples
         --------
@@ -779,8 +757,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> detector = detector.fit(rng.normal(size=(2000, 4)))
         >>> detector.check_drift(rng.normal(size=(500, 4))).drifted
         False
-        >>> autumn = rng.normal([0, 0, 0.5, 0], size=(500, 4))
-        >>> detector.check_drift(autumn).drifted_features
+        >>> detector.check_drift(rng.normal([0, 0, 0.5, 0], size=(500, 4))).drifted_features
         ['x2']
         """
         fitted = fitted_of(self)
@@ -795,43 +772,37 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return compare(fitted, rows, self.decision_function(X), alpha)
 
     def report(self, X: Any, y: Any = None) -> Report:
-        """A page on rows: scores, threshold, the rows to look at first and why.
+        """Report on rows: scores, threshold, the rows to look at first and the reasons.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows or others. Rows of a DataFrame are named by its index, others by their
-            numbers, from 0.
+            Rows of a DataFrame are named by its index, others by their numbers, from 0.
         y : array-like of shape (n_samples,) or None, default=None
-            True labels, 0 for inliers and 1 for outliers. With them the page shows how well the
-            detector finds them.
+            True labels, 0 for inliers and 1 for outliers. With them the report shows how well the
+            detector finds outliers.
 
         Returns
         -------
         pyod_ae_plugin.report.Report
-            ``save(path)`` writes it as one HTML file. Notebooks show it as it is.
+            ``save(path)`` writes it as one HTML file. Notebooks show it.
 
         Raises
         ------
         ImportError
             If Bokeh is not installed.
         ValueError
-            If X does not fit the training data, or the labels are others than 0 and 1 or not one
-            for each row.
+            If X or y is not usable.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from pyod.utils.data import generate_data
+        >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
-        >>> X, _, y, _ = generate_data(n_train=300, n_test=1, n_features=5, random_state=0)
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder, "report.html")
-        ...     detector.report(X, y).save(path)
-        ...     path.stat().st_size < 5e6
-        True
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(verbose=0).fit(X)
+        >>> report = detector.report(X)
+        >>> report
+        <Report on 300 rows; save(path) writes it as HTML>
         """
         # The one import upwards: a page is made of a detector, and asked of the detector.
         from pyod_ae_plugin.report import report_rows
@@ -851,9 +822,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
         Raises
         ------
+        FileExistsError
+            If something other than a saved detector is there.
         ValueError
-            If the folder holds anything else, or a parameter cannot be saved: a network factory
-            without a name, a thresholder of others, or a ``RandomState``.
+            If a parameter cannot be saved: a network factory without a name, a thresholder of
+            PyThresh, or a ``RandomState``.
 
         See Also
         --------
@@ -861,10 +834,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
         Examples
         --------
-        >>> import numpy as np, tempfile
+        >>> import tempfile
+        >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
-        >>> X = np.random.default_rng(0).normal(size=(50, 3))
-        >>> detector = AutoEncoder(epoch_num=2, verbose=0).fit(X)
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     detector.save(f"{folder}/model")
         ...     loaded = AutoEncoder.load(f"{folder}/model")
@@ -885,25 +859,25 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Returns
         -------
         detector : object
-            Of this class, as it was when saved, but for ``checkpoint``, which is None.
+            As it was saved, except that ``checkpoint`` is None.
 
         Raises
         ------
         FileNotFoundError
             If there is no saved detector.
         ValueError
-            If it is of another class, or :func:`~pyod_ae_plugin.load_detector` refuses it.
+            If it is of another class, damaged, or of an unknown format.
 
         Examples
         --------
-        >>> import numpy as np, tempfile
+        >>> import tempfile
+        >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
-        >>> X = np.random.default_rng(0).normal(size=(50, 3))
-        >>> detector = AutoEncoder(epoch_num=2, verbose=0).fit(X)
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     detector.save(f"{folder}/model")
-        ...     loaded = AutoEncoder.load(f"{folder}/model")
-        >>> type(loaded).__name__
+        ...     type(AutoEncoder.load(f"{folder}/model")).__name__
         'AutoEncoder'
         """
         detector = saved.load_detector(path)
@@ -920,7 +894,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Parameters
         ----------
         path : str or Path
-            The file; an older one there is replaced. Input ``X`` of shape (n, n_features), float64;
+            The file; an older one is replaced. Input ``X`` of shape (n, n_features), float64;
             outputs ``scores`` of shape (n,), float32, and ``labels`` of shape (n,), int64.
 
         Raises
@@ -928,18 +902,19 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         ImportError
             If onnxscript is not installed, or torch is older than 2.11.
         ValueError
-            As there, or if the weights are larger than 2 GiB.
+            As :meth:`to_torch_export`, and if the weights are larger than 2 GiB.
 
         See Also
         --------
-        to_torch_export : As a program of :mod:`torch.export`.
+        to_torch_export : Exports to a program of torch.
 
         Examples
         --------
-        >>> import numpy as np, onnxruntime, tempfile
+        >>> import onnxruntime, tempfile
+        >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     detector.to_onnx(f"{folder}/detector.onnx")
         ...     session = onnxruntime.InferenceSession(f"{folder}/detector.onnx")
@@ -950,42 +925,37 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         write_onnx(fitted_of(self), Path(path), type(self).__name__)
 
     def to_torch_export(self) -> ExportedProgram:
-        """Return the detector as a program of :mod:`torch.export`.
-
-        It needs torch alone to run, also after :func:`torch.export.save` and
-        :func:`torch.export.load`.
+        """Export the detector to a program of :mod:`torch.export`, which needs torch alone to run.
 
         Returns
         -------
         torch.export.ExportedProgram
-            On the CPU. Its ``module()`` takes X of shape (n, n_features), float64, n >= 1, and
-            returns scores of shape (n,), float32, and labels of shape (n,), int64. Values that are
-            not finite raise nothing: such a row gets the largest float32.
+            On the CPU. Its ``module()`` maps X of shape (n, n_features), float64, n >= 1, to
+            scores of shape (n,), float32, and labels of shape (n,), int64. A row that is not finite
+            gets the largest float32.
 
         Raises
         ------
-        ValueError
-            If torch cannot export the network or the score head of a plugin, or ``contamination``
-            is a thresholder whose labels depend on the rows beside a row.
         ImportError
             If torch is older than 2.6.
+        ValueError
+            If torch cannot export the network or the score head of a plugin, or the labels are
+            those of a thresholder of PyThresh, which are not set by a threshold on the score.
 
         See Also
         --------
-        to_onnx : As an ONNX file.
+        to_onnx : Exports to an ONNX file.
 
         Examples
         --------
-        >>> import numpy as np
         >>> import torch
+        >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> scores, labels = detector.to_torch_export().module()(torch.from_numpy(X))
-        >>> np.allclose(scores, detector.decision_scores_, rtol=1e-4)
-        True
-        >>> int(labels.sum())
-        30
+        >>> np.allclose(scores, detector.decision_scores_, rtol=1e-4), int(labels.sum())
+        (True, 30)
         """
         return export_program(fitted_of(self))
 

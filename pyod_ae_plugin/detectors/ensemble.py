@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyod_ae_plugin.detectors.base import NeuralDetector, fitted_of
 from pyod_ae_plugin.detectors.fit import Start, rescored
+from pyod_ae_plugin.detectors.inputs import TrainingRows
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     as_value,
@@ -23,7 +24,6 @@ from pyod_ae_plugin.detectors.parameters import (
     seed_of,
 )
 from pyod_ae_plugin.detectors.recipe import Recipe, build_head, corrupt, make_recipe, trim_of
-from pyod_ae_plugin.detectors.rows import TrainingRows
 from pyod_ae_plugin.engine.objectives import ReconstructionLoss
 from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.engine.rows import Rows
@@ -305,7 +305,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         if not self.warm_start or not hasattr(self, "scoring_module_"):
             return super()._fit_anew(rows, training)
         earlier = self.scoring_module_
-        n_before, n_features = len(earlier.head.location), earlier.standardize.n_features
+        n_before, n_features = len(next(earlier.network.parameters())), self.n_features_in_
         if rows.shape[1] != n_features:
             raise ValueError(
                 f"warm_start=True adds to members of {n_features} features, but X has "

@@ -71,13 +71,7 @@ _HIGHEST_ERROR = 2
 
 
 class FitInterrupted(KeyboardInterrupt):
-    """Ctrl-C ended training after some epochs.
-
-    Attributes
-    ----------
-    fitted : Fitted
-        What the last finished epoch left.
-    """
+    """Ctrl-C ended training; ``fitted`` is what the last finished epoch left."""
 
     def __init__(self, fitted: Fitted) -> None:
         super().__init__(
@@ -89,70 +83,41 @@ class FitInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Start:
-    """What a fit goes on from.
+    """What a fit continues from."""
 
-    Attributes
-    ----------
-    standardize : Standardize or None
-        Of all rows that were seen, or of an earlier fit; None is that of the rows to fit to.
-    network : torch.nn.Module or None
-        A network to train further; None begins with a new one.
-    members : torch.nn.Module or None
-        Members of an ensemble, which those that are trained join.
-    epoch_fraction : float
-        Share of the usual epochs to train.
-    seed_offset : int
-        Added to the seed of what training draws.
-    keeps_network : bool
-        Whether training may go on again, from :attr:`Fitted.network`.
-    """
-
+    # of all rows seen, or of an earlier fit; None learns it from the rows to fit to
     standardize: Standardize | None = None
+    # a network to train further; None starts with a new one
     network: Network | None = None
+    # members of an ensemble, which the trained ones join
     members: Network | None = None
+    # share of the usual epochs to train
     epoch_fraction: float = 1.0
+    # added to the seed of what training draws
     seed_offset: int = 0
+    # whether training may continue once more, from Fitted.network
     keeps_network: bool = False
 
 
 class Trained(NamedTuple):
-    """What training left.
-
-    Attributes
-    ----------
-    network : torch.nn.Module
-    options : TrainingOptions
-    generator : torch.Generator
-        The source of what is drawn after training.
-    lr : float
-    history : dict of str to list of float
-    completed : bool
-        Whether training came to its end and was not interrupted.
-    """
+    """What training left."""
 
     network: Network
     options: TrainingOptions
-    generator: torch.Generator
+    generator: torch.Generator  # for what is drawn after training
     lr: float
     history: dict[str, list[float]]
-    completed: bool
+    completed: bool  # False if Ctrl-C ended it
 
 
 class Group:
-    """The processes that fit a model together, seen from one of them; here one process alone.
+    """The processes that fit a model together, seen from one of them; here a single process."""
 
-    Attributes
-    ----------
-    rank : int
-        Number of this process, from 0.
-    size : int
-    """
-
-    rank = 0
+    rank = 0  # number of this process
     size = 1
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank, for the first; for the others their own."""
+        """The values of all processes, by rank, in the first process; the others get their own."""
         return [value]
 
     def all_gather(self, value: T) -> list[T]:
@@ -310,13 +275,7 @@ def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
 
 
 def _standardize(rows: Rows, recipe: Recipe, start: Start, group: Group) -> Standardize:
-    """Return what standardises raw rows: learned from all of them, or taken from the start.
-
-    Raises
-    ------
-    ValueError
-        If rows that their own moments do not scale are too large to be trained on.
-    """
+    """Return what standardises raw rows: learned from all of them, or taken from the start."""
     standardize = start.standardize
     if standardize is None:
         standardize = Standardize(rows.shape[1])
@@ -339,7 +298,7 @@ def moments_of(rows: Rows) -> Moments:
 
 
 def _check_range(rows: Rows, standardize: Standardize) -> None:
-    """Raise if float32 would overflow in training."""
+    """Raise if rows that their own moments do not scale would overflow float32 in training."""
     farthest = max(standardize(tile).abs().max().item() for tile in row_tiles(rows))
     if farthest > FARTHEST:
         raise ValueError(
@@ -351,7 +310,7 @@ def _check_range(rows: Rows, standardize: Standardize) -> None:
 
 
 def _sample(rows: Rows, n_members: int, group: Group) -> Tensor:
-    """Rows, spread evenly over those of all processes, of which the head may hold what it needs."""
+    """Rows, spread evenly over all processes, as many as a head may keep in memory."""
     counts = group.all_gather(len(rows))
     n_features = rows.shape[1]
     most = max(_SAMPLE_CELLS // (n_features * n_members), _FEWEST_SAMPLE_ROWS)
@@ -361,7 +320,7 @@ def _sample(rows: Rows, n_members: int, group: Group) -> Tensor:
 
 
 def _tiles(sample: Tensor, module: ScoringModule) -> Tiles:
-    """Rows, standardised, tile by tile, as often as they are asked for."""
+    """Return a function that iterates over the standardised rows, tile by tile."""
     device = module.standardize.scale.device
     height = training_tile_rows(sample.shape[1], device)
 
@@ -410,7 +369,7 @@ def _train(
 
 
 def fit_fingerprint(recipe: Recipe, rows: Rows, device: torch.device) -> str:
-    """Return a digest of parameters, device and training rows; of many rows, a sample of them."""
+    """Return a digest of parameters, device and training rows (a sample of them)."""
     digest = hashlib.sha256()
     # The name of a class or function is the same in another process.
     params = {
@@ -426,25 +385,11 @@ def fit_fingerprint(recipe: Recipe, rows: Rows, device: torch.device) -> str:
 
 
 def _run(training: Training, recipe: Recipe, checkpoint: Checkpoint | None) -> bool:
-    """Run a training, from its checkpoint if there is one, and anew after it diverged if asked to.
+    """Run a training, from its checkpoint if there is one; restart it where it diverges.
 
-    Returns
-    -------
-    bool
-        Whether it came to its end. If not, it was interrupted, and the network is as the last
-        finished epoch left it.
-
-    Raises
-    ------
-    DivergenceError
-        If it diverged, and is not started anew.
-    KeyboardInterrupt
-        If it was interrupted before an epoch was finished.
-
-    Warns
-    -----
-    ConvergenceWarning
-        If it is started anew, or the network reconstructs rows worse than their mean does.
+    Return whether it finished. If not, Ctrl-C ended it, and the network is as the last finished
+    epoch left it. Without restarts left a DivergenceError is raised, and a ConvergenceWarning
+    given where the network reconstructs rows worse than their mean does.
     """
     draws_globally = not recipe.draws_privately
     untrained = training.error()
@@ -486,7 +431,7 @@ def _run(training: Training, recipe: Recipe, checkpoint: Checkpoint | None) -> b
 def _run_once(
     training: Training, verbose: int, checkpoint: Checkpoint | None, draws_globally: bool
 ) -> bool:
-    """Run a training from where it is; return whether it came to its end."""
+    """Continue a training; return whether it finished."""
     try:
         bar = tqdm(desc="Training: ", disable=verbose != 1, initial=len(training.history))
         with bar, contextlib.closing(training.epochs()) as epochs:
@@ -509,9 +454,9 @@ def _run_once(
 
 
 def _fault(training: Training, untrained: float) -> DivergenceError | None:
-    """What is wrong with a network whose numbers are all finite, or None.
+    """Return what is wrong with a trained network whose numbers are all finite, or None.
 
-    A network of a few steps may be as bad as it was untrained; only training makes it worse.
+    After a few steps a network may be as bad as it was untrained; only divergence makes it worse.
     """
     error = training.error()
     if not math.isfinite(error):

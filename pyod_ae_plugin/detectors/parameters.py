@@ -99,7 +99,7 @@ def check_value(name: str, kind: type, value: Any) -> None:
         value = vars(value)
     if not isinstance(value, Mapping):
         return
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    known = [field.name for field in fields(kind)]
     unknown = sorted(set(value) - set(known))
     if unknown:
         raise ValueError(f"{name} has no {unknown[0]!r}; {kind.__name__} takes {known}.")

@@ -39,54 +39,26 @@ _PRIVATE_FACTORIES = (mlp, variational_mlp, conv, variational_conv)
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the parameters of a detector ask of a fit.
+    """All that the parameters of a detector ask of a fit."""
 
-    Attributes
-    ----------
-    build_network : callable
-        Makes the untrained network from a :class:`torch.Generator`, on a device. On the device
-        'meta' it takes no memory and the values of the network are not checked.
-    build_head : callable
-        Makes the unfitted score head for a network.
-    objective : Objective
-    options : TrainingOptions
-    preprocessing : bool
-        Whether features are standardised.
-    contamination : float or thresholder
-    calibration_fraction : float
-        Share of the rows kept from training to set the threshold by; 0 keeps none.
-    seed : int
-    device : str, torch.device or None
-        As it is asked for; a fit finds out whether it is here.
-    precision : {'float32', 'tf32', 'bfloat16'}
-    variational : bool
-        Whether the network has a posterior whose use of the latent dimensions is measured.
-    draws_privately : bool
-        Whether building and training leave torch's global generators alone.
-    restarts : bool
-        Whether training that diverges starts anew at a lower learning rate.
-    verbose : int
-    checkpoint : Path or None
-    params : mapping of str to object
-        The detector's parameters by name, and its class by 'class'; they tell this fit from others.
-    """
-
+    # Makes the untrained network on a device. On the device 'meta' it takes no memory, and the
+    # values of the network are not checked.
     build_network: Callable[[torch.Generator, torch.device], Network]
-    build_head: Callable[[Network], ScoreHead]
+    build_head: Callable[[Network], ScoreHead]  # makes the unfitted head for a network
     objective: Objective
     options: TrainingOptions
-    preprocessing: bool
-    contamination: Any
-    calibration_fraction: float
+    preprocessing: bool  # whether features are standardised
+    contamination: Any  # a share, or a thresholder
+    calibration_fraction: float  # share of the rows kept from training to set the threshold
     seed: int
-    device: str | torch.device | None
+    device: str | torch.device | None  # as asked for; fit_model checks whether it is here
     precision: Precision
-    variational: bool
-    draws_privately: bool
-    restarts: bool
+    variational: bool  # whether the network has a posterior, whose latent dimensions are measured
+    draws_privately: bool  # whether building and training leave torch's global generators alone
+    restarts: bool  # whether training restarts at a lower learning rate after it diverged
     verbose: int
     checkpoint: Path | None
-    params: Mapping[str, Any]
+    params: Mapping[str, Any]  # class and parameters of the detector, for the fingerprint of a fit
 
 
 def make_recipe(
@@ -100,7 +72,7 @@ def make_recipe(
     seed: int | None = None,
     **options: Any,
 ) -> Recipe:
-    """Make a recipe of the parameters that all detectors share, and of what they differ in.
+    """Make a recipe from the parameters that all detectors share and from what they differ in.
 
     ``options`` are fields of :class:`~pyod_ae_plugin.engine.options.TrainingOptions`.
     """
@@ -142,17 +114,8 @@ def single_network_recipe(
 ) -> Recipe:
     """Make the recipe of a detector of one network, such as ``AutoEncoder`` and ``VAE``.
 
-    Parameters
-    ----------
-    detector : NeuralDetector
-        With the parameters ``network``, ``early_stopping``, ``use_compile`` and ``compile_mode``.
-    n_features : int
-    objective : callable
-        Makes the objective of the corruption and of whether the decoder learns a variance.
-    variational : bool, default=False
-        Whether the network needs a posterior. Its decoder then learns a variance.
-    **network_params
-        What a network factory may ask for in place of parameters of the detector.
+    ``objective`` is called with the corruption and with whether the decoder learns a variance.
+    ``network_params`` stand in for parameters of the detector that a network factory asks for.
     """
     factory = find_network(detector.network)
     # A decoder learns a variance where the score head asks for it, and in every VAE.
@@ -192,9 +155,8 @@ def corrupt(members: Sequence[Corruption]) -> corruption.Corruption | None:
 
 def trim_of(detector: NeuralDetector) -> float:
     """The share that is trimmed, or its default."""
-    if detector.trim is not None:
-        return detector.trim
-    return 0.0 if detector.novelty else DEFAULT_TRIM
+    default = 0.0 if detector.novelty else DEFAULT_TRIM
+    return default if detector.trim is None else float(detector.trim)
 
 
 # ------------------------------------------------------------------------------------ networks
@@ -226,14 +188,7 @@ def build_network(
     generator: torch.Generator,
     device: torch.device,
 ) -> Network:
-    """Call a factory with ``n_features`` and the parameters it names, and check its network.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the factory needs parameters that the detector does not have, or the network does not
-        do what is asked of a network.
-    """
+    """Call a factory with ``n_features`` and the parameters it names, and check its network."""
     if isinstance(factory, nn.Module):
         raise TypeError(
             "network= takes a factory, called with n_features at each fit, and not a module: "
@@ -340,13 +295,7 @@ def find_head(name: str) -> Callable[..., ScoreHead]:
 def build_head(
     name: str, network: Network, n_features: int, members: tuple[int, ...] = ()
 ) -> ScoreHead:
-    """Return a new score head of a registered kind for a network.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If no such head is registered, it is none, or the network lacks what it needs.
-    """
+    """Return a new score head of a registered kind, for a network that has what it needs."""
     factory = find_head(name)
     available = {"n_latent": _n_latent(network, n_features), "members": members}
     named = inspect.signature(factory).parameters

@@ -38,25 +38,7 @@ _LEFT_BEHIND = ("checkpoint",)
 
 
 def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
-    """Save a detector as a folder, or as one file.
-
-    Parameters
-    ----------
-    detector : NeuralDetector
-        Of a registered class; its parameters are saved.
-    fitted : Fitted
-        What it learned.
-    path : Path
-        One file if it ends in ``.safetensors``, else a folder. A failure leaves what was there.
-
-    Raises
-    ------
-    ValueError
-        If the class is not registered, or a parameter, such as a network factory, cannot be
-        written without pickle.
-    FileExistsError
-        If something other than a saved detector is there.
-    """
+    """Save the parameters of a detector and what it learned; see ``NeuralDetector.save``."""
     params = described_params(detector)
     attributes, tensors = fitted.to_saved()
     description = {
@@ -77,13 +59,7 @@ def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
 
 
 def described_params(detector: NeuralDetector) -> dict[str, Any]:
-    """The parameters of a detector, fitted or not, as JSON holds them.
-
-    Raises
-    ------
-    ValueError
-        If the class is not registered, or a parameter cannot be written without pickle.
-    """
+    """The parameters of a detector as JSON; a ValueError names what only pickle could hold."""
     name = type(detector).__name__
     if name not in detector_names() or find(_HOOK, name, "detector") is not type(detector):
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from pyod_ae_plugin.detectors.fit import Start
-from pyod_ae_plugin.detectors.rows import as_rows
+from pyod_ae_plugin.detectors.inputs import as_rows
 from pyod_ae_plugin.engine.rows import row_tiles
 from pyod_ae_plugin.engine.sampling import RowSample
 from pyod_ae_plugin.fitted import Array
@@ -21,26 +21,13 @@ _LEAST_ROWS_KEPT = 1024
 
 
 class Stream(NamedTuple):
-    """A uniform sample of the rows seen so far, and what a fit to them goes on from.
-
-    Attributes
-    ----------
-    sample : RowSample
-    moments : Moments or None
-        Of all rows that were seen; None where the standardisation stays as it is.
-    generator : torch.Generator
-        Draws the sample.
-    network : torch.nn.Module or None
-        The network as it was trained; None before that.
-    standardize : Standardize or None
-        That of an earlier fit, of whose rows nothing is known.
-    """
+    """A uniform sample of the rows seen so far, and what a fit to it continues from."""
 
     sample: RowSample
-    moments: Moments | None
-    generator: torch.Generator
-    network: Network | None = None
-    standardize: Standardize | None = None
+    moments: Moments | None  # of all rows seen; None where the standardisation stays as it is
+    generator: torch.Generator  # draws the sample
+    network: Network | None = None  # as it was trained last
+    standardize: Standardize | None = None  # of an earlier fit, whose rows are unknown
 
     @classmethod
     def new(cls, n_features: int, seed: int, preprocessing: bool) -> Stream:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyod_ae_plugin.detectors.rows import validate_rows
+from pyod_ae_plugin.detectors.inputs import validate_rows
 from pyod_ae_plugin.report.contents import Contents, compute_contents
 from pyod_ae_plugin.report.page import render, require_bokeh
 from pyod_ae_plugin.storage import atomic_write

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pyod_ae_plugin.detectors.base import adopt, recipe_of
 from pyod_ae_plugin.detectors.fit import Group, Trained, fit_model
+from pyod_ae_plugin.detectors.inputs import TrainingRows, as_rows
 from pyod_ae_plugin.detectors.recipe import Recipe
-from pyod_ae_plugin.detectors.rows import TrainingRows, as_rows
 from pyod_ae_plugin.engine.options import TrainingOptions, chosen, n_trained
 from pyod_ae_plugin.fitted import Array, Fitted
 from pyod_ae_plugin.integrations.ray.cluster import as_array, ray_module

@@ -1,4 +1,4 @@
-"""From what users pass to a tensor of rows, without a copy where there is a choice."""
+"""Checks what users pass as X and views it as a tensor of rows, without a copy where possible."""
 
 from __future__ import annotations
 
@@ -23,52 +23,29 @@ except ImportError:  # scikit-learn 1.5
 
 _DLPACK_CPU = 1  # by the standard
 
-_SHARED_DTYPES = frozenset(
-    np.dtype(name)
-    for name in [
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "float16",
-        "float32",
-        "float64",
-    ]
-)
+# Types of NumPy that torch has, too.
+_SHARED_DTYPES = [np.dtype(kind) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")]
+
+Array = np.ndarray[Any, Any]
 
 
 def validate_rows(
     estimator: BaseEstimator, X: Any, *, reset: bool, ensure_all_finite: bool = True
-) -> np.ndarray[Any, Any]:
-    """Return X as a numeric array of shape (n, n_features), or say what is wrong with it.
+) -> Array:
+    """Return X as a numeric array [n, n_features], or raise a ValueError or TypeError.
 
-    Parameters
-    ----------
-    estimator : BaseEstimator
-        Whose ``n_features_in_`` and ``feature_names_in_`` are set (``reset``) or checked.
-    X : array-like of shape (n, n_features)
-    reset : bool
-        Whether X is training data.
-    ensure_all_finite : bool, default=True
-        Raise on NaN and infinity.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For sparse, complex, non-numeric, non-finite, empty or not two-dimensional data, and for
-        data that do not fit the training data.
+    With ``reset`` X is training data, and ``n_features_in_`` and ``feature_names_in_`` of the
+    estimator are set; otherwise X is compared with them.
     """
     if not (reset or ensure_all_finite) and _is_plain(estimator, X):
         return X  # type: ignore[no-any-return]
     try:
-        # scikit-learn adds all numbers up, which may be the largest floats and their negatives
+        # scikit-learn sums all numbers, which may be the largest floats and their negatives
         with np.errstate(invalid="ignore", over="ignore"):
             X = validate_data(
                 estimator, X, reset=reset, dtype="numeric", ensure_all_finite=ensure_all_finite
             )
-            # Lists with None and numbers too large come through this check as objects.
+            # Lists with None and very large numbers pass this check as objects.
             converted = X.dtype.kind == "O" or X.dtype.itemsize > 8
             X = X.astype(np.float64) if converted else X
     except OverflowError as error:
@@ -77,46 +54,42 @@ def validate_rows(
         assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
     elif X.dtype.kind not in "biuf":
         raise TypeError(f"X must hold numbers, got {X.dtype}. Convert it to numbers first.")
-    rows: np.ndarray[Any, Any] = X
+    rows: Array = X
     return rows
 
 
 class TrainingRows:
-    """Checks training rows, batch by batch, and leaves the estimator as it is.
+    """Checks training rows, batch by batch, without changing the estimator.
 
-    Parameters
-    ----------
-    estimator : BaseEstimator
-    reset : bool, default=True
-        Whether the first batch says what the features are; if not, the earlier fit does.
+    With ``reset`` the first batch defines the features, otherwise the earlier fit does.
     """
 
     def __init__(self, estimator: BaseEstimator, reset: bool = True) -> None:
-        # scikit-learn notes the features on what it is given
-        self._noted = object.__new__(type(estimator))
-        self._noted.__dict__.update(vars(estimator))
+        # scikit-learn sets n_features_in_ and feature_names_in_ on this copy.
+        self._copy = object.__new__(type(estimator))
+        self._copy.__dict__.update(vars(estimator))
         self._reset = reset
 
-    def check(self, X: Any) -> np.ndarray[Any, Any]:
+    def check(self, X: Any) -> Array:
         """Return a batch as :func:`validate_rows` does."""
-        rows = validate_rows(self._noted, X, reset=self._reset)
+        rows = validate_rows(self._copy, X, reset=self._reset)
         self._reset = False
         return rows
 
     @property
     def n_features(self) -> int:
-        """Features of the rows that were checked."""
-        n: int = self._noted.n_features_in_
+        """Number of features of the rows that were checked."""
+        n: int = self._copy.n_features_in_
         return n
 
     @property
-    def feature_names(self) -> np.ndarray[Any, Any] | None:
-        """Names of the features, where the first batch has names."""
-        return getattr(self._noted, "feature_names_in_", None)
+    def feature_names(self) -> Array | None:
+        """Names of the features, if the first batch has names."""
+        return getattr(self._copy, "feature_names_in_", None)
 
 
 def _is_plain(estimator: BaseEstimator, X: Any) -> bool:
-    """Whether X plainly is what the estimator was fitted to; spares small tables the long check."""
+    """Whether X needs no further check; scikit-learn's takes as long as scoring a small table."""
     return (
         type(X) is np.ndarray
         and X.dtype in (np.float64, np.float32)
@@ -128,15 +101,10 @@ def _is_plain(estimator: BaseEstimator, X: Any) -> bool:
 
 
 def device_rows(estimator: BaseEstimator, X: Any) -> Tensor | None:
-    """Return rows that lie on a GPU as a tensor, without a copy; None if X lies on the host.
+    """Return rows on a GPU as a tensor, without a copy; None if X lies on the host.
 
-    Taken are tensors and whatever offers ``__cuda_array_interface__`` or ``__dlpack__``, such as
-    arrays of CuPy.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If they are not numbers in as many columns as the estimator was fitted to.
+    X may be a tensor or anything with ``__cuda_array_interface__`` or ``__dlpack__``, such as an
+    array of CuPy.
     """
     if isinstance(X, torch.Tensor):
         rows = X.detach()
@@ -153,7 +121,7 @@ def device_rows(estimator: BaseEstimator, X: Any) -> Tensor | None:
 
 
 def check_tensor(estimator: BaseEstimator, rows: Tensor) -> None:
-    """Raise unless rows are a tensor [n, n_features] and hold real numbers."""
+    """Raise unless rows are a tensor [n, n_features] of real numbers."""
     if not isinstance(rows, Tensor):
         raise TypeError(f"Rows must be a torch.Tensor here, got a {type(rows).__name__}.")
     if rows.is_complex():
@@ -172,17 +140,17 @@ def assert_device_rows_finite(rows: Tensor) -> None:
         raise ValueError("X holds NaN or infinity. Fill or drop such rows.")
 
 
-def as_rows(X: np.ndarray[Any, Any]) -> Rows:
-    """View a numeric array as a tensor, read only; what torch cannot view is converted by parts."""
+def as_rows(X: Array) -> Rows:
+    """View a numeric array as a tensor to read from; types unknown to torch are cast on access."""
     if X.dtype not in _SHARED_DTYPES or any(stride < 0 for stride in X.strides):
         return _ConvertedRows(X)
     return torch.from_numpy(X if X.flags.writeable else np.asarray(_Writeable(X)))
 
 
 class _ConvertedRows:
-    """Rows of which those that are asked for become float64 tensors."""
+    """Rows that are cast to float64 tensors when they are accessed."""
 
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+    def __init__(self, array: Array) -> None:
         self._array = array
         self.shape = array.shape
 
@@ -198,13 +166,12 @@ class _ConvertedRows:
 
 
 class _Writeable:
-    """An array's memory declared writeable.
+    """An array's memory, declared writeable: torch warns about read-only arrays.
 
-    torch warns when it wraps a read-only array, as memory maps and joblib's shared arrays are.
-    Nothing here writes to rows.
+    Memory maps and joblib's shared arrays are read-only. Nothing here writes to rows.
     """
 
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+    def __init__(self, array: Array) -> None:
         self._array = array  # keeps the memory alive
         interface = dict(array.__array_interface__)
         interface["data"] = (interface["data"][0], False)
