@@ -60,11 +60,36 @@ if TYPE_CHECKING:
 
 
 class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector, abc.ABC):  # type: ignore[misc]
-    """Base class of the detectors of this package.
+    """Base class of the detectors of this package: what they all learn and do.
 
     A subclass stores its parameters in ``__init__``, gives their constraints in
-    ``_parameter_constraints`` and says by ``_recipe`` what they ask of a fit. Everything else is
-    here.
+    ``_parameter_constraints`` and returns in ``_recipe`` what they ask of a fit.
+
+    Attributes
+    ----------
+    decision_scores_ : ndarray of shape (n_samples,)
+        Scores of the training rows; the larger, the more abnormal.
+    threshold_ : float
+        Rows with larger scores are outliers. You may set it. Thresholders of PyThresh have a scale
+        of their own.
+    labels_ : ndarray of shape (n_samples,)
+        Labels of the training rows: 0 for inliers, 1 for outliers.
+    held_out_scores_ : ndarray of shape (n_held_out,)
+        Calibration scores, ascending, of the rows kept from training by ``held_out_threshold``.
+    scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
+        All that was learned, as one module that maps raw rows to scores.
+    lr_ : float
+        Highest learning rate of training; after restarts less than ``lr``.
+    history_ : dict of str to list of float
+        ``'loss'`` of each epoch, in an ensemble the mean over its members; with early stopping also
+        ``'validation_loss'``.
+    drift_reference_ : ndarray of shape (n_kept, n_features)
+        Values of each feature in at most 1,000 training rows, ascending. Each column is sorted by
+        itself, so that no row can be read from it.
+    n_features_in_ : int
+        Number of features in fit.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if the training data had names.
 
     Examples
     --------

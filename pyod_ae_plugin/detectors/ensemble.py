@@ -130,35 +130,9 @@ class AutoEncoderEnsemble(NeuralDetector):
         warning each time. 'restart' also trains anew where rows end up reconstructed worse than by
         their mean.
 
-    Attributes
-    ----------
-    decision_scores_ : ndarray of shape (n_samples,)
-        Scores of the training rows; the larger, the more abnormal. An ordinary row has 0.
-    threshold_ : float
-        Rows with larger scores are outliers. You may set it. A thresholder of PyThresh gives it on
-        a scale of its own.
-    held_out_scores_ : ndarray of shape (n_held_out,)
-        Scores, ascending, of the rows kept from training by ``held_out_threshold``.
-    labels_ : ndarray of shape (n_samples,)
-        0 for the inliers and 1 for the outliers among the training rows.
-    model : torch.nn.Module
-        The trained networks as one.
-    scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
-        All that was learned, as one module from raw rows to scores.
-    lr_ : float
-        Highest learning rate that was trained at; less than ``lr`` after restarts.
-    history_ : dict of str to list of float
-        ``'loss'`` of each epoch, the mean of the members'.
-    drift_reference_ : ndarray of shape (n_kept, n_features)
-        Each feature's values in at most 1,000 training rows, ascending. As each column is sorted
-        by itself, rows cannot be read from it.
-    n_features_in_ : int
-        Features seen in fit.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Their names, where the training data had names.
-
     See Also
     --------
+    pyod_ae_plugin.detectors.NeuralDetector : Attributes after fit, and methods.
     AutoEncoder : A single one, which is faster.
 
     Notes
