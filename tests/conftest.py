@@ -10,8 +10,8 @@ from pyod.utils.data import generate_data
 
 from pyod_ae_plugin import AutoEncoder, AutoEncoderEnsemble
 
-# A distribution of its own that cannot be imported on purpose.
-collect_ignore = ["broken_plugins"]
+# A distribution that cannot be imported on purpose, and a script beside the data that it writes.
+collect_ignore = ["broken_plugins", "data"]
 
 # The same examples at each run; to look for new ones: pytest --hypothesis-profile=hunt
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -246,7 +246,10 @@ def test_json_ends_no_element():
 
 def test_the_card_says_how_the_model_was_made_and_nothing_of_the_machine(quick, data, tmp_path):
     detector = quick(
-        random_state=7, checkpoint=tmp_path / "checkpoint", hidden_neuron_list=[8, 2]
+        epoch_num=2,
+        random_state=7,
+        checkpoint=tmp_path / "checkpoint",
+        hidden_neuron_list=[8, 2],
     ).fit(data[0])
     card = detector.report(data[0]).contents.card
     assert card.facts["Seed (random_state)"] == "7"
