@@ -109,6 +109,7 @@ def test_early_stopping_is_on_request(quick, X):
     assert "validation_loss" not in quick(AutoEncoder).fit(X).history_
 
 
+@pytest.mark.slow
 def test_compiled_training_scores_like_uncompiled(quick, X):
     plain = quick(AutoEncoder).fit(X)
     compiled = quick(AutoEncoder, use_compile=True).fit(X)

@@ -56,6 +56,7 @@ def test_tests_are_scipys(quick, X):
     assert np.array_equal(adjusted, holm(p_values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 def test_false_alarms_are_no_more_than_alpha(quick, held_out):
     n_alarms = n_checks = 0

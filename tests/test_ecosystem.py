@@ -54,6 +54,7 @@ def assert_scores_alike(detectors, others, X):
 # ------------------------------------------------------------------------ PyOD's ensembles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_suod(quick, n_jobs, data, alone):
     X_train, X_test, _, y_test = data
@@ -65,6 +66,7 @@ def test_suod(quick, n_jobs, data, alone):
     assert suod.predict(X_test).shape == (200,)
 
 
+@pytest.mark.slow
 def test_suod_neither_projects_nor_approximates_detectors_that_it_does_not_know(quick, data, alone):
     X_train, X_test, _, _ = data
     suod = SUOD(mixed(quick), bps_flag=False, verbose=False).fit(X_train)
@@ -73,6 +75,7 @@ def test_suod_neither_projects_nor_approximates_detectors_that_it_does_not_know(
     assert not np.any(suod.model_.approx_flags[:3])
 
 
+@pytest.mark.slow
 def test_lscp(quick, data, alone):
     X_train, X_test, _, y_test = data
     lscp = LSCP(mixed(quick), random_state=0, n_bins=3).fit(X_train)
@@ -92,6 +95,7 @@ def test_feature_bagging(quick, Detector, data):
     assert roc_auc_score(y_test, bagging.decision_function(X_test)) > 0.9
 
 
+@pytest.mark.slow
 def test_xgbod(quick, data, alone):
     X_train, X_test, y_train, y_test = data
     xgbod = XGBOD(mixed(quick), standardization_flag_list=[False] * 6, random_state=0)
@@ -130,6 +134,7 @@ def fitted_ensembles(quick, X, y):
     yield XGBOD(ours(quick), random_state=0).fit(X, y)
 
 
+@pytest.mark.slow
 def test_ensembles_of_ours_can_be_pickled(quick, data):
     X_train, X_test, y_train, _ = data
     for ensemble in fitted_ensembles(quick, X_train, y_train):
@@ -165,6 +170,7 @@ def test_pipeline(quick, Detector, data):
         assert np.array_equal(getattr(pipeline, method)(X_test), expected)
 
 
+@pytest.mark.slow
 @EACH
 def test_grid_search_in_worker_processes(quick, Detector, data):
     X_train, _, y_train, _ = data
@@ -193,6 +199,7 @@ def test_cross_val_score_gives_each_fold_what_it_gets_alone(quick, Detector, dat
 # ------------------------------------------------------------------------- other processes
 
 
+@pytest.mark.slow
 def test_joblib_workers_fit_and_score(quick, data, alone):
     X_train, X_test, _, _ = data
     with joblib.Parallel(n_jobs=2) as parallel:
@@ -203,6 +210,7 @@ def test_joblib_workers_fit_and_score(quick, data, alone):
         assert np.array_equal(got, detector.decision_function(X_test))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 @EACH
 def test_a_forked_process_fits_and_scores(quick, Detector, X):
@@ -214,6 +222,7 @@ def test_a_forked_process_fits_and_scores(quick, Detector, X):
     assert np.array_equal(scores, detector.decision_scores_)
 
 
+@pytest.mark.slow
 def test_cuda_is_left_alone_until_fit():
     # Asking for devices is enough to spoil CUDA for forked processes.
     code = """

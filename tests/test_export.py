@@ -18,6 +18,8 @@ onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
+pytestmark = pytest.mark.slow
+
 CONV = {"network": "conv", "hidden_neuron_list": [3, 4, 2]}
 VARIATIONAL_CONV = {
     "network": "variational_conv",

@@ -288,6 +288,7 @@ def disk(request, tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @NEEDS_FORK
 def test_a_full_disk_while_saving_leaves_the_old_model_whole(quick, disk, X):
     detector = quick(AutoEncoder).fit(X)
@@ -304,6 +305,7 @@ def test_a_full_disk_while_saving_leaves_the_old_model_whole(quick, disk, X):
     assert np.array_equal(loaded.decision_function(X), detector.decision_scores_)
 
 
+@pytest.mark.slow
 @NEEDS_FORK
 def test_a_full_disk_ends_a_fit_whose_checkpoint_it_cannot_hold(quick, disk, X, monkeypatch):
     path = disk.folder / "training.safetensors"
@@ -364,6 +366,7 @@ def score_command(quick, tmp_path, X, monkeypatch):
     return score_command, undisturbed
 
 
+@pytest.mark.slow
 @NEEDS_FORK
 @pytest.mark.parametrize("ending", [".csv", ".npy"])
 @pytest.mark.parametrize("room", [0, ROOM], ids=["for nothing", "for parts"])
@@ -402,6 +405,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_scoring_goes_on_after_a_signal(sent, score_command, tmp_path):
@@ -427,6 +431,7 @@ def test_scoring_goes_on_after_a_signal(sent, score_command, tmp_path):
     assert not list(tmp_path.glob(".scores*"))
 
 
+@pytest.mark.slow
 @NEEDS_FORK
 @EACH
 def test_a_killed_fit_goes_on_to_the_same_bits(quick, Detector, X, tmp_path):
@@ -449,6 +454,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(quick, Detector, X, tmp_path):
 # -------------------------------------------------------------------------- other processes
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_are_reported_and_replaced(quick, X):
     class Killed(AutoEncoder):
         def decision_function(self, X, batch_size=None):
@@ -492,6 +498,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @NEEDS_FORK
 def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(quick, two_threads, data):
     rows = np.tile(data[0], (20, 1))  # enough for two threads
@@ -503,6 +510,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(quick,
             assert np.array_equal(got, scores)
 
 
+@pytest.mark.slow
 def test_a_spawned_process_scores_as_this_one_does(quick, X):
     detectors = [quick(Detector).fit(X) for Detector in DETECTORS]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -694,6 +702,7 @@ with open(folder + "/model.pickle", "rb") as file:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @EACH
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", None])

@@ -1,7 +1,7 @@
 """What values may be: scales, tails, constants, overflow, and kinds of arrays; docs/numbers.md."""
 
 import warnings
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,17 +10,23 @@ from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 LARGEST = np.finfo(np.float64).max
-DETECTORS = [AutoEncoder, VAE, partial(AutoEncoderEnsemble, n_estimators=2)]
+DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 NAMES = ["AutoEncoder", "VAE", "AutoEncoderEnsemble"]
 HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor"]
 HEADS_OF_ONE = [*HEADS, "nll"]
 HEADS_OF_VAE = [*HEADS_OF_ONE, "reconstruction_probability", "elbo"]
 
 EACH = pytest.mark.parametrize("Detector", DETECTORS, ids=NAMES)
+# One head of each suffices where time counts.
 EACH_WITH_EVERY_HEAD = pytest.mark.parametrize(
     ("Detector", "head"),
     [
-        pytest.param(Detector, head, id=f"{name}-{head}")
+        pytest.param(
+            Detector,
+            head,
+            id=f"{name}-{head}",
+            marks=[] if head == "nearest_neighbor" else pytest.mark.slow,
+        )
         for Detector, name, heads in zip(
             DETECTORS, NAMES, [HEADS_OF_ONE, HEADS_OF_VAE, HEADS], strict=True
         )

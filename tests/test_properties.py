@@ -159,7 +159,15 @@ FITTED = {
 }
 
 
-@pytest.fixture(scope="module", params=FITTED)
+UNLIKE = ("AutoEncoder", "VAE", "AutoEncoderEnsemble")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[] if name in UNLIKE else pytest.mark.slow) for name in FITTED
+    ],
+)
 def detector(quick, request):
     Detector, params, units = FITTED[request.param]
     return quick(Detector, **{**SMALL[Detector], **params}).fit(training_rows() * units)

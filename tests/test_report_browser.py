@@ -19,7 +19,10 @@ from pyod_ae_plugin import AutoEncoder
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENSHOTS = os.environ.get("REPORT_SCREENSHOTS")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra test")
 
 

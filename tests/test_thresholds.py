@@ -79,6 +79,7 @@ PYTHRESH = sorted(name for name in vars(pyod_thresholds) if name.isupper())
 NEEDED = {"CLUST": "pyclustering", "CPD": "ruptures", "META": "sklego"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PYTHRESH)
 @pytest.mark.filterwarnings("ignore")
 def test_pyods_thresholders_set_the_threshold(quick, name, data):
@@ -190,6 +191,7 @@ def false_discoveries(detector, inliers, outliers, fdr):
     return false / max(false + true, 1), true / len(outliers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fdr", [0.1, 0.3])
 def test_the_false_discovery_rate_holds_on_simulated_data(fdr):
     rng = np.random.default_rng(1)
@@ -204,6 +206,7 @@ def test_the_false_discovery_rate_holds_on_simulated_data(fdr):
     assert power > 0.9
 
 
+@pytest.mark.slow
 def test_the_false_discovery_rate_holds_on_real_data():
     X, benign = load_breast_cancer(return_X_y=True)
     rates = []
