@@ -22,12 +22,22 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 EACH = pytest.mark.parametrize("Detector", DETECTORS)
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
+
+LABELS = "PyOD labels inliers 0 and outliers 1; scikit-learn expects 1 and -1"
+EXPECTED_FAILURES = {
+    "check_do_not_raise_errors_in_init_or_set_params": (
+        "PyOD's BaseDetector refuses a bad contamination in __init__"
+    ),
+    "check_outliers_fit_predict": LABELS,
+    "check_outliers_train": LABELS,
+}
 
 
 def ours(quick):
@@ -148,6 +158,19 @@ def test_ensembles_of_ours_can_be_pickled(quick, data):
 
 
 # ---------------------------------------------------------------------------- scikit-learn
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks(
+    [
+        AutoEncoder(epoch_num=2, verbose=0),
+        VAE(epoch_num=2, verbose=0),
+        AutoEncoderEnsemble(n_estimators=2, epoch_num=2, verbose=0),
+    ],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
+)
+def test_estimator_check(estimator, check):
+    check(estimator)
 
 
 @EACH
