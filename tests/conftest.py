@@ -1,4 +1,4 @@
-"""Data that several test files use."""
+"""Detectors and data that several test files use."""
 
 from pathlib import Path
 
@@ -8,8 +8,10 @@ import torch
 from hypothesis import settings
 from pyod.utils.data import generate_data
 
-# A distribution of its own that cannot be imported on purpose.
-collect_ignore = ["broken_plugins"]
+from pyod_ae_plugin import AutoEncoder, AutoEncoderEnsemble
+
+# A distribution that cannot be imported on purpose, and a script beside the data that it writes.
+collect_ignore = ["broken_plugins", "data"]
 
 # The same examples at each run; to look for new ones: pytest --hypothesis-profile=hunt
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -56,6 +58,17 @@ def _one_thread_per_worker():
 def data():
     """Contaminated training rows and test rows: X_train, X_test, y_train, y_test."""
     return generate_data(n_train=600, n_test=200, n_features=8, contamination=0.1, random_state=0)
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """Make a detector that is quick to fit; further keywords are its parameters."""
+
+    def quick(Detector=AutoEncoder, **params):
+        few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
+        return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **few, **params})
+
+    return quick
 
 
 @pytest.fixture

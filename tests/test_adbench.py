@@ -84,6 +84,7 @@ def test_unknown_names_and_keywords_are_refused_at_once():
             adbench_model(name, epochs_num=3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("adbench") is None, reason="needs ADBench; see docs/adbench.md")
 def test_adbench_s_pipeline_gives_the_figures_of_its_protocol(tmp_path, toy):
     np.savez(tmp_path / "toy.npz", X=toy.X, y=toy.y)

@@ -213,7 +213,7 @@ def test_tables_show_every_detector_on_every_set():
 def test_results_are_written(tmp_path):
     results = [result("a", "s", 0.9), result("b", "s", float("nan"), "boom")]
     write_results(results, tmp_path / "r.csv", "outlier")
-    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))
     assert [row["roc_auc"] for row in rows] == ["0.9", "nan"]
     write_results(results, tmp_path / "r.json", "outlier")
     document = json.loads((tmp_path / "r.json").read_text())

@@ -39,6 +39,7 @@ def table(tmp_path, X):
     return path
 
 
+@pytest.mark.slow
 def test_help_names_the_commands():
     done = subprocess.run(
         [sys.executable, "-c", "from pyod_ae_plugin.cli import main; main()", "--help"],
@@ -49,6 +50,7 @@ def test_help_names_the_commands():
     assert all(command in done.stdout for command in ("list", "fit", "score", "report", "bench"))
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['pyod-ae', '--help']\n"

@@ -23,13 +23,18 @@ NETWORKS = {AutoEncoder: "conv", VAE: "variational_conv"}
 BOTH = pytest.mark.parametrize("Detector", NETWORKS)
 
 
-def quick(Detector, shape=(5, 6), **params):
-    small = {"hidden_neuron_list": (3, 5, 2)}
-    if Detector is VAE:
-        small = {"encoder_neuron_list": (4, 3), "decoder_neuron_list": (3, 4), "latent_dim": 2}
-    quickly = {"epoch_num": 3, "batch_size": 64, "verbose": 0, "device": "cpu"}
-    network = {"network": NETWORKS[Detector], "input_shape": shape}
-    return Detector(**{**quickly, **network, **small, **params})
+@pytest.fixture(scope="session")
+def convolutional(quick):
+    """Make a convolutional detector that is small and quick to fit."""
+
+    def convolutional(Detector, shape=(5, 6), **params):
+        widths = {"hidden_neuron_list": (3, 5, 2)}
+        if Detector is VAE:
+            widths = {"encoder_neuron_list": (4, 3), "decoder_neuron_list": (3, 4), "latent_dim": 2}
+        network = {"network": NETWORKS[Detector], "input_shape": shape, "batch_size": 64}
+        return quick(Detector, **{**network, **widths, **params})
+
+    return convolutional
 
 
 def seeded():
@@ -106,6 +111,7 @@ def test_softmax_is_over_the_channels():
 # ------------------------------------------------------------------------ the detectors
 
 
+@pytest.mark.slow
 def test_digits_are_told_apart_as_well_as_by_the_dense_network():
     X, y = load_digits(return_X_y=True)
     normal = np.flatnonzero(y == 8)
@@ -129,8 +135,10 @@ def test_digits_are_told_apart_as_well_as_by_the_dense_network():
 
 @BOTH
 @pytest.mark.parametrize("head", ["euclidean", "mahalanobis", "nearest_neighbor", "nll"])
-def test_score_heads_take_its_residuals_and_codes(Detector, head, X, tmp_path):
-    detector = quick(Detector, score_head=head, trim=0.3, batch_norm=True, dropout_rate=0.1).fit(X)
+def test_score_heads_take_its_residuals_and_codes(convolutional, Detector, head, X, tmp_path):
+    detector = convolutional(
+        Detector, score_head=head, trim=0.3, batch_norm=True, dropout_rate=0.1
+    ).fit(X)
     assert np.isfinite(detector.decision_scores_).all()
     assert np.array_equal(detector.predict(X), detector.labels_)
     detector.save(tmp_path / "model")
@@ -141,49 +149,52 @@ def test_score_heads_take_its_residuals_and_codes(Detector, head, X, tmp_path):
 
 
 @pytest.mark.parametrize("head", ["reconstruction_probability", "elbo"])
-def test_probabilistic_heads_take_its_posterior(head, X):
-    scores = quick(VAE, score_head=head).fit(X).decision_scores_
+def test_probabilistic_heads_take_its_posterior(convolutional, head, X):
+    scores = convolutional(VAE, score_head=head).fit(X).decision_scores_
     assert np.isfinite(scores).all()
     assert scores.std() > 0
 
 
 @BOTH
-def test_the_scores_are_those_of_the_network(Detector, X):
-    detector = quick(Detector, score_head="euclidean").fit(X)
+def test_the_scores_are_those_of_the_network(convolutional, Detector, X):
+    detector = convolutional(Detector, score_head="euclidean").fit(X)
     z = torch.from_numpy((X - X.mean(0)) / X.std(0)).float()
     with torch.no_grad():
-        residual = detector.model(z) - z
-    assert np.allclose(detector.decision_function(X), residual.norm(dim=1), rtol=1e-4)
-    assert np.allclose(detector.reconstruct(X), (residual + z) * X.std(0) + X.mean(0), atol=1e-4)
+        rebuilt = detector.model(z)
+    distances = (rebuilt - z).norm(dim=1)
+    assert np.allclose(detector.decision_function(X), distances, rtol=1e-4)
+    assert np.allclose(detector.reconstruct(X), rebuilt.numpy() * X.std(0) + X.mean(0), atol=1e-4)
 
 
 @BOTH
-def test_it_takes_the_ways_that_know_nothing_of_layers(Detector, X):
-    detector = quick(Detector, corruption={"mask": 0.1}).fit(X)
+def test_it_takes_the_ways_that_know_nothing_of_layers(quick, convolutional, Detector, X):
+    detector = convolutional(Detector, corruption={"mask": 0.1}).fit(X)
     module, batches = detector.scoring_module_, ResidentBatches.__new__(ResidentBatches)
     assert score_function(module) is module
     assert not is_known(detector.model, detector._objective(), stacked=False)
     assert fused_score_function(module) is None
     assert not isinstance(gpu._new_function(module, "float32"), RecordedTiles)
     assert not can_be_recorded(detector.model, batches)
-    dense = quick(Detector, None, network={AutoEncoder: "mlp", VAE: "variational_mlp"}[Detector])
+    dense = quick(Detector, batch_size=64)
     assert can_be_recorded(dense.fit(X).model, batches)
 
 
 @BOTH
-def test_the_same_seed_gives_the_same_bits_and_no_global_state_is_touched(Detector, X, monkeypatch):
+def test_the_same_seed_gives_the_same_bits_and_no_global_state_is_touched(
+    convolutional, Detector, X, monkeypatch
+):
     monkeypatch.setattr(torch, "manual_seed", None)
     before = torch.get_rng_state()
-    first = quick(Detector).fit(X)
+    first = convolutional(Detector).fit(X)
     again = clone(first).fit(X)
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(first.decision_scores_, again.decision_scores_)
 
 
 @BOTH
-def test_a_row_s_score_is_its_own_with_any_number_of_threads(Detector):
+def test_a_row_s_score_is_its_own_with_any_number_of_threads(convolutional, Detector):
     X = np.random.default_rng(0).normal(size=(1500, 27 * 27))
-    detector = quick(Detector, (27, 27), epoch_num=1).fit(X[:100])
+    detector = convolutional(Detector, (27, 27), epoch_num=1).fit(X[:100])
     order = np.random.default_rng(1).permutation(1500)
     n_threads = torch.get_num_threads()
     try:
@@ -198,29 +209,29 @@ def test_a_row_s_score_is_its_own_with_any_number_of_threads(Detector):
 
 
 @BOTH
-def test_it_learns_from_batches_and_from_later_rows(Detector, X, tmp_path):
-    whole = quick(Detector).fit(X)
-    batches = quick(Detector).fit_batches(X.reshape(4, 50, 30))
+def test_it_learns_from_batches_and_from_later_rows(convolutional, Detector, X, tmp_path):
+    whole = convolutional(Detector).fit(X)
+    batches = convolutional(Detector).fit_batches(X.reshape(4, 50, 30))
     assert np.array_equal(batches.decision_scores_, whole.decision_scores_)
     whole.save(tmp_path / "model")
     later = load_detector(tmp_path / "model").partial_fit(X + 1)
     assert later.decision_scores_.mean() < whole.decision_function(X + 1).mean()
 
 
-def test_numbers_of_numpy_and_lists_are_as_good(X):
-    whole = quick(AutoEncoder).fit(X)
+def test_numbers_of_numpy_and_lists_are_as_good(convolutional, X):
+    whole = convolutional(AutoEncoder).fit(X)
     of_numpy = {"input_shape": np.array([5, 6]), "hidden_neuron_list": np.array([3, 5, 2])}
     for params in (of_numpy, {k: v.tolist() for k, v in of_numpy.items()}):
-        scores = quick(AutoEncoder, **params).fit(X).decision_scores_
+        scores = convolutional(AutoEncoder, **params).fit(X).decision_scores_
         assert np.array_equal(scores, whole.decision_scores_)
     of_numpy = {"encoder_neuron_list": np.array([3]), "decoder_neuron_list": np.array([3])}
-    assert quick(VAE, **of_numpy).fit(X).transform(X).shape == (200, 2)
+    assert convolutional(VAE, **of_numpy).fit(X).transform(X).shape == (200, 2)
 
 
 @BOTH
-def test_it_is_cloned_searched_and_pickled(Detector, X):
+def test_it_is_cloned_searched_and_pickled(convolutional, Detector, X):
     search = GridSearchCV(
-        quick(Detector, epoch_num=1),
+        convolutional(Detector, epoch_num=1),
         {"input_shape": [(5, 6), (3, 2, 5)]},
         scoring=lambda detector, X, y=None: detector.input_shape == (3, 2, 5),
     ).fit(X)
@@ -245,9 +256,9 @@ BAD_SHAPES = {
 
 @BOTH
 @pytest.mark.parametrize("kind", BAD_SHAPES)
-def test_shapes_that_are_not_those_of_the_rows_are_refused(Detector, kind, X):
+def test_shapes_that_are_not_those_of_the_rows_are_refused(convolutional, Detector, kind, X):
     shape, message = BAD_SHAPES[kind]
-    detector = quick(Detector).fit(X)
+    detector = convolutional(Detector).fit(X)
     scores = detector.decision_scores_
     with pytest.raises((ValueError, TypeError), match=message):
         detector.set_params(input_shape=shape).fit(X)
@@ -259,11 +270,11 @@ def test_a_shape_is_not_passed_over_by_networks_that_know_none(X):
         AutoEncoder(input_shape=(5, 6), verbose=0).fit(X)
 
 
-def test_a_network_of_the_other_detector_is_refused_with_advice(X):
+def test_a_network_of_the_other_detector_is_refused_with_advice(convolutional, X):
     with pytest.raises(TypeError, match=r"conv needs 'hidden_neuron_list'.*made for it"):
-        quick(VAE, network="conv").fit(X)
+        convolutional(VAE, network="conv").fit(X)
 
 
-def test_a_bottleneck_without_convolutions_is_refused(X):
+def test_a_bottleneck_without_convolutions_is_refused(convolutional, X):
     with pytest.raises(ValueError, match="at least one convolution"):
-        quick(AutoEncoder, hidden_neuron_list=(3,)).fit(X)
+        convolutional(AutoEncoder, hidden_neuron_list=(3,)).fit(X)

@@ -27,10 +27,6 @@ from pyod_ae_plugin.networks import AutoEncoderNetwork, VariationalNetwork
 BOTH = pytest.mark.parametrize("Detector", [AutoEncoder, VAE])
 
 
-def quick(Detector, **params):
-    return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **params})
-
-
 # ------------------------------------------------------------------------------ drop-in
 
 
@@ -49,7 +45,7 @@ def test_pyods_own_defaults_are_accepted(ours, theirs, X):
 
 
 @BOTH
-def test_finds_the_outliers_and_offers_what_a_pyod_detector_offers(Detector, data):
+def test_finds_the_outliers_and_offers_what_a_pyod_detector_offers(quick, Detector, data):
     X_train, X_test, _, y_test = data
     detector = quick(Detector, epoch_num=10).fit(X_train)
     scores = detector.decision_function(X_test)
@@ -68,7 +64,7 @@ def test_finds_the_outliers_and_offers_what_a_pyod_detector_offers(Detector, dat
 
 
 @BOTH
-def test_scores_are_euclidean_in_standard_units_as_pyods_are(Detector, X):
+def test_scores_are_euclidean_in_standard_units_as_pyods_are(quick, Detector, X):
     detector = quick(Detector, score_head="euclidean").fit(X)
     mean, std = X.mean(0), X.std(0)
     residual = (detector.reconstruct(X) - mean) / std - (X - mean) / std
@@ -76,27 +72,27 @@ def test_scores_are_euclidean_in_standard_units_as_pyods_are(Detector, X):
     assert np.allclose(detector.decision_function(X), expected, rtol=1e-4)
 
 
-def test_transform_and_reconstruct_have_their_shapes(X):
+def test_transform_and_reconstruct_have_their_shapes(quick, X):
     assert quick(AutoEncoder, hidden_neuron_list=[8, 3]).fit(X).transform(X).shape == (300, 3)
     vae = quick(VAE, latent_dim=4).fit(X)
     assert vae.transform(X).shape == (300, 4)
     assert vae.reconstruct(X).shape == X.shape
 
 
-def test_reconstruction_is_in_the_data_s_own_units():
+def test_reconstruction_is_in_the_data_s_own_units(quick):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(500, 1)) * [1.0, 50.0, 0.01] + [0.0, 1000.0, 3.0]
     rebuilt = quick(AutoEncoder, epoch_num=60, novelty=True).fit(X).reconstruct(X)
     assert (np.abs(rebuilt - X).mean(0) < 0.3 * X.std(0)).all()
 
 
-def test_preprocessing_false_takes_rows_as_they_are(X):
+def test_preprocessing_false_takes_rows_as_they_are(quick, X):
     detector = quick(AutoEncoder, preprocessing=False, score_head="euclidean").fit(X)
     expected = np.linalg.norm(detector.reconstruct(X) - X, axis=1)
     assert np.allclose(detector.decision_scores_, expected, rtol=1e-5)
 
 
-def test_verbose_prints_in_pyods_manner(X, capsys):
+def test_verbose_prints_in_pyods_manner(quick, X, capsys):
     quick(AutoEncoder, verbose=0).fit(X)
     assert capsys.readouterr() == ("", "")
     quick(AutoEncoder, verbose=1).fit(X)
@@ -106,20 +102,21 @@ def test_verbose_prints_in_pyods_manner(X, capsys):
     assert [line.split(",")[0] for line in lines] == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]
 
 
-def test_early_stopping_is_on_request(X):
+def test_early_stopping_is_on_request(quick, X):
     stopped = quick(AutoEncoder, epoch_num=300, early_stopping=EarlyStopping(patience=2)).fit(X)
     losses = stopped.history_["validation_loss"]
     assert len(losses) == len(stopped.history_["loss"]) < 300
     assert "validation_loss" not in quick(AutoEncoder).fit(X).history_
 
 
-def test_compiled_training_scores_like_uncompiled(X):
+@pytest.mark.slow
+def test_compiled_training_scores_like_uncompiled(quick, X):
     plain = quick(AutoEncoder).fit(X)
     compiled = quick(AutoEncoder, use_compile=True).fit(X)
     assert np.allclose(plain.decision_scores_, compiled.decision_scores_, rtol=1e-3)
 
 
-def test_trimming_is_for_outlier_detection(data):
+def test_trimming_is_for_outlier_detection(quick, data):
     X_train = data[0]
     default, novelty = (
         quick(AutoEncoder).fit(X_train),
@@ -133,13 +130,13 @@ def test_trimming_is_for_outlier_detection(data):
 
 
 @pytest.mark.parametrize(("novelty", "width"), [(False, 1), (True, 32)])
-def test_the_bottleneck_hangs_on_what_the_training_rows_are(X, novelty, width):
+def test_the_bottleneck_hangs_on_what_the_training_rows_are(quick, X, novelty, width):
     assert quick(AutoEncoder, novelty=novelty).fit(X).transform(X).shape == (len(X), width)
 
 
 @BOTH
 @pytest.mark.parametrize("part", ["mask", "noise"])
-def test_corruption_changes_what_is_learned(Detector, X, part):
+def test_corruption_changes_what_is_learned(quick, Detector, X, part):
     clean, corrupted = quick(Detector).fit(X), quick(Detector, corruption={part: 0.3}).fit(X)
     assert not np.array_equal(clean.decision_scores_, corrupted.decision_scores_)
 
@@ -148,7 +145,7 @@ def test_corruption_changes_what_is_learned(Detector, X, part):
 
 
 @BOTH
-def test_same_seed_same_bits(Detector, X):
+def test_same_seed_same_bits(quick, Detector, X):
     first, second = (quick(Detector).fit(X) for _ in range(2))
     assert np.array_equal(first.decision_scores_, second.decision_scores_)
     assert np.array_equal(first.decision_function(X), first.decision_function(X))
@@ -158,7 +155,7 @@ def test_same_seed_same_bits(Detector, X):
 
 @BOTH
 @pytest.mark.parametrize("params", [{}, {"batch_norm": True, "dropout_rate": 0.3}])
-def test_no_global_state_is_touched(Detector, params, X):
+def test_no_global_state_is_touched(quick, Detector, params, X):
     def state():
         return (
             random.getstate(),
@@ -174,7 +171,7 @@ def test_no_global_state_is_touched(Detector, params, X):
     assert state() == before
 
 
-def test_random_state_may_be_an_object_or_none(X):
+def test_random_state_may_be_an_object_or_none(quick, X):
     scores = [
         quick(AutoEncoder, random_state=np.random.RandomState(3)).fit(X).decision_scores_
         for _ in range(2)
@@ -186,7 +183,7 @@ def test_random_state_may_be_an_object_or_none(X):
 
 @BOTH
 @pytest.mark.parametrize("n_features", [1, 3, 30, 700])
-def test_a_row_s_score_is_its_own(Detector, n_features):
+def test_a_row_s_score_is_its_own(quick, Detector, n_features):
     """Neither order, neighbours nor the number of rows changes one bit."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1500, n_features))
@@ -209,7 +206,7 @@ def test_a_row_s_score_is_its_own(Detector, n_features):
     ids=str,
 )
 @pytest.mark.parametrize("n_features", [1, 40])
-def test_a_row_s_score_is_its_own_with_any_number_of_threads(params, n_features):
+def test_a_row_s_score_is_its_own_with_any_number_of_threads(quick, params, n_features):
     X = np.random.default_rng(0).normal(size=(3001, n_features))
     detector = quick(AutoEncoder, **params, epoch_num=1).fit(X[:200])
     n_threads = torch.get_num_threads()
@@ -227,12 +224,12 @@ def test_a_row_s_score_is_its_own_with_any_number_of_threads(params, n_features)
 
 
 @BOTH
-def test_labels_are_the_predictions_on_the_training_rows(Detector, data):
+def test_labels_are_the_predictions_on_the_training_rows(quick, Detector, data):
     detector = quick(Detector).fit(data[0])
     assert np.array_equal(detector.predict(data[0]), detector.labels_)
 
 
-def test_threads_that_score_one_detector_get_the_same_bits(X):
+def test_threads_that_score_one_detector_get_the_same_bits(quick, X):
     detector = quick(AutoEncoder).fit(X)
     expected = detector.decision_function(X)
     got = [None] * 8
@@ -248,7 +245,7 @@ def test_threads_that_score_one_detector_get_the_same_bits(X):
     assert all(np.array_equal(scores, expected) for scores in got)
 
 
-def test_threads_that_fit_at_once_get_the_same_bits_as_alone(X):
+def test_threads_that_fit_at_once_get_the_same_bits_as_alone(quick, X):
     alone = [quick(VAE, random_state=s, dropout_rate=0.2).fit(X).decision_scores_ for s in range(4)]
     together = joblib.Parallel(n_jobs=4, backend="threading")(
         joblib.delayed(
@@ -283,7 +280,7 @@ BAD_ROWS = {
 
 @BOTH
 @pytest.mark.parametrize("kind", BAD_ROWS)
-def test_bad_rows_are_refused_and_change_nothing(Detector, kind, X):
+def test_bad_rows_are_refused_and_change_nothing(quick, Detector, kind, X):
     spoil, error, message = BAD_ROWS[kind]
     detector = quick(Detector).fit(X)
     before = copy.deepcopy(detector)
@@ -295,13 +292,13 @@ def test_bad_rows_are_refused_and_change_nothing(Detector, kind, X):
     assert detector.history_ == before.history_
 
 
-def test_wrong_width_is_refused(X):
+def test_wrong_width_is_refused(quick, X):
     detector = quick(AutoEncoder).fit(X)
     with pytest.raises(ValueError, match="X has 5 features, but AutoEncoder is expecting 6"):
         detector.decision_function(X[:, :5])
 
 
-def test_feature_names_are_kept_and_checked(X):
+def test_feature_names_are_kept_and_checked(quick, X):
     pd = pytest.importorskip("pandas", reason="needs pandas")
     frame = pd.DataFrame(X, columns=list("abcdef"))
     detector = quick(AutoEncoder).fit(frame)
@@ -343,7 +340,7 @@ BAD_PARAMS = [
 
 @BOTH
 @pytest.mark.parametrize(("params", "message"), BAD_PARAMS)
-def test_bad_parameters_are_refused_and_change_nothing(Detector, params, message, X):
+def test_bad_parameters_are_refused_and_change_nothing(quick, Detector, params, message, X):
     detector = quick(Detector).fit(X)
     scores = detector.decision_scores_
     with pytest.raises((ValueError, TypeError), match=message):
@@ -352,7 +349,7 @@ def test_bad_parameters_are_refused_and_change_nothing(Detector, params, message
 
 
 @pytest.mark.parametrize("widths", [[], [0], [4, -1], [2.5], "ab", 3, {4, 2}])
-def test_bad_layer_widths_are_refused(widths, X):
+def test_bad_layer_widths_are_refused(quick, widths, X):
     with pytest.raises((ValueError, TypeError), match="hidden_neuron_list"):
         quick(AutoEncoder, hidden_neuron_list=widths).fit(X)
     with pytest.raises((ValueError, TypeError), match="decoder_neuron_list"):
@@ -366,7 +363,7 @@ def test_bad_contamination_is_refused_at_once_as_by_pyod(contamination):
 
 
 @pytest.mark.parametrize("contamination", ["auto", None, np.float32(0.1)])
-def test_contamination_of_another_type_is_refused_in_fit(contamination, X):
+def test_contamination_of_another_type_is_refused_in_fit(quick, contamination, X):
     with pytest.raises((ValueError, TypeError), match="contamination"):
         quick(AutoEncoder, contamination=contamination).fit(X)
 
@@ -385,23 +382,23 @@ def test_unfitted_detectors_say_so(X):
 
 
 @pytest.mark.parametrize("lr", [1e18, 1e30])
-def test_weights_that_end_up_useless_are_no_success(lr, X):
+def test_weights_that_end_up_useless_are_no_success(quick, lr, X):
     with pytest.raises(FloatingPointError, match="diverged"):
         quick(AutoEncoder, lr=lr, epoch_num=1).fit(X[:32])
 
 
-def test_lists_are_rows_for_every_method(X):
+def test_lists_are_rows_for_every_method(quick, X):
     detector = quick(AutoEncoder).fit(X.tolist())
     for method in ("decision_function", "predict", "predict_proba", "predict_confidence"):
         assert len(getattr(detector, method)(X.tolist())) == 300
 
 
-def test_a_batch_larger_than_the_table_is_the_table(X):
+def test_a_batch_larger_than_the_table_is_the_table(quick, X):
     all_rows, more = (quick(AutoEncoder, batch_size=n).fit(X) for n in (300, 10**9))
     assert np.array_equal(all_rows.decision_scores_, more.decision_scores_)
 
 
-def test_a_diverging_fit_leaves_the_detector_as_it_was(X):
+def test_a_diverging_fit_leaves_the_detector_as_it_was(quick, X):
     detector = quick(AutoEncoder).fit(X)
     scores = detector.decision_function(X)
     with pytest.raises(FloatingPointError, match="epoch"):
@@ -415,7 +412,7 @@ def test_a_diverging_fit_leaves_the_detector_as_it_was(X):
 @BOTH
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 1), (5, 3), (33, 2)])
-def test_small_tables_work(Detector, shape, batch_norm):
+def test_small_tables_work(quick, Detector, shape, batch_norm):
     X = np.random.default_rng(0).normal(size=shape)
     detector = quick(Detector, batch_norm=batch_norm, batch_size=32).fit(X)
     assert np.isfinite(detector.decision_scores_).all()
@@ -424,13 +421,13 @@ def test_small_tables_work(Detector, shape, batch_norm):
 
 @BOTH
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e30, 1e-30, -1e300])
-def test_constant_and_extreme_features_work(Detector, value, X):
+def test_constant_and_extreme_features_work(quick, Detector, value, X):
     X = np.column_stack([X, np.full(300, value), X[:, 0] * (value or 1)])
     detector = quick(Detector).fit(X)
     assert np.isfinite(detector.decision_function(X)).all()
 
 
-def test_an_outlier_beyond_float32_gets_the_highest_score(X):
+def test_an_outlier_beyond_float32_gets_the_highest_score(quick, X):
     detector = quick(AutoEncoder).fit(X)
     far = np.vstack([X[:3], np.full((1, 6), 1e300)])
     scores = detector.decision_function(far)
@@ -460,7 +457,7 @@ def variants():
 
 
 @pytest.mark.parametrize("kind", variants())
-def test_the_same_numbers_in_another_array_give_the_same_bits(kind):
+def test_the_same_numbers_in_another_array_give_the_same_bits(quick, kind):
     other = variants()[kind]
     X = np.asarray(other, dtype=np.float64)
     with warnings.catch_warnings():
@@ -470,7 +467,7 @@ def test_the_same_numbers_in_another_array_give_the_same_bits(kind):
     assert np.array_equal(scores, quick(AutoEncoder).fit(X).decision_function(X))
 
 
-def test_training_rows_are_neither_copied_nor_changed(tmp_path):
+def test_training_rows_are_neither_copied_nor_changed(quick, tmp_path):
     X = np.random.default_rng(0).normal(size=(200, 3))
     path = tmp_path / "rows.npy"
     np.save(path, X)
@@ -479,7 +476,7 @@ def test_training_rows_are_neither_copied_nor_changed(tmp_path):
     assert np.array_equal(np.load(path), X)
 
 
-def test_timestamps_keep_their_precision():
+def test_timestamps_keep_their_precision(quick):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 3))
     far = X * 30 + 1.7e9
@@ -495,7 +492,7 @@ def test_timestamps_keep_their_precision():
         elements=st.floats(allow_nan=False, allow_infinity=False),
     )
 )
-def test_any_finite_table_gives_finite_scores(X):
+def test_any_finite_table_gives_finite_scores(quick, X):
     detector = quick(AutoEncoder, epoch_num=1, hidden_neuron_list=(4, 2)).fit(X)
     assert np.isfinite(detector.decision_scores_).all()
     assert np.isfinite(detector.decision_function(X * 0)).all()
@@ -519,7 +516,7 @@ class Narrow(nn.Module):
         return self.up(z)
 
 
-def test_network_may_be_any_factory(X):
+def test_network_may_be_any_factory(quick, X):
     before = torch.get_rng_state()
     first, second = (quick(AutoEncoder, network=Narrow).fit(X) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -528,7 +525,7 @@ def test_network_may_be_any_factory(X):
     assert first.transform(X).shape == (300, 2)
 
 
-def test_a_factory_gets_the_parameters_that_it_names(X):
+def test_a_factory_gets_the_parameters_that_it_names(quick, X):
     seen = {}
 
     def factory(n_features, hidden_neuron_list, generator):
@@ -540,7 +537,7 @@ def test_a_factory_gets_the_parameters_that_it_names(X):
     assert isinstance(seen["generator"], torch.Generator)
 
 
-def test_a_vae_s_network_may_be_any_factory_of_a_posterior(X):
+def test_a_vae_s_network_may_be_any_factory_of_a_posterior(quick, X):
     def factory(n_features):
         parts = (
             nn.Identity(),
@@ -592,7 +589,7 @@ BAD_NETWORKS = {
 
 
 @pytest.mark.parametrize("kind", BAD_NETWORKS)
-def test_unusable_networks_are_refused(kind, X):
+def test_unusable_networks_are_refused(quick, kind, X):
     factory, message = BAD_NETWORKS[kind]
     with pytest.raises((ValueError, TypeError), match=message):
         quick(AutoEncoder, network=factory).fit(X)
@@ -625,7 +622,7 @@ CUSTOM = {
 
 
 @pytest.mark.parametrize("kind", CUSTOM)
-def test_custom_networks_score_as_they_are(kind, X):
+def test_custom_networks_score_as_they_are(quick, kind, X):
     detector = quick(AutoEncoder, network=CUSTOM[kind], score_head="euclidean").fit(X)
     z = torch.from_numpy((X - X.mean(0)) / X.std(0)).float()
     with torch.no_grad():
@@ -635,7 +632,7 @@ def test_custom_networks_score_as_they_are(kind, X):
     assert type(detector.model) is type(made)
 
 
-def test_hooks_on_the_network_are_obeyed(X):
+def test_hooks_on_the_network_are_obeyed(quick, X):
     detector = quick(AutoEncoder).fit(X)
     before = detector.decision_function(X)
     hook = detector.model.decoder[-1].register_forward_hook(lambda m, i, output: output + 1)
@@ -644,7 +641,7 @@ def test_hooks_on_the_network_are_obeyed(X):
     assert np.array_equal(detector.decision_function(X), before)
 
 
-def test_threads_that_fit_a_custom_network_get_the_same_bits_as_alone(X):
+def test_threads_that_fit_a_custom_network_get_the_same_bits_as_alone(quick, X):
     alone = quick(AutoEncoder, network=Narrow).fit(X).decision_scores_
     together = joblib.Parallel(n_jobs=4, backend="threading")(
         joblib.delayed(quick(AutoEncoder, network=Narrow).fit)(X) for _ in range(4)
@@ -655,7 +652,7 @@ def test_threads_that_fit_a_custom_network_get_the_same_bits_as_alone(X):
 # ------------------------------------------------------------------------ scikit-learn
 
 
-def test_codes_have_names(X):
+def test_codes_have_names(quick, X):
     pd = pytest.importorskip("pandas", reason="needs pandas")
     detector = quick(AutoEncoder, hidden_neuron_list=[4, 2]).set_output(transform="pandas")
     frame = detector.fit_transform(X)
@@ -665,14 +662,14 @@ def test_codes_have_names(X):
 
 @BOTH
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
-def test_copies_score_alike(Detector, copied, X):
+def test_copies_score_alike(quick, Detector, copied, X):
     detector = quick(Detector).fit(X)
     twin = copied(detector)
     assert np.array_equal(twin.decision_function(X), detector.decision_function(X))
     assert twin.get_params() == detector.get_params()
 
 
-def test_pickling_leaves_the_detector_as_it_is(X):
+def test_pickling_leaves_the_detector_as_it_is(quick, X):
     detector = quick(AutoEncoder).fit(X)
     module = detector.scoring_module_
     pickle.dumps(detector)
@@ -684,7 +681,7 @@ def test_pickling_leaves_the_detector_as_it_is(X):
 
 @pytest.mark.gpu
 @BOTH
-def test_a_model_fitted_on_a_gpu_scores_on_a_cpu(Detector, data):
+def test_a_model_fitted_on_a_gpu_scores_on_a_cpu(quick, Detector, data):
     detector = quick(Detector, device="cuda").fit(data[0])
     assert next(detector.model.parameters()).is_cuda
     on_gpu = detector.decision_function(data[1])
@@ -696,7 +693,7 @@ def test_a_model_fitted_on_a_gpu_scores_on_a_cpu(Detector, data):
 
 @pytest.mark.gpu
 @BOTH
-def test_a_row_s_score_is_its_own_on_a_gpu(Detector, data):
+def test_a_row_s_score_is_its_own_on_a_gpu(quick, Detector, data):
     detector = quick(Detector, device="cuda", dropout_rate=0.1, batch_norm=True).fit(data[0])
     scores = detector.decision_function(data[1])
     assert np.array_equal(detector.decision_function(data[1][:3]), scores[:3])
@@ -705,7 +702,7 @@ def test_a_row_s_score_is_its_own_on_a_gpu(Detector, data):
 
 @pytest.mark.gpu
 @BOTH
-def test_a_pickled_detector_gives_the_same_bits_on_a_gpu(Detector, data):
+def test_a_pickled_detector_gives_the_same_bits_on_a_gpu(quick, Detector, data):
     detector = quick(Detector, device="cuda").fit(data[0])
     again = pickle.loads(pickle.dumps(detector))
     assert next(again.model.parameters()).is_cuda

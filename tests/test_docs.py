@@ -16,6 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = ROOT / "docs" / "plugins.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if p != TUTORIAL], ids=lambda page: page.name)
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -36,6 +37,7 @@ def test_tests_that_a_page_names_exist():
             assert f"def {name}(" in (ROOT / file).read_text(), f"{page.name} names {file}::{name}"
 
 
+@pytest.mark.slow
 def test_the_pages_have_the_figures_of_the_results(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from tables import TABLES, table

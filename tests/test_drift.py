@@ -18,11 +18,6 @@ DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 P_VALUES = hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(0, 1))
 
 
-def quick(Detector=AutoEncoder, **params):
-    few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
-    return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **few, **params})
-
-
 def rows(seed, n, d=6):
     return np.random.default_rng(seed).normal(size=(n, d))
 
@@ -45,7 +40,7 @@ def test_holm_rejects_as_its_step_down_rule_does(p_values, alpha):
     assert np.array_equal(holm(p_values) <= alpha, rejected)
 
 
-def test_tests_are_scipys(X):
+def test_tests_are_scipys(quick, X):
     detector = quick(held_out_threshold=True).fit(X)
     new = rows(1, 80)
     report = detector.check_drift(new)
@@ -61,8 +56,9 @@ def test_tests_are_scipys(X):
     assert np.array_equal(adjusted, holm(p_values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
-def test_false_alarms_are_no_more_than_alpha(held_out):
+def test_false_alarms_are_no_more_than_alpha(quick, held_out):
     n_alarms = n_checks = 0
     for seed in range(25):
         rng = np.random.default_rng(seed)
@@ -76,7 +72,7 @@ def test_false_alarms_are_no_more_than_alpha(held_out):
     assert n_alarms <= 30
 
 
-def test_scores_are_tested_only_where_rows_were_held_out():
+def test_scores_are_tested_only_where_rows_were_held_out(quick):
     X, new = rows(0, 100, 40), rows(1, 1000, 40)
     params = {"novelty": True, "epoch_num": 100}
     memorised = quick(**params).fit(X).check_drift(new)
@@ -95,7 +91,7 @@ def test_scores_are_tested_only_where_rows_were_held_out():
     [lambda x: x + 0.5, lambda x: 2 * x, lambda x: np.abs(x)],
     ids=["shift", "scale", "|x|"],
 )
-def test_a_feature_that_changes_is_found(Detector, change):
+def test_a_feature_that_changes_is_found(quick, Detector, change):
     detector = quick(Detector).fit(rows(0, 2000))
     new = rows(1, 500)
     new[:, 4] = change(new[:, 4])
@@ -106,7 +102,7 @@ def test_a_feature_that_changes_is_found(Detector, change):
     assert "x4 (KS 0." in str(report)
 
 
-def test_scores_show_what_no_feature_shows_alone():
+def test_scores_show_what_no_feature_shows_alone(quick):
     rng = np.random.default_rng(0)
     X = np.repeat(rng.normal(size=(2000, 1)), 4, axis=1) + 0.1 * rng.normal(size=(2000, 4))
     detector = quick(held_out_threshold=True, novelty=True, epoch_num=20).fit(X[:1500])
@@ -119,7 +115,7 @@ def test_scores_show_what_no_feature_shows_alone():
     assert report.expected_outlier_share == pytest.approx(0.1, abs=0.01)
 
 
-def test_the_most_different_come_first_and_by_their_names():
+def test_the_most_different_come_first_and_by_their_names(quick):
     pandas = pytest.importorskip("pandas")
     names = ["temperature", "pressure", "flow", "load", "speed", "level"]
     detector = quick().fit(pandas.DataFrame(rows(0, 1000), columns=names))
@@ -129,21 +125,21 @@ def test_the_most_different_come_first_and_by_their_names():
     assert [feature.name for feature in report.features] == names
 
 
-def test_the_order_of_rows_does_not_count(X):
+def test_the_order_of_rows_does_not_count(quick, X):
     detector = quick(held_out_threshold=True).fit(X)
     new = rows(1, 200)
     assert detector.check_drift(new) == detector.check_drift(new[::-1])
 
 
 @pytest.mark.parametrize("kinds", [("float64", "float32"), ("float32", "float64")])
-def test_the_same_figures_in_another_precision_are_no_drift(kinds):
+def test_the_same_figures_in_another_precision_are_no_drift(quick, kinds):
     discrete = np.random.default_rng(0).integers(0, 5, size=(600, 3)) / 10
     fitted, new = (discrete.astype(kind) for kind in kinds)
     report = quick().fit(fitted).check_drift(new)
     assert [feature.statistic for feature in report.features] == [0.0] * 3
 
 
-def test_integers_constants_tensors_and_lists(X):
+def test_integers_constants_tensors_and_lists(quick, X):
     whole = np.random.default_rng(0).integers(0, 9, size=(400, 3))
     whole[:, 2] = 7
     detector = quick().fit(whole)
@@ -155,7 +151,7 @@ def test_integers_constants_tensors_and_lists(X):
     assert detector.check_drift(whole + np.eye(3, dtype=int)[2]).drifted_features == ["x2"]
 
 
-def test_wrong_rows_raise_as_when_they_are_scored(X):
+def test_wrong_rows_raise_as_when_they_are_scored(quick, X):
     detector = quick().fit(X)
     bad = X.copy()
     bad[3, 2] = np.nan
@@ -167,7 +163,7 @@ def test_wrong_rows_raise_as_when_they_are_scored(X):
             detector.check_drift(X, alpha=alpha)
 
 
-def test_so_few_rows_that_nothing_could_be_found_raise():
+def test_so_few_rows_that_nothing_could_be_found_raise(quick):
     wide = quick().fit(rows(0, 300, 30))
     with pytest.raises(ValueError, match="1 rows against 300 of training are too few"):
         wide.check_drift(rows(1, 1, 30))
@@ -181,7 +177,7 @@ def test_so_few_rows_that_nothing_could_be_found_raise():
 
 
 @pytest.mark.parametrize("Detector", DETECTORS)
-def test_it_is_saved_and_pickled(Detector, X, tmp_path):
+def test_it_is_saved_and_pickled(quick, Detector, X, tmp_path):
     detector = quick(Detector, held_out_threshold=True).fit(X)
     detector.save(tmp_path / "model")
     expected = detector.check_drift(rows(1, 100))
@@ -189,7 +185,7 @@ def test_it_is_saved_and_pickled(Detector, X, tmp_path):
     assert pickle.loads(pickle.dumps(detector)).check_drift(rows(1, 100)) == expected
 
 
-def test_a_detector_of_an_earlier_version_says_what_is_missing(X, tmp_path):
+def test_a_detector_of_an_earlier_version_says_what_is_missing(quick, X, tmp_path):
     detector = quick().fit(X)
     del detector.drift_reference_
     detector.save(tmp_path / "model")
@@ -198,7 +194,7 @@ def test_a_detector_of_an_earlier_version_says_what_is_missing(X, tmp_path):
         loaded.check_drift(X)
 
 
-def test_what_is_kept_is_bounded_sorted_and_the_same_each_time():
+def test_what_is_kept_is_bounded_sorted_and_the_same_each_time(quick):
     X = rows(0, 5000, 3)
     kept = quick().fit(X).drift_reference_
     assert kept.shape == (1000, 3)
@@ -211,7 +207,7 @@ def test_what_is_kept_is_bounded_sorted_and_the_same_each_time():
     assert quick().fit(X.astype(np.float32)).drift_reference_.dtype == np.float32
 
 
-def test_rows_that_come_later_count(X):
+def test_rows_that_come_later_count(quick, X):
     detector = quick().partial_fit(X)
     assert detector.check_drift(X + 3).drifted
     detector.partial_fit(X + 3)
@@ -223,7 +219,7 @@ def test_rows_that_come_later_count(X):
     assert not ensemble.check_drift(X + 3).drifted
 
 
-def test_a_failed_fit_leaves_what_was_kept(X):
+def test_a_failed_fit_leaves_what_was_kept(quick, X):
     detector = quick().fit(X)
     kept = detector.drift_reference_
     with pytest.raises(ValueError, match="hidden"):
@@ -232,7 +228,7 @@ def test_a_failed_fit_leaves_what_was_kept(X):
 
 
 @pytest.mark.gpu
-def test_rows_on_a_gpu(X):
+def test_rows_on_a_gpu(quick, X):
     detector = quick(device="cuda").fit(X)
     new = torch.from_numpy(rows(1, 200))
     of_host, of_gpu = detector.check_drift(new.numpy()), detector.check_drift(new.cuda())

@@ -22,34 +22,36 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 
-QUICK = {
-    AutoEncoder: {"epoch_num": 3},
-    VAE: {"epoch_num": 3},
-    AutoEncoderEnsemble: {"epoch_num": 3, "n_estimators": 2},
-}
-EACH = pytest.mark.parametrize("Detector", QUICK)
+DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+EACH = pytest.mark.parametrize("Detector", DETECTORS)
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 
+LABELS = "PyOD labels inliers 0 and outliers 1; scikit-learn expects 1 and -1"
+EXPECTED_FAILURES = {
+    "check_do_not_raise_errors_in_init_or_set_params": (
+        "PyOD's BaseDetector refuses a bad contamination in __init__"
+    ),
+    "check_outliers_fit_predict": LABELS,
+    "check_outliers_train": LABELS,
+}
 
-def quick(Detector, **params):
-    return Detector(**{"verbose": 0, "device": "cpu", **QUICK[Detector], **params})
+
+def ours(quick):
+    return [quick(Detector) for Detector in DETECTORS]
 
 
-def ours():
-    return [quick(Detector) for Detector in QUICK]
-
-
-def mixed():
-    return [*ours(), IForest(random_state=0), KNN(), ECOD()]
+def mixed(quick):
+    return [*ours(quick), IForest(random_state=0), KNN(), ECOD()]
 
 
 @pytest.fixture(scope="module")
-def alone(data):
-    """Each detector of ``mixed()``, fitted by itself."""
-    return [detector.fit(data[0]) for detector in mixed()]
+def alone(quick, data):
+    """Each detector of ``mixed``, fitted by itself."""
+    return [detector.fit(data[0]) for detector in mixed(quick)]
 
 
 def assert_scores_alike(detectors, others, X):
@@ -62,34 +64,37 @@ def assert_scores_alike(detectors, others, X):
 # ------------------------------------------------------------------------ PyOD's ensembles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_suod(n_jobs, data, alone):
+def test_suod(quick, n_jobs, data, alone):
     X_train, X_test, _, y_test = data
     # bps_flag=True would write files into the installed package
-    suod = SUOD(mixed(), n_jobs=n_jobs, bps_flag=False, rp_flag_global=False, verbose=False)
+    suod = SUOD(mixed(quick), n_jobs=n_jobs, bps_flag=False, rp_flag_global=False, verbose=False)
     suod.fit(X_train)
     assert_scores_alike(suod.model_.base_estimators, alone, X_test)
     assert roc_auc_score(y_test, suod.decision_function(X_test)) > 0.95
     assert suod.predict(X_test).shape == (200,)
 
 
-def test_suod_neither_projects_nor_approximates_detectors_that_it_does_not_know(data, alone):
+@pytest.mark.slow
+def test_suod_neither_projects_nor_approximates_detectors_that_it_does_not_know(quick, data, alone):
     X_train, X_test, _, _ = data
-    suod = SUOD(mixed(), bps_flag=False, verbose=False).fit(X_train)
+    suod = SUOD(mixed(quick), bps_flag=False, verbose=False).fit(X_train)
     assert_scores_alike(suod.model_.base_estimators[:3], alone[:3], X_test)
     assert not np.any(suod.model_.rp_flags_[:3])
     assert not np.any(suod.model_.approx_flags[:3])
 
 
-def test_lscp(data, alone):
+@pytest.mark.slow
+def test_lscp(quick, data, alone):
     X_train, X_test, _, y_test = data
-    lscp = LSCP(mixed(), random_state=0, n_bins=3).fit(X_train)
+    lscp = LSCP(mixed(quick), random_state=0, n_bins=3).fit(X_train)
     assert_scores_alike(lscp.detector_list, alone, X_test)
     assert roc_auc_score(y_test, lscp.decision_function(X_test)) > 0.95
 
 
 @EACH
-def test_feature_bagging(Detector, data):
+def test_feature_bagging(quick, Detector, data):
     X_train, X_test, _, y_test = data
     bagging = FeatureBagging(quick(Detector), n_estimators=3, random_state=0).fit(X_train)
     for member, features in zip(bagging.estimators_, bagging.estimators_features_, strict=True):
@@ -100,9 +105,10 @@ def test_feature_bagging(Detector, data):
     assert roc_auc_score(y_test, bagging.decision_function(X_test)) > 0.9
 
 
-def test_xgbod(data, alone):
+@pytest.mark.slow
+def test_xgbod(quick, data, alone):
     X_train, X_test, y_train, y_test = data
-    xgbod = XGBOD(mixed(), standardization_flag_list=[False] * 6, random_state=0)
+    xgbod = XGBOD(mixed(quick), standardization_flag_list=[False] * 6, random_state=0)
     xgbod.fit(X_train, y_train)
     scores = np.column_stack([detector.decision_scores_ for detector in alone])
     assert np.array_equal(xgbod.X_train_add_, scores)
@@ -131,16 +137,17 @@ def test_combinations(data, alone):
     assert np.array_equal(majority, (labels.sum(1) >= 2).astype(int))
 
 
-def fitted_ensembles(X, y):
-    yield SUOD(ours(), bps_flag=False, verbose=False).fit(X)
-    yield LSCP(ours(), random_state=0, n_bins=3).fit(X)
+def fitted_ensembles(quick, X, y):
+    yield SUOD(ours(quick), bps_flag=False, verbose=False).fit(X)
+    yield LSCP(ours(quick), random_state=0, n_bins=3).fit(X)
     yield FeatureBagging(quick(AutoEncoder), n_estimators=2, random_state=0).fit(X)
-    yield XGBOD(ours(), random_state=0).fit(X, y)
+    yield XGBOD(ours(quick), random_state=0).fit(X, y)
 
 
-def test_ensembles_of_ours_can_be_pickled(data):
+@pytest.mark.slow
+def test_ensembles_of_ours_can_be_pickled(quick, data):
     X_train, X_test, y_train, _ = data
-    for ensemble in fitted_ensembles(X_train, y_train):
+    for ensemble in fitted_ensembles(quick, X_train, y_train):
         twin = pickle.loads(pickle.dumps(ensemble))
         if isinstance(ensemble, LSCP):  # draws at each call from a generator that was copied
             pairs = zip(ensemble.detector_list, twin.detector_list, strict=True)
@@ -153,8 +160,21 @@ def test_ensembles_of_ours_can_be_pickled(data):
 # ---------------------------------------------------------------------------- scikit-learn
 
 
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks(
+    [
+        AutoEncoder(epoch_num=2, verbose=0),
+        VAE(epoch_num=2, verbose=0),
+        AutoEncoderEnsemble(n_estimators=2, epoch_num=2, verbose=0),
+    ],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
+)
+def test_estimator_check(estimator, check):
+    check(estimator)
+
+
 @EACH
-def test_clone_is_unfitted_and_equal(Detector, X):
+def test_clone_is_unfitted_and_equal(quick, Detector, X):
     detector = quick(Detector, contamination=0.2, random_state=7).fit(X)
     copy = clone(detector)
     assert copy.get_params() == detector.get_params()
@@ -163,7 +183,7 @@ def test_clone_is_unfitted_and_equal(Detector, X):
 
 
 @EACH
-def test_pipeline(Detector, data):
+def test_pipeline(quick, Detector, data):
     X_train, X_test, _, _ = data
     pipeline = make_pipeline(MinMaxScaler(), quick(Detector)).fit(X_train)
     scaler = MinMaxScaler().fit(X_train)
@@ -173,8 +193,9 @@ def test_pipeline(Detector, data):
         assert np.array_equal(getattr(pipeline, method)(X_test), expected)
 
 
+@pytest.mark.slow
 @EACH
-def test_grid_search_in_worker_processes(Detector, data):
+def test_grid_search_in_worker_processes(quick, Detector, data):
     X_train, _, y_train, _ = data
     name = Detector.__name__.lower()
     grid = {f"{name}__epoch_num": [1, 3], f"{name}__score_head": ["euclidean", "mahalanobis"]}
@@ -187,7 +208,7 @@ def test_grid_search_in_worker_processes(Detector, data):
 
 
 @EACH
-def test_cross_val_score_gives_each_fold_what_it_gets_alone(Detector, data):
+def test_cross_val_score_gives_each_fold_what_it_gets_alone(quick, Detector, data):
     X_train, _, y_train, _ = data
     detector = quick(Detector)
     got = cross_val_score(detector, X_train, y_train, scoring="roc_auc", cv=FOLDS)
@@ -201,19 +222,21 @@ def test_cross_val_score_gives_each_fold_what_it_gets_alone(Detector, data):
 # ------------------------------------------------------------------------- other processes
 
 
-def test_joblib_workers_fit_and_score(data, alone):
+@pytest.mark.slow
+def test_joblib_workers_fit_and_score(quick, data, alone):
     X_train, X_test, _, _ = data
     with joblib.Parallel(n_jobs=2) as parallel:
-        fitted = parallel(joblib.delayed(detector.fit)(X_train) for detector in mixed())
+        fitted = parallel(joblib.delayed(detector.fit)(X_train) for detector in mixed(quick))
         scores = parallel(joblib.delayed(d.decision_function)(X_test) for d in fitted)
     assert_scores_alike(fitted, alone, X_test)
     for got, detector in zip(scores, alone, strict=True):
         assert np.array_equal(got, detector.decision_function(X_test))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 @EACH
-def test_a_forked_process_fits_and_scores(Detector, X):
+def test_a_forked_process_fits_and_scores(quick, Detector, X):
     detector = quick(Detector).fit(X)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         again = pool.apply(quick(Detector).fit, (X,))
@@ -222,6 +245,7 @@ def test_a_forked_process_fits_and_scores(Detector, X):
     assert np.array_equal(scores, detector.decision_scores_)
 
 
+@pytest.mark.slow
 def test_cuda_is_left_alone_until_fit():
     # Asking for devices is enough to spoil CUDA for forked processes.
     code = """
@@ -262,7 +286,7 @@ def pickled_bytes(detector):
 
 
 @EACH
-def test_pickles_hold_weights_and_no_rows(Detector, X):
+def test_pickles_hold_weights_and_no_rows(quick, Detector, X):
     few, many = (quick(Detector).fit(np.tile(X, (copies, 1))) for copies in (4, 40))
     tensors = many.scoring_module_.state_dict().values()
     assert abs(pickled_bytes(many) - pickled_bytes(few)) < 100
@@ -271,7 +295,7 @@ def test_pickles_hold_weights_and_no_rows(Detector, X):
     assert len(pickle.dumps(clone(many))) < 2_000
 
 
-def test_rows_kept_for_partial_fit_stay_out_of_pickles(X):
+def test_rows_kept_for_partial_fit_stay_out_of_pickles(quick, X):
     detector = quick(AutoEncoder).partial_fit(np.tile(X, (40, 1)))
     fitted = quick(AutoEncoder).fit(X)
     assert abs(pickled_bytes(detector) - pickled_bytes(fitted)) < 1_000

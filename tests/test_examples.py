@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 
+pytestmark = pytest.mark.slow
+
 matplotlib.use("agg")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))

@@ -27,7 +27,14 @@ DETECTORS = [
     *((VAE, head) for head in [*HEADS, "nll", "reconstruction_probability", "elbo"]),
     *((AutoEncoderEnsemble, head) for head in HEADS),
 ]
-ALL = pytest.mark.parametrize(("Detector", "head"), DETECTORS)
+# One head of each suffices where time counts.
+ALL = pytest.mark.parametrize(
+    ("Detector", "head"),
+    [
+        pytest.param(Detector, head, marks=[] if head == "nearest_neighbor" else pytest.mark.slow)
+        for Detector, head in DETECTORS
+    ],
+)
 
 
 def factors(n, n_features, seed):
@@ -115,7 +122,12 @@ def test_the_mean_row_has_nothing_to_explain(X):
 
 @pytest.mark.parametrize(
     ("Detector", "n_features"),
-    [(AutoEncoder, 1), (AutoEncoder, 600), (VAE, 600), (AutoEncoderEnsemble, 5)],
+    [
+        (AutoEncoder, 1),
+        pytest.param(AutoEncoder, 600, marks=pytest.mark.slow),
+        pytest.param(VAE, 600, marks=pytest.mark.slow),
+        (AutoEncoderEnsemble, 5),
+    ],
 )
 def test_a_row_s_contributions_are_its_own(Detector, n_features):
     X = np.random.default_rng(0).normal(size=(150, n_features))
@@ -126,6 +138,7 @@ def test_a_row_s_contributions_are_its_own(Detector, n_features):
         assert np.array_equal(detector.explain(X[:n]), parts[:n])
 
 
+@pytest.mark.slow
 def test_wide_rows_are_explained():
     X = factors(150, 700, seed=1)
     row = factors(1, 700, seed=2)
@@ -162,6 +175,7 @@ class Counting(AutoEncoderNetwork):
         return super().encode(x)
 
 
+@pytest.mark.slow
 def test_rows_are_explained_tile_by_tile():
     X = np.random.default_rng(0).normal(size=(2000, 300))
     detector = AutoEncoder(network=Counting, epoch_num=1, device="cpu", verbose=0).fit(X)

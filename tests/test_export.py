@@ -18,6 +18,8 @@ onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
+pytestmark = pytest.mark.slow
+
 CONV = {"network": "conv", "hidden_neuron_list": [3, 4, 2]}
 VARIATIONAL_CONV = {
     "network": "variational_conv",
@@ -41,11 +43,6 @@ CASES = [
 FAR = [1e3, 1e12, 1e18, 1e19, 1e20, 1e25, 1e38, 1e60, 1e300]
 
 
-def quick(Detector, **params):
-    few = {"n_estimators": 4} if Detector is AutoEncoderEnsemble else {}
-    return Detector(**{"epoch_num": 2, "verbose": 0, "device": "cpu", **few, **params})
-
-
 def session_of(detector, path):
     detector.to_onnx(path)
     return onnxruntime.InferenceSession(path)
@@ -66,7 +63,7 @@ def assert_scored_alike(session, detector, X):
 
 
 @pytest.fixture(scope="module")
-def named(tmp_path_factory):
+def named(quick, tmp_path_factory):
     """A detector of rows with names that are not scaled, its file, and a session of that."""
     pd = pytest.importorskip("pandas", reason="needs pandas")
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 6)), columns=list("abcdef"))
@@ -76,7 +73,7 @@ def named(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("Detector", "head", "params"), CASES)
-def test_onnx_runtime_scores_as_the_detector_does(Detector, head, params, tmp_path):
+def test_onnx_runtime_scores_as_the_detector_does(quick, Detector, head, params, tmp_path):
     X = load_breast_cancer().data
     image = {"input_shape": (5, 6)} if "network" in params else {}
     detector = quick(Detector, score_head=head, **params, **image).fit(X[::2])
@@ -96,13 +93,13 @@ def test_onnx_runtime_scores_as_the_detector_does(Detector, head, params, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["14_glass", "7_Cardiotocography"])
-def test_adbench(adbench, name, tmp_path):
+def test_adbench(quick, adbench, name, tmp_path):
     X = np.load(adbench / f"{name}.npz")["X"].astype(np.float64)
     detector = quick(VAE).fit(X[::2])
     assert_scored_alike(session_of(detector, tmp_path / "detector.onnx"), detector, X[1::2])
 
 
-def test_every_activation(tmp_path):
+def test_every_activation(quick, tmp_path):
     def network(n_features, generator):
         layers = []
         for name, activation in ACTIVATIONS.items():
@@ -115,7 +112,7 @@ def test_every_activation(tmp_path):
     assert_scored_alike(session_of(detector, tmp_path / "detector.onnx"), detector, X)
 
 
-def test_rows_far_from_zero_keep_their_digits(X, tmp_path):
+def test_rows_far_from_zero_keep_their_digits(quick, X, tmp_path):
     X = X + 1e7
     detector = quick(AutoEncoder, score_head="euclidean").fit(X)
     assert_scored_alike(session_of(detector, tmp_path / "detector.onnx"), detector, X)
@@ -159,7 +156,7 @@ def test_what_the_file_says_of_itself(named):
 
 
 @pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
-def test_a_saved_program_of_torch_export(Detector, X, tmp_path):
+def test_a_saved_program_of_torch_export(quick, Detector, X, tmp_path):
     detector = quick(Detector).fit(X)
     torch.export.save(detector.to_torch_export(), tmp_path / "detector.pt2")
     scored = torch.export.load(tmp_path / "detector.pt2").module()
@@ -169,7 +166,7 @@ def test_a_saved_program_of_torch_export(Detector, X, tmp_path):
         assert np.array_equal(labels, scores.double() > detector.threshold_)
 
 
-def test_labels_of_thresholders(X, tmp_path):
+def test_labels_of_thresholders(quick, X, tmp_path):
     thresholds = pytest.importorskip("pyod.models.thresholds", reason="needs pythresh")
     pytest.importorskip("pythresh", reason="needs pythresh, of the extra ensembles")
     for rule in (TopN(20), thresholds.KARCH()):
@@ -187,7 +184,7 @@ class LooksAtValues(AutoEncoderNetwork):
         return super().encode(x if x.sum() > 1e9 else x + 1)
 
 
-def test_what_torch_cannot_export_is_named_and_leaves_what_was_there(X, tmp_path):
+def test_what_torch_cannot_export_is_named_and_leaves_what_was_there(quick, X, tmp_path):
     path = tmp_path / "detector.onnx"
     path.write_text("older")
     detector = quick(
@@ -202,13 +199,13 @@ def test_what_torch_cannot_export_is_named_and_leaves_what_was_there(X, tmp_path
     assert path.read_text() == "older"
 
 
-def test_weights_too_large_for_a_file_are_refused(X, tmp_path, monkeypatch):
+def test_weights_too_large_for_a_file_are_refused(quick, X, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "_LARGEST_ONNX", 1000)
     with pytest.raises(ValueError, match=r"an ONNX file holds at most.*to_torch_export"):
         quick(AutoEncoder).fit(X).to_onnx(tmp_path / "detector.onnx")
 
 
-def test_a_missing_package_is_named(X, tmp_path, monkeypatch):
+def test_a_missing_package_is_named(quick, X, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"pip install 'pyod-ae-plugin\[onnx\]'"):
         quick(AutoEncoder).fit(X).to_onnx(tmp_path / "detector.onnx")
@@ -221,7 +218,7 @@ def test_unfitted_detectors_cannot_be_exported(tmp_path):
         AutoEncoder().to_torch_export()
 
 
-def test_the_detector_stays_as_it_is(X, tmp_path):
+def test_the_detector_stays_as_it_is(quick, X, tmp_path):
     detector = quick(AutoEncoder).fit(X)
     before = detector.decision_function(X)
     program = detector.to_torch_export()

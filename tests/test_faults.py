@@ -48,15 +48,10 @@ DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 EACH = pytest.mark.parametrize("Detector", DETECTORS)
 
 
-def quick(Detector, **params):
-    few = {"n_estimators": 3} if Detector is AutoEncoderEnsemble else {}
-    return Detector(**{"epoch_num": 8, "verbose": 0, "device": "cpu", **few, **params})
-
-
 # ------------------------------------------------------------------ training that diverges
 
 # By plain gradient descent the loss is NaN at 10, for the VAE and the ensemble also at 1.
-DIVERGING = {"optimizer_name": "sgd", "lr": 10, "on_divergence": "restart"}
+DIVERGING = {"optimizer_name": "sgd", "lr": 10, "on_divergence": "restart", "epoch_num": 8}
 
 
 def global_draws(n_features):
@@ -80,7 +75,7 @@ DIVERGING_CASES = {
 
 
 @pytest.mark.parametrize("case", DIVERGING_CASES)
-def test_a_diverging_fit_starts_anew_at_a_lower_learning_rate(case, X):
+def test_a_diverging_fit_starts_anew_at_a_lower_learning_rate(quick, case, X):
     Detector, own = DIVERGING_CASES[case]
     params = {**DIVERGING, **own}
     with pytest.warns(ConvergenceWarning) as caught:
@@ -102,7 +97,7 @@ def test_a_diverging_fit_starts_anew_at_a_lower_learning_rate(case, X):
 
 
 @EACH
-def test_after_three_restarts_divergence_is_an_error(Detector, X):
+def test_after_three_restarts_divergence_is_an_error(quick, Detector, X):
     detector = quick(Detector).fit(X)
     before = dict(vars(detector))
     detector.set_params(**DIVERGING).set_params(lr=1e12)
@@ -117,9 +112,9 @@ def test_after_three_restarts_divergence_is_an_error(Detector, X):
 
 
 @EACH
-def test_divergence_is_an_error_by_default_and_leaves_no_checkpoint(Detector, X, tmp_path):
+def test_divergence_is_an_error_by_default_and_leaves_no_checkpoint(quick, Detector, X, tmp_path):
     path = tmp_path / "training.safetensors"
-    detector = quick(Detector, optimizer_name="sgd", lr=3, checkpoint=path)
+    detector = quick(Detector, optimizer_name="sgd", lr=3, epoch_num=8, checkpoint=path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch \d of 8"):
@@ -129,7 +124,7 @@ def test_divergence_is_an_error_by_default_and_leaves_no_checkpoint(Detector, X,
 
 
 @EACH
-def test_a_fit_that_learns_warns_of_nothing_and_says_its_learning_rate(Detector, data):
+def test_a_fit_that_learns_warns_of_nothing_and_says_its_learning_rate(quick, Detector, data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         detector = quick(Detector, on_divergence="restart").fit(data[0])
@@ -138,7 +133,7 @@ def test_a_fit_that_learns_warns_of_nothing_and_says_its_learning_rate(Detector,
 
 
 @EACH
-def test_a_network_that_rebuilds_nothing_is_warned_about(Detector, X):
+def test_a_network_that_rebuilds_nothing_is_warned_about(quick, Detector, X):
     # The whitening score heads would hide it: they measure residuals in their own units.
     with pytest.warns(ConvergenceWarning, match=r"times the squared error.*Lower it \(lr=0\.1\)"):
         detector = quick(Detector, lr=1.0, epoch_num=None).fit(X)
@@ -148,7 +143,7 @@ def test_a_network_that_rebuilds_nothing_is_warned_about(Detector, X):
     assert np.median(np.square(residuals)) < 1
 
 
-def test_a_restart_begins_with_the_weights_of_a_network_that_is_handed_out_again(X):
+def test_a_restart_begins_with_the_weights_of_a_network_that_is_handed_out_again(quick, X):
     trained = mlp(6, [8, 2], "silu", False, 0.0, torch.Generator().manual_seed(0))
     first = copy.deepcopy(trained)
     with pytest.warns(ConvergenceWarning):
@@ -159,9 +154,11 @@ def test_a_restart_begins_with_the_weights_of_a_network_that_is_handed_out_again
 
 
 @pytest.mark.parametrize("Detector", [AutoEncoder, AutoEncoderEnsemble])
-def test_a_restarted_fit_goes_on_from_its_checkpoint(Detector, X, tmp_path, monkeypatch):
+def test_a_restarted_fit_goes_on_from_its_checkpoint(quick, Detector, X, tmp_path, monkeypatch):
     path = tmp_path / "training.safetensors"
-    params = {**DIVERGING, "lr": 3 if Detector is AutoEncoder else 1}  # NaN in a later epoch
+    params = {**DIVERGING, "lr": 3}  # NaN in a later epoch
+    if Detector is AutoEncoderEnsemble:
+        params |= {"lr": 1, "n_estimators": 3}
     with pytest.warns(ConvergenceWarning):
         whole = quick(Detector, **params).fit(X)
     an_epoch = training.Training._epoch
@@ -183,7 +180,7 @@ def test_a_restarted_fit_goes_on_from_its_checkpoint(Detector, X, tmp_path, monk
     assert not path.exists()
 
 
-def test_a_diverged_checkpoint_does_not_poison_the_restart(X, tmp_path, monkeypatch):
+def test_a_diverged_checkpoint_does_not_poison_the_restart(quick, X, tmp_path, monkeypatch):
     path = tmp_path / "training.safetensors"
     an_epoch, there = training.Training._epoch, []
 
@@ -199,7 +196,7 @@ def test_a_diverged_checkpoint_does_not_poison_the_restart(X, tmp_path, monkeypa
 
 
 @EACH
-def test_batches_and_later_rows_are_learned_from_after_a_restart(Detector, X):
+def test_batches_and_later_rows_are_learned_from_after_a_restart(quick, Detector, X):
     with pytest.warns(ConvergenceWarning):
         fitted = quick(Detector, **DIVERGING).fit(X)
     with pytest.warns(ConvergenceWarning):
@@ -212,8 +209,8 @@ def test_batches_and_later_rows_are_learned_from_after_a_restart(Detector, X):
     assert np.isfinite(detector.history_["loss"]).all()
 
 
-def test_members_that_are_added_restart_alone(X):
-    detector = quick(AutoEncoderEnsemble, warm_start=True).fit(X)
+def test_members_that_are_added_restart_alone(quick, X):
+    detector = quick(AutoEncoderEnsemble, n_estimators=3, warm_start=True).fit(X)
     before = [parameter[:3].clone() for parameter in detector.model.parameters()]
     with pytest.warns(ConvergenceWarning):
         detector.set_params(n_estimators=5, **DIVERGING).fit(X)
@@ -221,7 +218,7 @@ def test_members_that_are_added_restart_alone(X):
     assert all(itertools.starmap(torch.equal, zip(before, after, strict=True)))
 
 
-def test_the_learning_rate_that_was_used_is_saved(X, tmp_path):
+def test_the_learning_rate_that_was_used_is_saved(quick, X, tmp_path):
     with pytest.warns(ConvergenceWarning):
         detector = quick(AutoEncoder, **DIVERGING).fit(X)
     detector.save(tmp_path / "model")
@@ -291,8 +288,9 @@ def disk(request, tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @NEEDS_FORK
-def test_a_full_disk_while_saving_leaves_the_old_model_whole(disk, X):
+def test_a_full_disk_while_saving_leaves_the_old_model_whole(quick, disk, X):
     detector = quick(AutoEncoder).fit(X)
     said = disk.run_full(detector.save, disk.folder / "model")
     assert re.search("No space left|File too large", said)
@@ -307,10 +305,11 @@ def test_a_full_disk_while_saving_leaves_the_old_model_whole(disk, X):
     assert np.array_equal(loaded.decision_function(X), detector.decision_scores_)
 
 
+@pytest.mark.slow
 @NEEDS_FORK
-def test_a_full_disk_ends_a_fit_whose_checkpoint_it_cannot_hold(disk, X, monkeypatch):
+def test_a_full_disk_ends_a_fit_whose_checkpoint_it_cannot_hold(quick, disk, X, monkeypatch):
     path = disk.folder / "training.safetensors"
-    detector = quick(AutoEncoder, checkpoint=path)
+    detector = quick(AutoEncoder, epoch_num=8, checkpoint=path)
     said = disk.run_full(detector.fit, X)
     assert f"The checkpoint {path} could not be written: " in said
     assert "Make room and fit again" in said
@@ -331,8 +330,8 @@ def test_a_full_disk_ends_a_fit_whose_checkpoint_it_cannot_hold(disk, X, monkeyp
     assert "could not be written" in disk.run_full(detector.fit, X)
     assert path.read_bytes() == older
     assert disk.names() == [path.name]
-    resumed = detector.fit(X)
-    assert np.array_equal(resumed.decision_scores_, quick(AutoEncoder).fit(X).decision_scores_)
+    whole, resumed = quick(AutoEncoder, epoch_num=8).fit(X), detector.fit(X)
+    assert np.array_equal(resumed.decision_scores_, whole.decision_scores_)
 
 
 def command(*arguments):
@@ -349,7 +348,7 @@ def command(*arguments):
 
 
 @pytest.fixture
-def score_command(tmp_path, X, monkeypatch):
+def score_command(quick, tmp_path, X, monkeypatch):
     """Make the command that scores a table to a file; and what that file shall hold."""
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setattr(tables, "BATCH_ROWS", 100)
@@ -367,6 +366,7 @@ def score_command(tmp_path, X, monkeypatch):
     return score_command, undisturbed
 
 
+@pytest.mark.slow
 @NEEDS_FORK
 @pytest.mark.parametrize("ending", [".csv", ".npy"])
 @pytest.mark.parametrize("room", [0, ROOM], ids=["for nothing", "for parts"])
@@ -405,6 +405,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_scoring_goes_on_after_a_signal(sent, score_command, tmp_path):
@@ -430,9 +431,10 @@ def test_scoring_goes_on_after_a_signal(sent, score_command, tmp_path):
     assert not list(tmp_path.glob(".scores*"))
 
 
+@pytest.mark.slow
 @NEEDS_FORK
 @EACH
-def test_a_killed_fit_goes_on_to_the_same_bits(Detector, X, tmp_path):
+def test_a_killed_fit_goes_on_to_the_same_bits(quick, Detector, X, tmp_path):
     path = tmp_path / "training.safetensors"
     detector = quick(Detector, epoch_num=30, checkpoint=path)
     process = multiprocessing.get_context("fork").Process(target=detector.fit, args=(X,))
@@ -452,7 +454,8 @@ def test_a_killed_fit_goes_on_to_the_same_bits(Detector, X, tmp_path):
 # -------------------------------------------------------------------------- other processes
 
 
-def test_workers_that_are_killed_are_reported_and_replaced(X):
+@pytest.mark.slow
+def test_workers_that_are_killed_are_reported_and_replaced(quick, X):
     class Killed(AutoEncoder):
         def decision_function(self, X, batch_size=None):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -481,7 +484,7 @@ def test_workers_that_are_killed_are_reported_and_replaced(X):
     assert np.array_equal(detector.decision_function(X), detector.decision_scores_)
 
 
-def test_the_error_of_a_diverging_fit_comes_through_from_workers(X):
+def test_the_error_of_a_diverging_fit_comes_through_from_workers(quick, X):
     with pytest.raises(FloatingPointError, match=r"Training diverged.*Lower it") as caught:
         quick(AutoEncoder, optimizer_name="sgd", lr=1e6).fit(X)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -495,8 +498,9 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @NEEDS_FORK
-def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(two_threads, data):
+def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(quick, two_threads, data):
     rows = np.tile(data[0], (20, 1))  # enough for two threads
     detectors = [quick(Detector, epoch_num=1).fit(data[0]) for Detector in DETECTORS]
     expected = [detector.decision_function(rows) for detector in detectors]
@@ -506,7 +510,8 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(two_th
             assert np.array_equal(got, scores)
 
 
-def test_a_spawned_process_scores_as_this_one_does(X):
+@pytest.mark.slow
+def test_a_spawned_process_scores_as_this_one_does(quick, X):
     detectors = [quick(Detector).fit(X) for Detector in DETECTORS]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         for detector in detectors:
@@ -518,7 +523,7 @@ def test_a_spawned_process_scores_as_this_one_does(X):
 
 
 @EACH
-def test_threads_that_use_one_detector_get_what_they_would_get_alone(Detector, X):
+def test_threads_that_use_one_detector_get_what_they_would_get_alone(quick, Detector, X):
     detector = quick(Detector).fit(X)
     names = ["decision_function", "predict", "transform", "reconstruct", "explain"]
     methods = [getattr(detector, name) for name in names]
@@ -537,7 +542,9 @@ def test_threads_that_use_one_detector_get_what_they_would_get_alone(Detector, X
 
 
 @EACH
-def test_threads_that_fit_with_one_seed_get_what_they_would_get_alone(Detector, X, two_threads):
+def test_threads_that_fit_with_one_seed_get_what_they_would_get_alone(
+    quick, Detector, X, two_threads
+):
     alone = quick(Detector).fit(X).decision_scores_
     start = threading.Barrier(4)
 
@@ -550,7 +557,7 @@ def test_threads_that_fit_with_one_seed_get_what_they_would_get_alone(Detector, 
     assert torch.get_num_threads() == 2
 
 
-def test_threads_that_begin_during_a_fit_compute_with_the_usual_number(two_threads, X):
+def test_threads_that_begin_during_a_fit_compute_with_the_usual_number(quick, two_threads, X):
     n_threads = []
 
     def factory(n_features):
@@ -600,7 +607,7 @@ FAULTY_HOOKS = {
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("fault", FAULTY_HOOKS)
-def test_a_faulty_hook_is_warned_about_and_stops_nothing(fault, hook, X):
+def test_a_faulty_hook_is_warned_about_and_stops_nothing(quick, fault, hook, X):
     function, reason = FAULTY_HOOKS[fault]
     implementation = hookimpl(lambda: function())
     # not hashable, which is no fault, but unusual
@@ -645,7 +652,7 @@ def test_a_hook_that_asks_for_more_than_there_is_is_refused_when_it_is_registere
 
 
 @EACH
-def test_a_detector_of_a_device_that_is_not_here_scores_on_the_cpu(Detector, X, tmp_path):
+def test_a_detector_of_a_device_that_is_not_here_scores_on_the_cpu(quick, Detector, X, tmp_path):
     detector = quick(Detector).fit(X)
     detector.set_params(device="cuda:77" if torch.cuda.is_available() else "cuda:0")
     detector.save(tmp_path / "model")
@@ -663,7 +670,7 @@ def test_a_detector_of_a_device_that_is_not_here_scores_on_the_cpu(Detector, X, 
         assert np.array_equal(loaded.decision_function(X), detector.decision_scores_)
 
 
-def test_memory_that_runs_out_in_training_leaves_the_detector_as_it_was(X):
+def test_memory_that_runs_out_in_training_leaves_the_detector_as_it_was(quick, X):
     def factory(n_features):
         network = mlp(n_features, [4, 2], "silu", False, 0.0, torch.Generator())
 
@@ -695,10 +702,13 @@ with open(folder + "/model.pickle", "rb") as file:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @EACH
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", None])
-def test_a_model_of_a_gpu_that_is_hidden_later_scores_on_the_cpu(device, Detector, X, tmp_path):
+def test_a_model_of_a_gpu_that_is_hidden_later_scores_on_the_cpu(
+    quick, device, Detector, X, tmp_path
+):
     detector = quick(Detector, device=device).fit(X)
     assert next(detector.model.parameters()).is_cuda
     detector.save(tmp_path / "model")
@@ -711,7 +721,7 @@ def test_a_model_of_a_gpu_that_is_hidden_later_scores_on_the_cpu(device, Detecto
 
 
 @pytest.mark.gpu
-def test_tiles_become_lower_where_a_gpu_is_really_full(X):
+def test_tiles_become_lower_where_a_gpu_is_really_full(quick, X):
     detector = quick(AutoEncoder, device="cuda", hidden_neuron_list=[2048, 2]).fit(X)
     module, heights = detector.scoring_module_, []
     rows = torch.from_numpy(np.tile(X, (400, 1)))

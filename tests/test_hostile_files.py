@@ -12,6 +12,8 @@ import torch
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
 from pyod_ae_plugin.storage import read_model, write_model
 
+pytestmark = pytest.mark.slow
+
 DETECTORS = {
     "AutoEncoder": AutoEncoder(epoch_num=1, verbose=0, device="cpu", hidden_neuron_list=[4, 2]),
     "VAE": VAE(epoch_num=1, verbose=0, device="cpu", score_head="elbo"),

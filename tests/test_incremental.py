@@ -19,11 +19,6 @@ from pyod_ae_plugin.scoring import Moments
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 
 
-def quick(Detector, **params):
-    few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
-    return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **few, **params})
-
-
 @pytest.fixture
 def few_kept(monkeypatch):
     """Keep 1,024 rows of a stream, the least there is."""
@@ -68,7 +63,7 @@ def test_moments_are_those_of_all_rows_however_they_are_split(X, cuts):
 
 
 @pytest.mark.parametrize("dtype", ["<f8", ">f8", ">i4", "<f4"])
-def test_a_memory_map_is_never_copied_whole(dtype, tmp_path):
+def test_a_memory_map_is_never_copied_whole(quick, dtype, tmp_path):
     shape = (100_000, 32)
     X = np.lib.format.open_memmap(tmp_path / "rows.npy", mode="w+", dtype=dtype, shape=shape)
     X[:] = np.random.default_rng(0).normal(size=shape) * 100
@@ -121,7 +116,7 @@ def test_a_sample_is_uniform_over_all_rows():
 
 
 @pytest.mark.parametrize("Detector", DETECTORS)
-def test_batches_that_can_be_kept_are_fitted_as_their_rows_are(Detector, X):
+def test_batches_that_can_be_kept_are_fitted_as_their_rows_are(quick, Detector, X):
     whole = quick(Detector).fit(X)
     batches = Once([X[:7], X[7:200], X[200:]])
     got = quick(Detector).fit_batches(batches)
@@ -132,7 +127,7 @@ def test_batches_that_can_be_kept_are_fitted_as_their_rows_are(Detector, X):
 
 
 @pytest.mark.parametrize("Detector", DETECTORS)
-def test_two_passes_give_the_scores_of_all_rows(Detector, few_kept):
+def test_two_passes_give_the_scores_of_all_rows(quick, Detector, few_kept):
     X = np.random.default_rng(0).normal(size=(3000, 4)) * [1, 10, 100, 1000] + 7
     batches = Once(np.array_split(X, 11))
     detector = quick(Detector).fit_batches(batches)
@@ -145,7 +140,7 @@ def test_two_passes_give_the_scores_of_all_rows(Detector, few_kept):
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_batches_that_change_between_the_passes_are_refused(change, few_kept):
+def test_batches_that_change_between_the_passes_are_refused(quick, change, few_kept):
     class Changing(Once):
         def __iter__(self):
             self.passes += 1
@@ -156,7 +151,7 @@ def test_batches_that_change_between_the_passes_are_refused(change, few_kept):
         quick(AutoEncoder).fit_batches(batches)
 
 
-def test_a_generator_of_batches_is_judged_by_its_sample(few_kept):
+def test_a_generator_of_batches_is_judged_by_its_sample(quick, few_kept):
     X = np.random.default_rng(0).normal(size=(3000, 4))
     detector = quick(AutoEncoder).fit_batches(iter(np.array_split(X, 11)))
     assert detector.decision_scores_.shape == detector.labels_.shape == (1024,)
@@ -173,7 +168,7 @@ def test_a_sample_trains_a_detector_as_good_as_all_rows(few_kept):
     assert roc_auc_score(y, detector.decision_scores_) > 0.98
 
 
-def test_a_bad_batch_leaves_the_detector_as_it_was(X):
+def test_a_bad_batch_leaves_the_detector_as_it_was(quick, X):
     detector = quick(AutoEncoder).fit(X)
     before = detector.decision_function(X)
     wrong = [(X, X[:, :3]), (X, np.full_like(X, np.nan)), ()]
@@ -184,14 +179,14 @@ def test_a_bad_batch_leaves_the_detector_as_it_was(X):
 
 
 @pytest.mark.parametrize("Detector", DETECTORS)
-def test_the_first_partial_fit_is_a_fit(Detector, X):
+def test_the_first_partial_fit_is_a_fit(quick, Detector, X):
     whole, first = quick(Detector).fit(X), quick(Detector).partial_fit(X)
     assert np.array_equal(whole.decision_scores_, first.decision_scores_)
     assert whole.threshold_ == first.threshold_
 
 
 @pytest.mark.parametrize("Detector", DETECTORS)
-def test_partial_fit_learns_what_comes_later(Detector):
+def test_partial_fit_learns_what_comes_later(quick, Detector):
     rng = np.random.default_rng(0)
     first, later = rng.normal(size=(400, 5)), rng.normal(size=(400, 5)) * 0.2 + 8
     detector = quick(Detector, epoch_num=20).partial_fit(first)
@@ -207,7 +202,7 @@ def test_partial_fit_learns_what_comes_later(Detector):
     assert np.allclose(1 / detector.scoring_module_.standardize.scale, both.std(0), rtol=1e-5)
 
 
-def test_partial_fit_is_reproducible(X):
+def test_partial_fit_is_reproducible(quick, X):
     scores = [
         quick(AutoEncoder).partial_fit(X[:200]).partial_fit(X[200:]).decision_scores_
         for _ in range(2)
@@ -217,7 +212,7 @@ def test_partial_fit_is_reproducible(X):
 
 @pytest.mark.parametrize("Detector", DETECTORS)
 @pytest.mark.parametrize("way", ["fit", "pickled", "saved"])
-def test_partial_fit_goes_on_from_a_detector_without_its_rows(Detector, way, X, tmp_path):
+def test_partial_fit_goes_on_from_a_detector_without_its_rows(quick, Detector, way, X, tmp_path):
     detector = quick(Detector).fit(X)
     if way == "pickled":
         detector = pickle.loads(pickle.dumps(detector.partial_fit(X)))
@@ -233,13 +228,13 @@ def test_partial_fit_goes_on_from_a_detector_without_its_rows(Detector, way, X, 
     assert 0 < change < 0.5
 
 
-def test_rows_that_are_kept_are_not_pickled(X):
+def test_rows_that_are_kept_are_not_pickled(quick, X):
     detector = quick(AutoEncoder).partial_fit(X)
     fitted = quick(AutoEncoder).fit(X)
     assert abs(len(pickle.dumps(detector)) - len(pickle.dumps(fitted))) < 1000
 
 
-def test_kept_rows_are_copies(X):
+def test_kept_rows_are_copies(quick, X):
     rows = X.copy()
     detector = quick(AutoEncoder).partial_fit(rows[:150])
     rows[:150] = 1e6
@@ -248,7 +243,7 @@ def test_kept_rows_are_copies(X):
     assert np.array_equal(detector.decision_scores_, again.decision_scores_)
 
 
-def test_a_failed_partial_fit_changes_nothing(X):
+def test_a_failed_partial_fit_changes_nothing(quick, X):
     detector = quick(AutoEncoder).partial_fit(X)
     before = detector.decision_function(X)
     with pytest.raises(ValueError, match="features"):
@@ -260,13 +255,13 @@ def test_a_failed_partial_fit_changes_nothing(X):
     assert detector.decision_scores_.shape == (310,)
 
 
-def test_fit_forgets_what_partial_fit_saw(X):
+def test_fit_forgets_what_partial_fit_saw(quick, X):
     detector = quick(AutoEncoder).partial_fit(X + 100).fit(X).partial_fit(X[:50])
     assert detector.decision_scores_.shape == (50,)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_networks_go_on_as_they_were_trained(batch_norm, X):
+def test_networks_go_on_as_they_were_trained(quick, batch_norm, X):
     detector = quick(AutoEncoder, batch_norm=batch_norm, dropout_rate=0.2).partial_fit(X)
     detector.partial_fit(X[:100])
     kinds = [type(module).__name__ for module in detector._stream.network.modules()]
@@ -274,7 +269,7 @@ def test_networks_go_on_as_they_were_trained(batch_norm, X):
     assert "Dropout" in kinds
 
 
-def test_batches_are_scored_as_they_come(X):
+def test_batches_are_scored_as_they_come(quick, X):
     detector = quick(VAE).fit(X)
     asked = []
 

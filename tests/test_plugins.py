@@ -68,11 +68,13 @@ def show(value): print(json.dumps(value))
 # --------------------------------------------------------------------------- the template
 
 
+@pytest.mark.slow
 def test_the_template_s_own_tests_pass(python):
     out = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "plugin_template")
     assert re.search(r"^[5-9] passed", out, re.M), out
 
 
+@pytest.mark.slow
 def test_what_it_registers_works_together_and_with_ours(shown, tmp_path):
     kinds, widths, equal, message = shown(f"""
 quick = dict(epoch_num=2, verbose=0, device="cpu")
@@ -110,6 +112,7 @@ def test_the_tutorial_builds_the_template():
     assert dict(written) == {str(p.relative_to(TEMPLATE)): p.read_text() for p in files}
 
 
+@pytest.mark.slow
 def test_a_plugin_s_detector_is_benchmarked_by_name(shown):
     results, kind, shape = shown("""
 from pyod_ae_plugin.benchmarking.datasets import Dataset
@@ -143,6 +146,7 @@ for kind, block in re.findall(blocks, "".join(sys.stdin), re.M | re.S):
 """
 
 
+@pytest.mark.slow
 def test_examples_run_where_the_template_is_installed(python, tmp_path):
     pages = [TUTORIAL, TEMPLATE / "README.md"]
     text = "\n".join(page.read_text() for page in pages)
@@ -155,6 +159,7 @@ def test_examples_run_where_the_template_is_installed(python, tmp_path):
 # ------------------------------------------------------------------------- broken plugins
 
 
+@pytest.mark.slow
 def test_broken_plugins_are_warned_about_by_name_and_stop_nothing(shown):
     names, messages, owners = shown("""
 with warnings.catch_warnings(record=True) as caught:
@@ -195,6 +200,7 @@ def test_the_metadata_alone_name_the_detector_classes():
     assert points["VAE"].value == "pyod_ae_plugin.detectors.vae:VAE"
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_torch():
     code = "import sys, pyod_ae_plugin; print('torch' in sys.modules, pyod_ae_plugin.__version__)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -43,13 +43,16 @@ HEADS_OF = {
 }
 
 
-def quick(Detector, **params):
-    small = {
-        AutoEncoder: {"hidden_neuron_list": (6, 2)},
-        VAE: {"encoder_neuron_list": (6,), "decoder_neuron_list": (6,), "latent_dim": 2},
-        AutoEncoderEnsemble: {"hidden_neuron_list": (6, 2), "n_estimators": 3},
-    }[Detector]
-    return Detector(**{"epoch_num": 2, "verbose": 0, "device": "cpu", **small, **params})
+SMALL = {
+    AutoEncoder: {"epoch_num": 2, "hidden_neuron_list": (6, 2)},
+    VAE: {
+        "epoch_num": 2,
+        "encoder_neuron_list": (6,),
+        "decoder_neuron_list": (6,),
+        "latent_dim": 2,
+    },
+    AutoEncoderEnsemble: {"epoch_num": 2, "hidden_neuron_list": (6, 2), "n_estimators": 3},
+}
 
 
 def training_rows():
@@ -163,10 +166,18 @@ FITTED = {
 }
 
 
-@pytest.fixture(scope="module", params=FITTED)
-def detector(request):
+UNLIKE = ("AutoEncoder", "VAE", "AutoEncoderEnsemble")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[] if name in UNLIKE else pytest.mark.slow) for name in FITTED
+    ],
+)
+def detector(quick, request):
     Detector, params, units = FITTED[request.param]
-    return quick(Detector, **params).fit(training_rows() * units)
+    return quick(Detector, **{**SMALL[Detector], **params}).fit(training_rows() * units)
 
 
 @pytest.fixture(scope="module")
@@ -334,14 +345,14 @@ def fitted_or_refused(detector, X):
 @EACH
 @FITTING
 @given(data=st.data())
-def test_any_table_can_be_fitted_and_the_detector_agrees_with_itself(Detector, data):
+def test_any_table_can_be_fitted_and_the_detector_agrees_with_itself(quick, Detector, data):
     X = data.draw(tables((1, 12), (1, 8)), label="X")
     params = data.draw(parameters(Detector), label="params")
-    assert_fit_is_sound(Detector, params, X)
+    assert_fit_is_sound(quick, Detector, params, X)
 
 
-def assert_fit_is_sound(Detector, params, X):
-    detector, before = quick(Detector, **params), X.copy()
+def assert_fit_is_sound(quick, Detector, params, X):
+    detector, before = quick(Detector, **{**SMALL[Detector], **params}), X.copy()
     asked = copy.deepcopy(detector.get_params())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -373,22 +384,24 @@ def assert_fit_is_sound(Detector, params, X):
 @EACH
 @FITTING
 @given(data=st.data())
-def test_rows_that_come_in_batches_can_be_fitted(Detector, data):
+def test_rows_that_come_in_batches_can_be_fitted(quick, Detector, data):
     """To the same detector, up to how sums of them round."""
     X = data.draw(tables((2, 12), (1, 4)), label="X")
     cut = data.draw(st.integers(1, len(X) - 1), label="cut")
-    whole = quick(Detector).fit_batches([X])
-    assert np.array_equal(whole.decision_scores_, quick(Detector).fit(X).decision_scores_)
-    of_parts = quick(Detector).fit_batches([X[:cut], X[cut:].astype(np.float64)])
+    whole = quick(Detector, **SMALL[Detector]).fit_batches([X])
+    assert np.array_equal(
+        whole.decision_scores_, quick(Detector, **SMALL[Detector]).fit(X).decision_scores_
+    )
+    of_parts = quick(Detector, **SMALL[Detector]).fit_batches([X[:cut], X[cut:].astype(np.float64)])
     assert np.isfinite(of_parts.decision_scores_).all()
     assert np.array_equal(of_parts.predict(X), of_parts.labels_)
 
 
 @EACH
 @pytest.mark.parametrize("kind", BAD)
-def test_what_cannot_be_fitted_is_refused_and_changes_nothing(Detector, kind):
+def test_what_cannot_be_fitted_is_refused_and_changes_nothing(quick, Detector, kind):
     X = training_rows()
-    detector, bad = quick(Detector).fit(X), bad_tables(X)[kind]
+    detector, bad = quick(Detector, **SMALL[Detector]).fit(X), bad_tables(X)[kind]
     before = Snapshot(detector)
     fits = [detector.fit, detector.partial_fit, lambda bad: detector.fit_batches([X, bad])]
     for fit in fits:
@@ -486,9 +499,9 @@ def test_wrong_values_are_known_for_every_parameter():
     ("Detector", "name"),
     [(Detector, name) for Detector, names in OF_DETECTOR.items() for name in names],
 )
-def test_wrong_parameters_are_refused_and_change_nothing(Detector, name):
+def test_wrong_parameters_are_refused_and_change_nothing(quick, Detector, name):
     X = training_rows()
-    detector = quick(Detector).fit(X)
+    detector = quick(Detector, **SMALL[Detector]).fit(X)
     right, before = detector.get_params()[name], Snapshot(detector)
     for value in WRONG[name]:
         for fit in (detector.fit, detector.partial_fit, lambda X: detector.fit_batches([X])):
@@ -520,11 +533,11 @@ ANYTHING = st.one_of(
 @EACH
 @SCORING
 @given(data=st.data())
-def test_anything_as_a_parameter_is_fitted_with_or_refused(Detector, data):
+def test_anything_as_a_parameter_is_fitted_with_or_refused(quick, Detector, data):
     name = data.draw(st.sampled_from([n for n in OF_DETECTOR[Detector] if n != "checkpoint"]))
     value = data.draw(ANYTHING)
     X = training_rows()[:20]
-    detector = quick(Detector).fit(X)
+    detector = quick(Detector, **SMALL[Detector]).fit(X)
     before = Snapshot(detector)
     try:
         detector.set_params(**{name: value}).fit(X)

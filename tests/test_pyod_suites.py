@@ -40,6 +40,7 @@ def test_the_list_is_pyods():
     assert {f"pyod.{name}" for name in (*QUICK, *NEEDS, "DeepSVDD", "SO_GAAL")} <= set(PYODS)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PYODS)
 def test_every_tabular_detector_of_pyod_is_created_by_name(name):
@@ -96,6 +97,7 @@ def classifiers(random_state):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_loop_of_pyod_s_benchmark_script(labelled):
     X, y = labelled
@@ -109,6 +111,7 @@ def test_the_loop_of_pyod_s_benchmark_script(labelled):
         assert 0 < precision_n_scores(y_test, scores) <= 1, name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_loop_of_pyod_s_comparison_of_all_models(labelled):
     X, truth = labelled

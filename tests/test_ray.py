@@ -23,6 +23,8 @@ from pyod_ae_plugin.integrations.ray import fit_dataset, score_dataset, write_pa
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 ray_data = pytest.importorskip("ray.data")
 
+pytestmark = pytest.mark.slow
+
 NAMES = list("abcdef")
 
 

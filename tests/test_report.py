@@ -24,13 +24,8 @@ from pyod_ae_plugin.report.rows_shown import sample_rows, top_rows
 LIMIT = 5_000_000
 
 
-def quick(Detector=AutoEncoder, **params):
-    few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
-    return Detector(**{"epoch_num": 2, "verbose": 0, "device": "cpu", **few, **params})
-
-
 @pytest.fixture(scope="module")
-def fitted(data):
+def fitted(quick, data):
     return quick(epoch_num=10).fit(data[0])
 
 
@@ -89,7 +84,7 @@ def test_labels_that_follow_no_threshold_are_counted_as_such():
 
 @pytest.mark.parametrize("name", ["IQR", "KARCH", "FILTER"])
 @pytest.mark.filterwarnings("ignore")
-def test_thresholders_of_pyod_are_followed(name, data):
+def test_thresholders_of_pyod_are_followed(quick, name, data):
     pytest.importorskip("pythresh", reason="needs pythresh, of the extra ensembles")
     from pyod.models import thresholds
 
@@ -151,7 +146,7 @@ def test_ranked_rows_have_their_contributions(data, fitted):
     assert sum(feature.n_largest for feature in contents.features) == 100
 
 
-def test_rows_and_features_have_the_names_of_a_frame(X):
+def test_rows_and_features_have_the_names_of_a_frame(quick, X):
     frame = pd.DataFrame(X, columns=list("abcdef"), index=[f"row {i}" for i in range(300)])
     frame.iloc[17, 2] = 30.0
     contents = quick(epoch_num=20).fit(frame).report(frame).contents
@@ -160,7 +155,7 @@ def test_rows_and_features_have_the_names_of_a_frame(X):
 
 
 @pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
-def test_every_detector_reports(Detector, data):
+def test_every_detector_reports(quick, Detector, data):
     X, _, y, _ = data
     detector = quick(Detector, preprocessing=False).fit(X)
     report = detector.report(X, y == 1)
@@ -200,7 +195,7 @@ ODD_ROWS = [
 
 
 @pytest.mark.parametrize("X", ODD_ROWS, ids=["one", "equal", "huge", "one huge"])
-def test_odd_rows_have_a_page(X):
+def test_odd_rows_have_a_page(quick, X):
     detector = quick().fit(np.random.default_rng(0).normal(size=(60, 4)))
     page = detector.report(X).to_html()
     assert "NaN" not in page[: page.index("<script>")]
@@ -209,7 +204,7 @@ def test_odd_rows_have_a_page(X):
 # ------------------------------------------------------------------ the file
 
 
-def test_ten_thousand_rows_take_less_than_five_megabytes(tmp_path):
+def test_ten_thousand_rows_take_less_than_five_megabytes(quick, tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(10_000, 30)), rng.integers(0, 2, 10_000)
     detector = quick(epoch_num=1).fit(X)
@@ -217,7 +212,7 @@ def test_ten_thousand_rows_take_less_than_five_megabytes(tmp_path):
     assert (tmp_path / "report.html").stat().st_size <= LIMIT
 
 
-def test_wide_and_long_data_take_no_more(tmp_path):
+def test_wide_and_long_data_take_no_more(quick, tmp_path):
     rng = np.random.default_rng(0)
     names = [f"a feature with a long name {'x' * 200} {j}" for j in range(600)]
     frame = pd.DataFrame(rng.normal(size=(12_000, 600)).astype(np.float32), columns=names)
@@ -239,7 +234,7 @@ def test_the_page_refers_to_nothing_outside(fitted, data):
     assert "default-src 'none'" in html.unescape(without_library)
 
 
-def test_names_stay_text(X):
+def test_names_stay_text(quick, X):
     odd = "</script><script>alert(1)</script>"
     frame = pd.DataFrame(X[:, :3], columns=["a", "b", odd], index=[f"{odd}{i}" for i in range(300)])
     page = quick().fit(frame).report(frame).to_html()
@@ -254,9 +249,12 @@ def test_json_ends_no_element():
     assert not set("<>&") & set(json_text(value))
 
 
-def test_the_card_says_how_the_model_was_made_and_nothing_of_the_machine(data, tmp_path):
+def test_the_card_says_how_the_model_was_made_and_nothing_of_the_machine(quick, data, tmp_path):
     detector = quick(
-        random_state=7, checkpoint=tmp_path / "checkpoint", hidden_neuron_list=[8, 2]
+        epoch_num=2,
+        random_state=7,
+        checkpoint=tmp_path / "checkpoint",
+        hidden_neuron_list=[8, 2],
     ).fit(data[0])
     card = detector.report(data[0]).contents.card
     assert card.facts["Seed (random_state)"] == "7"
@@ -309,7 +307,7 @@ def table(tmp_path, X):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_command_writes_a_page(named, run, table, tmp_path, X):
+def test_the_command_writes_a_page(quick, named, run, table, tmp_path, X):
     frame = pd.read_csv(table)
     rows = frame[list("abcdef")] if named else X
     quick(epoch_num=20).fit(rows).save(tmp_path / "model")
@@ -333,7 +331,7 @@ def test_the_command_writes_a_page(named, run, table, tmp_path, X):
     assert "Confusion matrix" not in output.read_text()
 
 
-def test_the_command_refuses_what_cannot_be(run, table, tmp_path, X):
+def test_the_command_refuses_what_cannot_be(quick, run, table, tmp_path, X):
     quick().fit(X).save(tmp_path / "model")
     command = ("report", table, "--model", tmp_path / "model")
     assert run(*command, "-o", tmp_path / "report.pdf")[0] == 2

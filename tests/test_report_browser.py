@@ -19,7 +19,10 @@ from pyod_ae_plugin import AutoEncoder
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENSHOTS = os.environ.get("REPORT_SCREENSHOTS")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra test")
 
 
@@ -72,10 +75,6 @@ def cancer():
 @pytest.fixture(scope="module")
 def report(cancer):
     return cancer[0].report(cancer[1], cancer[2])
-
-
-def quick(X, **params):
-    return AutoEncoder(**{"epoch_num": 2, "verbose": 0, "device": "cpu", **params}).fit(X)
 
 
 def number(page, id):
@@ -157,10 +156,10 @@ def test_the_threshold_moves_by_keys(opened, report):
     assert number(page, "n-flagged") == before
 
 
-def test_counts_of_very_many_rows_are_exact(opened):
+def test_counts_of_very_many_rows_are_exact(quick, opened):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(12_000, 3)), rng.integers(0, 2, 12_000)
-    detector = quick(X)
+    detector = quick().fit(X)
     page = opened(detector.report(X, y))
     assert number(page, "n-flagged") == detector.labels_.sum()
     scores = detector.decision_scores_
@@ -206,14 +205,14 @@ def test_rows_and_features_are_looked_into(opened, report):
     assert np.allclose(drawn, report.contents.points.values[:, 4])
 
 
-def test_what_looks_like_markup_is_text(opened):
+def test_what_looks_like_markup_is_text(quick, opened):
     script = "<script>alert('feature')</script>"
     image = "<img src=x onerror=alert('row')>"
     X = np.random.default_rng(0).normal(size=(200, 3))
     X[5, 1] = 40
     frame = pd.DataFrame(X, columns=["a", script, "{{ 7 * 7 }}"])
     frame.index = [f"{image}{i}" for i in range(200)]
-    page = opened(quick(frame).report(frame))
+    page = opened(quick().fit(frame).report(frame))
     assert cells(page, "ranked", 2)[0] == f"{image}5"
     assert f"{script} =\u00a040" in cells(page, "ranked", 5)[0]
     assert "{{ 7 * 7 }}" in cells(page, "features", 1)
@@ -242,10 +241,10 @@ def test_what_looks_like_markup_is_text(opened):
 @pytest.mark.parametrize(
     ("n_features", "labels"), [(3, None), (30, "both"), (3, "inliers"), (3, "constant")]
 )
-def test_pages_of_all_kinds_fit_the_window(n_features, labels, opened):
+def test_pages_of_all_kinds_fit_the_window(quick, n_features, labels, opened):
     X = np.random.default_rng(0).normal(size=(300, n_features))
     y = {"both": np.arange(300) % 9 == 0, "inliers": np.zeros(300)}.get(labels)
-    detector = quick(X, novelty=True)
+    detector = quick(novelty=True).fit(X)
     rows = np.repeat(X[:1], 50, axis=0) if labels == "constant" else X
     report = detector.report(rows, y)
     page = opened(report)

@@ -38,7 +38,8 @@ def test_standardises_as_scikit_learn_does(offset, scale):
     hnp.arrays(
         np.float64,
         st.tuples(st.integers(1, 30), st.integers(1, 4)),
-        elements=st.floats(-1e6, 1e6, allow_subnormal=False),
+        # of such values no standard deviation is subnormal
+        elements=st.floats(-1e6, 1e6).map(lambda x: x if abs(x) > 1e-290 else 0.0),
     ),
     st.integers(1, 40),
 )

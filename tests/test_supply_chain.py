@@ -128,6 +128,7 @@ print("nothing was tried")
 """
 
 
+@pytest.mark.slow
 def test_the_network_is_left_alone(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", NO_NETWORK + WORK], capture_output=True, text=True, cwd=tmp_path

@@ -20,11 +20,6 @@ DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 SCORES = hnp.arrays(np.float64, st.integers(1, 50), elements=st.floats(-1e6, 1e6))
 
 
-def quick(Detector, **params):
-    few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
-    return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **few, **params})
-
-
 @given(SCORES, st.floats(-3, 3))
 def test_mean_std(scores, k):
     rule = MeanStd(k).fit(scores)
@@ -51,14 +46,14 @@ def test_quantile(scores, q):
 @pytest.mark.parametrize(
     ("rule", "wrong"), [(MeanStd, "2"), (TopN, 0), (TopN, 2.5), (Quantile, 1.5), (Quantile, -0.1)]
 )
-def test_rules_refuse_wrong_parameters(rule, wrong, X):
+def test_rules_refuse_wrong_parameters(quick, rule, wrong, X):
     with pytest.raises(ValueError, match=rf"of {rule.__name__} must be"):
         quick(AutoEncoder, contamination=rule(wrong)).fit(X)
 
 
 @pytest.mark.parametrize("rule", [MeanStd(1.5), TopN(7), Quantile(0.2)])
 @pytest.mark.parametrize("Detector", DETECTORS)
-def test_rules_set_the_threshold(Detector, rule, X, tmp_path):
+def test_rules_set_the_threshold(quick, Detector, rule, X, tmp_path):
     detector = quick(Detector, contamination=rule).fit(X)
     expected = clone(rule).fit(detector.decision_scores_)
     assert detector.threshold_ == expected.thresh_
@@ -84,9 +79,10 @@ PYTHRESH = sorted(name for name in vars(pyod_thresholds) if name.isupper())
 NEEDED = {"CLUST": "pyclustering", "CPD": "ruptures", "META": "sklego"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PYTHRESH)
 @pytest.mark.filterwarnings("ignore")
-def test_pyods_thresholders_set_the_threshold(name, data):
+def test_pyods_thresholders_set_the_threshold(quick, name, data):
     pytest.importorskip("pythresh", reason="needs pythresh, of the extra ensembles")
     if name in NEEDED:
         pytest.importorskip(NEEDED[name], reason=f"PyThresh's {name} needs {NEEDED[name]}")
@@ -107,7 +103,7 @@ def test_pyods_thresholders_set_the_threshold(name, data):
 
 
 @pytest.mark.parametrize("Detector", DETECTORS)
-def test_rows_held_out_are_not_trained_on(Detector, X):
+def test_rows_held_out_are_not_trained_on(quick, Detector, X):
     detector = quick(Detector, held_out_threshold=0.25, novelty=True)
     detector.fit(X)
     scores, held_out = detector.decision_scores_, detector.held_out_scores_
@@ -137,20 +133,20 @@ def test_the_held_out_threshold_is_less_biased():
     assert 0.04 < shares[1] < 0.17
 
 
-def test_held_out_scores_survive_saving(X, tmp_path):
+def test_held_out_scores_survive_saving(quick, X, tmp_path):
     detector = quick(AutoEncoder, held_out_threshold=True, contamination=MeanStd()).fit(X)
     detector.save(tmp_path / "model")
     loaded = load_detector(tmp_path / "model")
     assert np.array_equal(loaded.predict_p_value(X), detector.predict_p_value(X))
 
 
-def test_batches_may_be_held_out_from_too(X):
+def test_batches_may_be_held_out_from_too(quick, X):
     detector = quick(AutoEncoder, held_out_threshold=True).fit_batches([X[:100], X[100:]])
     assert len(detector.held_out_scores_) == 30
     assert len(detector.partial_fit(X[:100]).held_out_scores_) == 10
 
 
-def test_without_rows_held_out_there_are_no_p_values(X):
+def test_without_rows_held_out_there_are_no_p_values(quick, X):
     detector = quick(AutoEncoder).fit(X)
     for ask in (detector.predict_p_value, lambda X: detector.predict(X, fdr=0.1)):
         with pytest.raises(ValueError, match="held_out_threshold=True"):
@@ -195,6 +191,7 @@ def false_discoveries(detector, inliers, outliers, fdr):
     return false / max(false + true, 1), true / len(outliers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fdr", [0.1, 0.3])
 def test_the_false_discovery_rate_holds_on_simulated_data(fdr):
     rng = np.random.default_rng(1)
@@ -209,6 +206,7 @@ def test_the_false_discovery_rate_holds_on_simulated_data(fdr):
     assert power > 0.9
 
 
+@pytest.mark.slow
 def test_the_false_discovery_rate_holds_on_real_data():
     X, benign = load_breast_cancer(return_X_y=True)
     rates = []

@@ -204,6 +204,7 @@ def test_none_without_triton(monkeypatch):
     assert fused_score_function(module_with()) is None
 
 
+@pytest.mark.slow
 def test_triton_is_imported_when_it_is_asked_for():
     code = "import sys, pyod_ae_plugin.engine.triton_kernels; assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
