@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pyod_ae_plugin.detectors.rows import as_rows
-from pyod_ae_plugin.engine.sampling import RowSample
+from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.files import replacing
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.tables import Shown, Table

@@ -8,8 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from pyod_ae_plugin.engine.objectives import NegativeElbo, ReconstructionLoss
 from pyod_ae_plugin.engine.objectives import kl_divergence as our_kl
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS, flatten_parameters
-from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions
-from pyod_ae_plugin.engine.schedule import default_batch_size
+from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions, default_batch_size
 from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import mlp, variational_mlp
 
@@ -158,7 +157,7 @@ def test_trimmed_rows_have_no_part_in_the_gradient():
 
 def test_early_stopping_stops_and_returns_to_the_best_epoch():
     rows = torch.randn(60, 8)
-    stopping = EarlyStopping(validation_fraction=0.5, patience=3, min_improvement=0.0)
+    stopping = EarlyStopping(validation_fraction=0.5, patience=3, tol=0.0)
     network = mlp(8, [64, 32], "relu", False, 0.0, seeded())
     states = []
     options = TrainingOptions(epochs=500, lr=0.01, early_stopping=stopping)
@@ -174,7 +173,7 @@ def test_early_stopping_stops_and_returns_to_the_best_epoch():
 
 
 def test_early_stopping_needs_two_rows():
-    stopping = EarlyStopping(0.1, 3, 0.0)
+    stopping = EarlyStopping(3, 0.0, 0.1)
     with pytest.raises(ValueError, match="at least 2 rows, got 1"):
         run(mlp(2, [2], "relu", False, 0.0, seeded()), torch.zeros(1, 2), early_stopping=stopping)
 

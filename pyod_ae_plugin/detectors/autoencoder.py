@@ -11,8 +11,8 @@ import torch
 from pyod_ae_plugin.detectors.building import NetworkFactory
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
 from pyod_ae_plugin.detectors.single import SingleNetworkDetector
+from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.objectives import Objective, ReconstructionLoss
-from pyod_ae_plugin.engine.triton_kernels import Precision
 
 # The narrowest bottleneck there is cannot learn to rebuild the outliers among the training rows.
 _WIDTHS, _WIDTHS_FOR_NOVELTY = (128, 64, 1), (128, 64, 32)

@@ -27,13 +27,13 @@ from pyod_ae_plugin.detectors.parameters import (
 )
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.running import losses, run, unchanged_on_error
+from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.devices import resolve_device, seeded_global_rng
 from pyod_ae_plugin.engine.fitting import fitted_module, fitted_standardize
 from pyod_ae_plugin.engine.objectives import Objective
 from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.rows import Rows, SelectedRows, training_batches
 from pyod_ae_plugin.engine.training import Training
-from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
 

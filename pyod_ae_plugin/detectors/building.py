@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyod_ae_plugin.networks import Network, conv, mlp, variational_conv, variational_mlp
 from pyod_ae_plugin.plugins.manager import find
 from pyod_ae_plugin.scoring import ScoreHead
+from pyod_ae_plugin.scoring.likelihood import encode_distribution
 
 NetworkFactory = Callable[..., Network]
 
@@ -93,7 +94,9 @@ def build_head(
             f"The score head {name!r} is a {type(head).__name__}; it must be a subclass of "
             "pyod_ae_plugin.scoring.ScoreHead."
         )
-    missing = [method for method in head.needs if not callable(getattr(network, method, None))]
+    missing = [
+        method for method in head.required_methods if not callable(getattr(network, method, None))
+    ]
     if missing:
         raise TypeError(
             f"The score head {name!r} needs a network with {' and '.join(missing)}; "
@@ -128,7 +131,7 @@ def check_posterior(network: Network, n_features: int) -> None:
         )
     parameter = next(network.parameters())
     with torch.no_grad():
-        mu, logvar = network.eval().posterior(parameter.new_zeros(2, n_features))
+        mu, logvar = encode_distribution(network.eval(), parameter.new_zeros(2, n_features))
     if mu.shape != logvar.shape:
         raise ValueError(
             "posterior(x) must return mu and logvar of one shape, got "

@@ -19,17 +19,17 @@ from pyod_ae_plugin.detectors.building import build_head
 from pyod_ae_plugin.detectors.incremental import IncrementalDetector
 from pyod_ae_plugin.detectors.members import draw_members
 from pyod_ae_plugin.detectors.parameters import COMMON_CONSTRAINTS, check_widths
-from pyod_ae_plugin.engine.fitting import check_within_reach
+from pyod_ae_plugin.engine.cuda.fused import Precision
+from pyod_ae_plugin.engine.fitting import check_range
 from pyod_ae_plugin.engine.objectives import Corruption, ReconstructionLoss
 from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network, joined, stacked_mlp
-from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.scoring import CombinedHead, ScoreHead, ScoringModule
-from pyod_ae_plugin.scoring.ensemble import COMBINATIONS
+from pyod_ae_plugin.scoring.combination import COMBINATIONS
 
 # A member is less wide than the widest by weights that are zero, and only with these stay zero.
-_ACTIVATIONS = {name for name in ACTIVATIONS if name not in ("sigmoid", "softmax", "softplus")}
+_ACTIVATIONS = {name for name, a in ACTIVATIONS.items() if a.maps_zero_to_zero}
 
 # The bottleneck is narrow where the members must not learn to rebuild outliers.
 _WIDTHS, _WIDTHS_FOR_NOVELTY = (96, 48, 8), (96, 48, 32)
@@ -279,7 +279,7 @@ class AutoEncoderEnsemble(IncrementalDetector):
             )
             return True
         standardize = copy.deepcopy(earlier.standardize).cpu()
-        check_within_reach(rows, standardize)
+        check_range(rows, standardize)
         added = self._train(rows, standardize, partial(self._plan, earlier=earlier))
         network = copy.deepcopy(earlier.network).to(added.generator.device)
         self._set_module(rows, added._replace(network=joined(network, added.network)))

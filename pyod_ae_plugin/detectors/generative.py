@@ -20,7 +20,7 @@ from pyod_ae_plugin.detectors.single import SingleNetworkDetector
 from pyod_ae_plugin.engine.fitting import sample_tiles
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.scoring.generative import (
+from pyod_ae_plugin.scoring.likelihood import (
     latent_usage,
     posterior,
     reconstruction_moments,

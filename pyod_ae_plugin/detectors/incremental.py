@@ -18,9 +18,8 @@ from pyod_ae_plugin.detectors.reporting import ReportingDetector
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
 from pyod_ae_plugin.detectors.running import unchanged_on_error
 from pyod_ae_plugin.detectors.scoring import Array
-from pyod_ae_plugin.engine.fitting import check_within_reach
-from pyod_ae_plugin.engine.rows import Rows, row_tiles
-from pyod_ae_plugin.engine.sampling import RowSample
+from pyod_ae_plugin.engine.fitting import check_range
+from pyod_ae_plugin.engine.rows import Rows, RowSample, row_tiles
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, Standardize
 
@@ -246,14 +245,14 @@ class IncrementalDetector(ReportingDetector):
         rows, held_out = self._split(sample)
         standardize = self._standardize_for(stream, rows.shape[1])
         if stream.moments is None:
-            check_within_reach(rows, standardize)
+            check_range(rows, standardize)
 
         def plan(n_features: int, seed: int, generator: torch.Generator) -> Plan:
             planned = self._plan(n_features, seed, generator)
             if stream.network is None:
                 return planned
             generator.manual_seed(seed + stream.sample.n_seen)
-            options = replace(planned.options, share=share)
+            options = replace(planned.options, epoch_fraction=share)
             return Plan(copy.deepcopy(stream.network), planned.objective, options)
 
         with self._private_randomness():

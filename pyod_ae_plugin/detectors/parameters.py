@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import (
 )
 
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
-from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.thresholds import ThresholdRule
 
 # Measured on contaminated data: benchmarks/quality.py.

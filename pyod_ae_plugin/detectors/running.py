@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from pyod_ae_plugin.checkpoints import Checkpoint
 from pyod_ae_plugin.engine.devices import global_rng_state, set_global_rng_state
-from pyod_ae_plugin.engine.divergence import DivergenceError, divergence
-from pyod_ae_plugin.engine.states import above, below, copied
-from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.engine.states import add_prefix, copied, strip_prefix
+from pyod_ae_plugin.engine.training import DivergenceError, Training, divergence
 
 _GLOBAL = "global_rng."
 # Good learning rates of Adam span about a decade: a step down by less would often be one too few.
@@ -156,13 +155,13 @@ def _run_once(
 def _load_state(training: Training, state: Mapping[str, Tensor], draws_globally: bool) -> None:
     training.load_state(state)
     if draws_globally:
-        set_global_rng_state(below(_GLOBAL, state), training.device)
+        set_global_rng_state(strip_prefix(_GLOBAL, state), training.device)
 
 
 def _state(training: Training, draws_globally: bool) -> dict[str, Tensor]:
     state = training.state()
     if draws_globally:
-        state |= above(_GLOBAL, global_rng_state(training.device))
+        state |= add_prefix(_GLOBAL, global_rng_state(training.device))
     return state
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from pyod_ae_plugin.detectors.persistent import PersistentDetector
 from pyod_ae_plugin.detectors.rows import as_rows, check_tensor, device_rows, validate_rows
-from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.cuda.fused import Precision
+from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
-from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import contributions
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
@@ -74,7 +74,7 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
         resident = device_rows(self, X)
         if resident is not None:
             return self._score_resident(resident)
-        blind = not self.scoring_module_.head.shows_nonfinite
+        blind = not self.scoring_module_.head.propagates_nan
         return self._score(validate_rows(self, X, reset=False, ensure_all_finite=blind))
 
     def score_tensor(self, x: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ class ScoringDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Persist
 
     def _score_resident(self, rows: Tensor) -> Array:
         scores: Array = self.score_tensor(self._moved(rows)).double().cpu().numpy()
-        suspect = scores.max() >= HIGHEST_SCORE or not self.scoring_module_.head.shows_nonfinite
+        suspect = scores.max() >= HIGHEST_SCORE or not self.scoring_module_.head.propagates_nan
         if suspect:
             _assert_finite(rows)
         return scores

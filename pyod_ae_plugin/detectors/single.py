@@ -78,14 +78,18 @@ class SingleNetworkDetector(IncrementalDetector):
 
     def _learns_variance(self) -> bool:
         """Whether the decoder gives a variance: by default where the score head asks for it."""
-        return "decode_distribution" in getattr(find_head(self.score_head), "needs", ())
+        return "decode_distribution" in getattr(find_head(self.score_head), "required_methods", ())
 
     def _corruption(self) -> Corruption | None:
         mask, noise = self._corruption_shares()
         return Corruption([mask], [noise]) if mask or noise else None
 
     def _options(self) -> TrainingOptions:
-        stopping = EarlyStopping(self.validation_fraction, self.n_iter_no_change, self.tol)
+        stopping = EarlyStopping(
+            patience=self.n_iter_no_change,
+            tol=self.tol,
+            validation_fraction=self.validation_fraction,
+        )
         return self._training_options(
             trim=[self._trim()],
             early_stopping=stopping if self.early_stopping else None,

@@ -18,9 +18,9 @@ from pyod_ae_plugin.detectors.parameters import (
     check_clip,
     check_widths,
 )
+from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.objectives import NegativeElbo, Objective
-from pyod_ae_plugin.engine.triton_kernels import Precision
-from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
 
 
 class VAE(GenerativeDetector):

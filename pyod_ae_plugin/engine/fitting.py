@@ -13,7 +13,7 @@ from pyod_ae_plugin.engine.rows import Rows, row_tiles, training_tile_rows
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.heads import Tiles
-from pyod_ae_plugin.scoring.standardize import FARTHEST
+from pyod_ae_plugin.scoring.standardize import MAX_STANDARDIZED
 
 _CELLS_KEPT = 2**20
 _LEAST_ROWS_KEPT, _MOST_ROWS_KEPT = 2**11, 2**14
@@ -32,7 +32,7 @@ def fitted_standardize(rows: Rows, preprocessing: bool) -> Standardize:
     if preprocessing:
         standardize.fit(moments_of(rows))
     else:
-        check_within_reach(rows, standardize)
+        check_range(rows, standardize)
     return standardize
 
 
@@ -44,15 +44,15 @@ def moments_of(rows: Rows) -> Moments:
     return moments
 
 
-def check_within_reach(rows: Rows, standardize: Standardize) -> None:
+def check_range(rows: Rows, standardize: Standardize) -> None:
     """Raise if float32 would overflow in training on rows whose own moments do not scale them."""
     farthest = max(standardize(tile).abs().max().item() for tile in row_tiles(rows))
-    if farthest > FARTHEST:
+    if farthest > MAX_STANDARDIZED:
         raise ValueError(
             f"X has a value of {farthest:g} in the units in which the network is trained, where "
-            f"at most {FARTHEST:g} is possible in float32. Rows are not scaled to unit variance "
-            "with preprocessing=False, nor where an earlier fit is continued: scale X, or fit anew "
-            "with preprocessing=True."
+            f"at most {MAX_STANDARDIZED:g} is possible in float32. Rows are not scaled to unit "
+            "variance with preprocessing=False, nor where an earlier fit is continued: scale X, or "
+            "fit anew with preprocessing=True."
         )
 
 

@@ -16,10 +16,9 @@ from pyod_ae_plugin.detectors.base import Plan, Trained
 from pyod_ae_plugin.detectors.identity import identity_of_fit
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.running import losses, run
-from pyod_ae_plugin.engine.divergence import DivergenceError
-from pyod_ae_plugin.engine.options import chosen, n_trained
+from pyod_ae_plugin.engine.options import n_trained, resolve
 from pyod_ae_plugin.engine.rows import Rows, training_batches
-from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.engine.training import DivergenceError, Training
 from pyod_ae_plugin.integrations.ray.errors import RefusedError
 from pyod_ae_plugin.integrations.ray.extra import ray_module
 from pyod_ae_plugin.scoring import Standardize
@@ -48,7 +47,7 @@ def train_copies(
     network, objective, options = detector._plan(rows.shape[1], seed, generator)
     if group.rank > 0:  # copies of one network, and other shuffles
         generator.manual_seed(seed + _BETWEEN_WORKERS * group.rank)
-    batch_size, epochs, lr = chosen(options, n_trained(options, sum(counts)))
+    batch_size, epochs, lr = resolve(options, n_trained(options, sum(counts)))
     drawn = options.rows_per_member
     options = replace(
         options,

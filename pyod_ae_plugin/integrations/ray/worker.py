@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.detectors.rows import as_rows, validate_rows
-from pyod_ae_plugin.engine.fitting import check_within_reach, moments_of, sample_step
+from pyod_ae_plugin.engine.fitting import check_range, moments_of, sample_step
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.integrations.ray.columns import as_array
 from pyod_ae_plugin.integrations.ray.errors import RefusedError, save_error
@@ -101,7 +101,7 @@ def _standardize(detector: NeuralDetector, rows: Rows, group: Group) -> Standard
     """What standardises the rows of all workers, by Chan's update."""
     standardize = Standardize(rows.shape[1])
     if not detector.preprocessing:
-        group.agreed(lambda: check_within_reach(rows, standardize))
+        group.agreed(lambda: check_range(rows, standardize))
         return standardize
     first, *others = group.all(moments_of(rows))
     for moments in others:
