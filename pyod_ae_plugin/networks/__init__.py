@@ -9,13 +9,11 @@ from pyod_ae_plugin.networks.mlp import (
     stacked_mlp,
     variational_mlp,
 )
-from pyod_ae_plugin.networks.protocols import DistributionNetwork, Network, PosteriorNetwork
+from pyod_ae_plugin.networks.protocols import Network
 
 __all__ = [
     "AutoEncoderNetwork",
-    "DistributionNetwork",
     "Network",
-    "PosteriorNetwork",
     "VariationalNetwork",
     "conv",
     "joined",

@@ -26,6 +26,7 @@ class CombinedHead(ScoreHead):
     head : ScoreHead
         Gives the scores [n_members, n] of the members, all of them 0 or more.
     n_members : int
+        Number of members.
     combination : {'average', 'maximization', 'median', 'aom', 'moa'}
         As in :mod:`pyod.models.combination`.
 

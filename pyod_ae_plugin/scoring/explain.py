@@ -36,7 +36,7 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n, n_features)
-        float64, finite.
+        Finite, float64.
 
     Raises
     ------

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pyod_ae_plugin.networks import DistributionNetwork, Network, PosteriorNetwork
+from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.networks.protocols import DistributionNetwork, PosteriorNetwork
 from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
 from pyod_ae_plugin.scoring.module import ScoringModule
 
