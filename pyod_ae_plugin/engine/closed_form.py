@@ -46,21 +46,10 @@ def batch_gradient(
 ) -> BatchGradient:
     """Return the fastest function that computes the gradient of batches.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-    objective : Objective
-    trim : sequence of float
-        Share of the highest-loss rows of a batch that are left out of the gradient; one for each
-        member of an ensemble.
-    vector : Tensor of shape (n_parameters,)
-        The parameters, from :func:`~pyod_ae_plugin.engine.optimizers.flatten_parameters`.
-    generator : torch.Generator
-        Source of the objective's random numbers.
-    stacked : bool, default=False
-        Whether batches have the shape (n_members, n, n_features).
-    compile_mode : str or None, default=None
-        Mode of :func:`torch.compile`, which needs autograd; None does not compile.
+    ``trim`` and ``compile_mode`` are those of
+    :class:`~pyod_ae_plugin.engine.options.TrainingOptions`, and ``vector`` comes from
+    :func:`~pyod_ae_plugin.engine.optimizers.flatten_parameters`. If ``stacked``, batches have the
+    shape (n_members, n, n_features).
     """
     if compile_mode is not None:
         compiled: Objective = torch.compile(objective, mode=compile_mode)

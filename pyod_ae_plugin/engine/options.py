@@ -57,7 +57,6 @@ class TrainingOptions:
     optimizer : str
         A name in :data:`~pyod_ae_plugin.engine.optimizers.OPTIMIZERS`.
     optimizer_params : mapping of str to float
-        Options of the optimizer.
     early_stopping : EarlyStopping or None
     compile_mode : str or None
         Mode of :func:`torch.compile`; None does not compile.
@@ -106,11 +105,7 @@ def n_trained(options: TrainingOptions, n_rows: int) -> int:
 def resolve(options: TrainingOptions, n_rows: int) -> tuple[int, int, float]:
     """Batch size, epochs and highest learning rate, with defaults for those that are None.
 
-    Parameters
-    ----------
-    options : TrainingOptions
-    n_rows : int
-        Number of rows that the network, or each member, is trained on.
+    ``n_rows`` is the number of rows that the network, or each member, is trained on.
 
     Examples
     --------

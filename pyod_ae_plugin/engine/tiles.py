@@ -33,19 +33,8 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Rows, module: ScoringMo
 
     The result for a row depends on that row only, to the last bit. If the memory of a GPU runs out,
     tiles become half as high, which may change the last bits.
-
-    Parameters
-    ----------
-    function : callable
-        Maps tiles of shape (m, n_features) on the module's device to tensors of shape (m, ...).
-    rows : Rows
-        At least one, on the CPU.
-    module : ScoringModule
-        Whose network the function uses.
-
-    Returns
-    -------
-    Tensor of shape (n, ...)
+    The function maps tiles [m, n_features] on the module's device to tensors [m, ...] by the
+    module's network. There must be at least one row.
     """
     scale = module.standardize.scale
     tile_before: TileBefore = partial(_tile_before, rows)

@@ -384,13 +384,9 @@ def relative_error(network: Network, x: Tensor) -> float:
     Zero is the mean of standardised rows, so a value far above 1 means that nothing was learned. A
     network that learned something is below 1 for any outliers and any objective.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        In evaluation mode. The worst member of an ensemble counts.
-    x : Tensor of shape (n, n_features)
-        Standardised rows. The error of zeros is taken to be at least that of features with a
-        variance of 1, since constant features would have none.
+    ``x`` are standardised rows [n, n_features]. The network must be in evaluation mode; the worst
+    member of an ensemble counts. The error of zeros is taken to be at least that of features with
+    a variance of 1, since constant features would have none.
 
     Examples
     --------

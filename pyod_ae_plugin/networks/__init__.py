@@ -9,7 +9,7 @@ from pyod_ae_plugin.networks.mlp import (
     stacked_mlp,
     variational_mlp,
 )
-from pyod_ae_plugin.networks.protocols import Network
+from pyod_ae_plugin.networks.network import Network
 
 __all__ = [
     "AutoEncoderNetwork",

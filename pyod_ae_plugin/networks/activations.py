@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -23,10 +23,6 @@ class Activation:
         Its name as a parameter of a detector; None where it cannot be asked for by name.
     module : type
         The class of its layers.
-    settings : dict
-        Keyword arguments with which :meth:`make` creates a layer.
-    parameters : tuple of str
-        Attributes of a layer that ``out`` and ``derivative`` take as keyword arguments.
     out : callable or None
         ``out(x, out=result)``. None if the activation is not elementwise, or changes nothing.
     derivative : callable or None
@@ -36,17 +32,21 @@ class Activation:
     maps_zero_to_zero : bool
     kernel_code : int or None
         Its number in the Triton kernel, from 1; None if the kernel does not have it.
+    parameters : tuple of str
+        Attributes of a layer that ``out`` and ``derivative`` take as keyword arguments.
+    settings : dict
+        Keyword arguments with which :meth:`make` creates a layer.
     """
 
     name: str | None
     module: type[nn.Module]
-    settings: tuple[tuple[str, Any], ...] = ()
-    parameters: tuple[str, ...] = ()
     out: Callable[..., Tensor] | None = None
     derivative: Callable[..., Tensor] | None = None
     saved: Literal["input", "result"] = "input"
     maps_zero_to_zero: bool = True
     kernel_code: int | None = None
+    parameters: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self) -> nn.Module:
         """Create a layer.
@@ -56,7 +56,7 @@ class Activation:
         >>> ACTIVATIONS["relu"].make()
         ReLU(inplace=True)
         """
-        return self.module(**dict(self.settings))
+        return self.module(**self.settings)
 
     @property
     def is_elementwise(self) -> bool:
@@ -83,86 +83,35 @@ def _elu_derivative(grad: Tensor, x: Tensor, *, alpha: float, grad_input: Tensor
     return result
 
 
+_relu_derivative = partial(aten.threshold_backward.grad_input, threshold=0)
+_leaky_relu_derivative = partial(aten.leaky_relu_backward.grad_input, self_is_result=False)
+
+# fmt: off
 _ALL = (
     Activation("identity", nn.Identity),
-    Activation(
-        "relu",
-        nn.ReLU,
-        # In place: the derivative needs only the result, so memory is saved and nothing is lost.
-        settings=(("inplace", True),),
-        out=partial(torch.clamp_min, min=0),
-        derivative=partial(aten.threshold_backward.grad_input, threshold=0),
-        saved="result",
-        kernel_code=1,
-    ),
-    Activation(
-        "leaky_relu",
-        nn.LeakyReLU,
-        parameters=("negative_slope",),
-        out=aten.leaky_relu.out,
-        derivative=partial(aten.leaky_relu_backward.grad_input, self_is_result=False),
-        kernel_code=2,
-    ),
-    Activation(
-        "elu",
-        nn.ELU,
-        parameters=("alpha",),
-        out=aten.elu.out,
-        derivative=_elu_derivative,
-        kernel_code=3,
-    ),
-    Activation(
-        "silu",
-        nn.SiLU,
-        out=aten.silu.out,
-        derivative=aten.silu_backward.grad_input,
-        kernel_code=4,
-    ),
-    Activation(
-        "gelu",
-        nn.GELU,
-        parameters=("approximate",),
-        out=aten.gelu.out,
-        derivative=aten.gelu_backward.grad_input,
-        kernel_code=5,
-    ),
-    Activation(
-        "sigmoid",
-        nn.Sigmoid,
-        out=torch.sigmoid,
-        derivative=aten.sigmoid_backward.grad_input,
-        saved="result",
-        maps_zero_to_zero=False,
-        kernel_code=6,
-    ),
-    Activation(
-        "tanh",
-        nn.Tanh,
-        out=torch.tanh,
-        derivative=aten.tanh_backward.grad_input,
-        saved="result",
-        kernel_code=7,
-    ),
-    Activation(
-        "softplus",
-        nn.Softplus,
-        parameters=("beta", "threshold"),
-        out=aten.softplus.out,
-        derivative=aten.softplus_backward.grad_input,
-        maps_zero_to_zero=False,
-        kernel_code=8,
-    ),
-    Activation("softmax", nn.Softmax, settings=(("dim", -1),), maps_zero_to_zero=False),
-    Activation(
-        None,  # clips log variances
-        nn.Hardtanh,
-        parameters=("min_val", "max_val"),
-        out=aten.hardtanh.out,
-        derivative=aten.hardtanh_backward.grad_input,
-        saved="result",
-        maps_zero_to_zero=False,  # zero may lie outside of its bounds
-    ),
+    # In place: the derivative needs only the result, so memory is saved and nothing is lost.
+    Activation("relu", nn.ReLU, partial(torch.clamp_min, min=0), _relu_derivative,
+               saved="result", kernel_code=1, settings={"inplace": True}),
+    Activation("leaky_relu", nn.LeakyReLU, aten.leaky_relu.out, _leaky_relu_derivative,
+               kernel_code=2, parameters=("negative_slope",)),
+    Activation("elu", nn.ELU, aten.elu.out, _elu_derivative,
+               kernel_code=3, parameters=("alpha",)),
+    Activation("silu", nn.SiLU, aten.silu.out, aten.silu_backward.grad_input,
+               kernel_code=4),
+    Activation("gelu", nn.GELU, aten.gelu.out, aten.gelu_backward.grad_input,
+               kernel_code=5, parameters=("approximate",)),
+    Activation("sigmoid", nn.Sigmoid, torch.sigmoid, aten.sigmoid_backward.grad_input,
+               saved="result", maps_zero_to_zero=False, kernel_code=6),
+    Activation("tanh", nn.Tanh, torch.tanh, aten.tanh_backward.grad_input,
+               saved="result", kernel_code=7),
+    Activation("softplus", nn.Softplus, aten.softplus.out, aten.softplus_backward.grad_input,
+               maps_zero_to_zero=False, kernel_code=8, parameters=("beta", "threshold")),
+    Activation("softmax", nn.Softmax, maps_zero_to_zero=False, settings={"dim": -1}),
+    # Clips log variances. Zero may be outside of its bounds.
+    Activation(None, nn.Hardtanh, aten.hardtanh.out, aten.hardtanh_backward.grad_input,
+               saved="result", maps_zero_to_zero=False, parameters=("min_val", "max_val")),
 )
+# fmt: on
 
 ACTIVATIONS = {a.name: a for a in sorted(_ALL, key=lambda a: a.name or "") if a.name is not None}
 """The activations that a detector's parameters name."""

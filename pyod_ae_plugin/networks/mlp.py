@@ -18,7 +18,7 @@ from pyod_ae_plugin.networks.layers import (
     output_distribution,
     output_layer,
 )
-from pyod_ae_plugin.networks.protocols import Network
+from pyod_ae_plugin.networks.network import Network
 
 # ---------------------------------------------------------------------------------------
 # Networks

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.networks.protocols import DistributionNetwork, PosteriorNetwork
+from pyod_ae_plugin.networks.network import DistributionNetwork, PosteriorNetwork
 from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
 from pyod_ae_plugin.scoring.module import ScoringModule
 

@@ -31,12 +31,6 @@ def gpu_score_function(module: ScoringModule, precision: Precision) -> Callable[
     That is a :class:`~pyod_ae_plugin.engine.cuda.fused.FusedScore` if the kernel knows the module;
     else the module as a CUDA graph, if its network is known; else the module itself. The function
     may be called by this thread, on the current stream.
-
-    Parameters
-    ----------
-    module : ScoringModule
-    precision : {'float32', 'tf32', 'bfloat16'}
-        Of the factors in matrix products.
     """
     device = module.standardize.scale.device
     stream = torch.cuda.current_stream(device).cuda_stream

@@ -64,16 +64,8 @@ def fused_score_function(
     and code, in an ensemble averaged over members. It needs triton 3.2 or later, and a GPU or
     triton's interpreter.
 
-    Parameters
-    ----------
-    module : ScoringModule
-    precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
-        Of the factors in matrix products; sums are float32.
-
-    Returns
-    -------
-    FusedScore or None
-        Gives the module's scores up to rounding, for rows of any real or boolean dtype.
+    The scores are the module's up to rounding, for rows of any real or boolean dtype. The precision
+    is that of the factors in matrix products; sums are float32.
     """
     device = module.standardize.scale.device
     kernel = _kernel_for(device)

@@ -27,19 +27,8 @@ class Recorded:
     """Work on a GPU as a graph, whose operations are launched together.
 
     The work must read and write the same memory each time, and must not wait for the GPU.
-
-    Parameters
-    ----------
-    work : callable
-        Called a few times and then recorded; returns a tensor.
-    device : torch.device
-    generator : torch.Generator or None, default=None
-        Source of the work's random numbers; each replay advances it.
-
-    Attributes
-    ----------
-    result : Tensor
-        The tensor that the work returned; each replay overwrites it.
+    It is called a few times before it is recorded. Each replay advances the ``generator`` that the
+    work draws from, and overwrites ``result``, the tensor that the work returned.
     """
 
     def __init__(
@@ -88,14 +77,8 @@ class RecordedTiles:
 class RecordedStep:
     """A step of training on a GPU, recorded for each shape of batch.
 
-    Parameters
-    ----------
-    step : callable
-        Changes ``state`` by a batch of indices and returns its loss.
-    state : sequence of Tensor
-        All tensors that a step changes.
-    generator : torch.Generator
-        Source of a step's random numbers.
+    The step takes a batch of indices and returns its loss. It changes no tensors but ``state``, and
+    draws from ``generator``.
     """
 
     def __init__(

@@ -19,14 +19,8 @@ class Upload:
     """Copies tiles to the GPU on a stream of its own.
 
     A tile may be read by all work that is queued before the next call but one.
-
-    Parameters
-    ----------
-    tile_before : callable
-        Returns tiles on the CPU.
-    scale : Tensor
-        Of the standardisation; its device is where tiles are copied to. If it is float32, so are
-        tiles of float64 rows.
+    They are copied to the device of ``scale``, that of the standardisation. If it is float32,
+    float64 rows are copied as float32.
     """
 
     def __init__(self, tile_before: TileBefore, scale: Tensor) -> None:
