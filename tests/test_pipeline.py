@@ -240,6 +240,12 @@ def test_hooks_on_other_parts_of_a_scoring_module(part):
     assert read_scoring(module) is not None
 
 
+def test_a_score_head_with_a_replaced_method():
+    module = scoring_module(autoencoder())
+    module.head.score = lambda network, z: -z.sum(-1)
+    assert read_scoring(module) is None
+
+
 def test_a_scoring_module_of_another_class():
     class Other(ScoringModule):
         def forward(self, x):

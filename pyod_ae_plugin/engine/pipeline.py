@@ -168,7 +168,9 @@ def is_altered(module: nn.Module) -> bool:
 
 
 _LINEAR = (Linear, nn.Linear, StackedLinear)
-_METHODS = {"forward", "encode", "decode", "posterior", "decode_distribution", "distribution"}
+# Methods of networks, layers and score heads.
+_NETWORK_METHODS = ("encode", "decode", "posterior", "decode_distribution")
+_METHODS = frozenset(("forward", "score", "distribution", *_NETWORK_METHODS))
 _HOOKS_ON_ALL_MODULES = (
     _torch._global_forward_hooks,
     _torch._global_forward_pre_hooks,
