@@ -40,6 +40,7 @@ from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.benchmarking.summary import circumstances
 from pyod_ae_plugin.detectors import NeuralDetector
 from pyod_ae_plugin.engine import training
+from pyod_ae_plugin.engine.pipeline import read_pipeline
 
 N_FEATURES, N_TRAINING = 30, 20_000
 ROUNDS = 7
@@ -102,7 +103,8 @@ def flops(detector: NeuralDetector) -> int:
     """Operations in the matrix products of a row's score, as they are, without padding."""
     module = detector.scoring_module_
     head = getattr(module.head, "head", module.head)
-    layers = [layer for part in module.network.layers() for layer in part]
+    pipeline = read_pipeline(module.network)
+    layers = (*pipeline.encoding, *pipeline.decoding)
     weights = [layer.weight for layer in layers if hasattr(layer, "weight")]
     whitening = [b for name, b in head.named_buffers() if "whitening" in name]
     references = [head.references] if hasattr(head, "references") else []

@@ -35,6 +35,7 @@ from pyod.models.vae import VAE as PyodVAE
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.benchmarking.summary import circumstances
 from pyod_ae_plugin.detectors import NeuralDetector
+from pyod_ae_plugin.engine.pipeline import read_pipeline
 
 N_ROWS, N_FEATURES, EPOCHS = 20_000, 30, 2
 BARE_TILE_ROWS = 4096
@@ -82,8 +83,8 @@ def _timed(function: Callable[[], object], calls: int) -> float:
 def bare_chain(detector: NeuralDetector, activations: bool) -> Callable[[], None]:
     """The network's matrix products alone, over one resident float32 tile as often as needed."""
     steps: list[Callable[[torch.Tensor], torch.Tensor]] = []
-    encoding, decoding = detector.model.layers()
-    for layer in (*encoding, *decoding):
+    pipeline = read_pipeline(detector.model)
+    for layer in (*pipeline.encoding, *pipeline.decoding):
         if isinstance(layer, torch.nn.Linear):
             weight, bias = layer.weight.t(), layer.bias
             steps.append(lambda h, w=weight, b=bias: torch.addmm(b, h, w))

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.cuda.fused import Precision
+from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.engine.states import above, below
+from pyod_ae_plugin.engine.states import add_prefix, strip_prefix
 from pyod_ae_plugin.engine.tiles import map_rows
-from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
@@ -216,7 +216,7 @@ class Fitted:
                 attributes[name] = value.tolist() if isinstance(value, np.ndarray) else value
         state = self.scoring_module.state_dict()
         module = {key: value.cpu().contiguous() for key, value in state.items()}
-        return attributes, {**tensors, **above(_MODULE_PREFIX, module)}
+        return attributes, {**tensors, **add_prefix(_MODULE_PREFIX, module)}
 
 
 def score_rows(module: ScoringModule, rows: Rows, precision: Precision = "float32") -> Array:
@@ -305,4 +305,4 @@ def from_saved(attributes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         if len(names) != n_features:
             raise ValueError("feature_names_in_ are not n_features_in_ names")
     values = {name.removesuffix("_"): value for name, value in found.items()}
-    return Saved(int(n_features), below(_MODULE_PREFIX, tensors), values)
+    return Saved(int(n_features), strip_prefix(_MODULE_PREFIX, tensors), values)

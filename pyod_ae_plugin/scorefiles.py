@@ -15,7 +15,7 @@ import torch
 
 from pyod_ae_plugin import __version__
 from pyod_ae_plugin.detectors.inputs import as_rows
-from pyod_ae_plugin.engine.sampling import RowSample
+from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.tables import Table

@@ -6,13 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from pyod_ae_plugin.engine.gradients import batch_gradient, is_known
-from pyod_ae_plugin.engine.objectives import Corruption, NegativeElbo, ReconstructionLoss
+from pyod_ae_plugin.engine.closed_form import (
+    Divergence,
+    GaussianError,
+    Program,
+    Reparameterization,
+    batch_gradient,
+    has_closed_form,
+)
+from pyod_ae_plugin.engine.objectives import Corruptor, NegativeElbo, ReconstructionLoss
 from pyod_ae_plugin.engine.optimizers import flatten_parameters
-from pyod_ae_plugin.engine.options import TrainingOptions
+from pyod_ae_plugin.engine.options import Corruption, TrainingOptions
+from pyod_ae_plugin.engine.pipeline import read_pipeline
 from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp, variational_mlp
-from pyod_ae_plugin.networks.layers import ACTIVATIONS, GaussianOutput, Linear
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
+from pyod_ae_plugin.networks.layers import GaussianOutput, Linear
+from pyod_ae_plugin.scoring.likelihood import kl_divergence, log_density, reparameterize
 
 ELEMENTWISE = sorted(ACTIVATIONS.keys() - {"softmax"})
 TOLERANCES = {
@@ -58,7 +68,7 @@ def assert_agrees(network, objective, x, trim=(0.0,), progress=0.3):
         typed, batch = copy.deepcopy(network).to(dtype), x.to(dtype)
         loss, gradient = expected(typed, objective, batch, trim, progress)
         vector = flatten_parameters(typed)
-        assert is_known(typed, objective, stacked=x.ndim == 3)
+        assert has_closed_form(read_pipeline(typed), objective, stacked=x.ndim == 3)
         compute = batch_gradient(typed, objective, trim, vector, seeded(5), stacked=x.ndim == 3)
         torch.testing.assert_close(compute(batch, progress), loss, **tolerance)
         torch.testing.assert_close(vector.grad, gradient, **tolerance)
@@ -108,7 +118,7 @@ def test_small_batches(n):
 
 @pytest.mark.parametrize("trim", [0.0, 0.4])
 def test_corruption_draws_what_the_objective_draws(trim):
-    corrupt = ReconstructionLoss(Corruption([0.3], [0.2]))
+    corrupt = ReconstructionLoss(Corruptor([Corruption(0.3, 0.2)]))
     network = autoencoder("relu")
     vector = flatten_parameters(network)
     x = rows(40, 6)
@@ -128,7 +138,7 @@ def test_stacked_members(trim, activation):
 def test_what_a_member_does_not_have_gets_no_gradient():
     network = stacked_mlp(6, [[8, 3], [5, 2]], "silu", seeded())
     vector = flatten_parameters(network)
-    corrupt = ReconstructionLoss(Corruption([0.3, 0.0], [0.0, 0.2]))
+    corrupt = ReconstructionLoss(Corruptor([Corruption(mask=0.3), Corruption(noise=0.2)]))
     batch_gradient(network, corrupt, [0.1, 0.4], vector, seeded(), stacked=True)(
         rows(2, 40, 6), 0.5
     )
@@ -183,13 +193,13 @@ def test_clamps_that_bite_pass_no_gradient(clip):
 
 CASES = {
     "plain": (lambda: autoencoder("relu"), ReconstructionLoss(), {}),
-    "corrupt": (autoencoder, ReconstructionLoss(Corruption([0.2], [0.3])), {}),
+    "corrupt": (autoencoder, ReconstructionLoss(Corruptor([Corruption(0.2, 0.3)])), {}),
     "stacked": (
         lambda: stacked_mlp(6, [[8, 3], [5, 2]], "silu", seeded()),
-        ReconstructionLoss(Corruption([0.3, 0.0], [0.0, 0.2])),
+        ReconstructionLoss(Corruptor([Corruption(mask=0.3), Corruption(noise=0.2)])),
         {"n_members": 2, "trim": [0.1, 0.4], "rows_per_member": 70},
     ),
-    "vae": (vae, NegativeElbo(capacity=2.0, corrupt=Corruption([0.1], [0.0])), {}),
+    "vae": (vae, NegativeElbo(capacity=2.0, corrupt=Corruptor([Corruption(0.1, 0.0)])), {}),
     "KL warm-up": (vae, NegativeElbo(2.0, kl_warmup=0.7), {}),
 }
 
@@ -212,59 +222,45 @@ def test_training_runs_agree(case):
         torch.testing.assert_close(ours, autograds, rtol=1e-3, atol=1e-4)
 
 
-def with_hook(register):
-    network = autoencoder()
-    register(network)
-    return network
-
-
-class Subclass(AutoEncoderNetwork):
-    def encode(self, x):
-        return super().encode(x) + 1
-
-
-class Doubled(nn.Sequential):
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-def tied():
-    network = autoencoder(widths=[6])
-    network.decoder[0].weight = network.encoder[0].weight
-    return network
-
-
-UNKNOWN = {
-    "subclass": lambda: Subclass(nn.Linear(6, 2), nn.Linear(2, 6)),
-    "sequence": lambda: AutoEncoderNetwork(Doubled(nn.Linear(6, 2)), nn.Linear(2, 6)),
-    "layer": lambda: AutoEncoderNetwork(nn.Linear(6, 2), nn.Bilinear(2, 2, 6)),
-    "softmax": lambda: autoencoder("softmax"),
-    "batch norm": lambda: mlp(6, [4, 2], "relu", True, 0.0, seeded()),
-    "dropout": lambda: mlp(6, [4, 2], "relu", False, 0.2, seeded()),
-    "no bias": lambda: AutoEncoderNetwork(nn.Linear(6, 2, bias=False), nn.Linear(2, 6)),
-    "frozen": lambda: with_hook(lambda n: n.encoder[0].bias.requires_grad_(False)),
-    "tied": tied,
-    "forward hook": lambda: with_hook(lambda n: n.encoder[0].register_forward_hook(print)),
-    "forward pre-hook": lambda: with_hook(lambda n: n.decoder.register_forward_pre_hook(print)),
-    "backward hook": lambda: with_hook(lambda n: n.register_full_backward_hook(print)),
-    "hook of a parameter": lambda: with_hook(lambda n: n.decoder[0].weight.register_hook(print)),
-    "parametrized": lambda: with_hook(
-        lambda n: nn.utils.parametrizations.weight_norm(n.encoder[0])
-    ),
-    "stacked": lambda: stacked_mlp(6, [[2], [3]], "relu", seeded()),
-}
-
-
-@pytest.mark.parametrize("case", UNKNOWN)
-def test_what_is_not_known_is_left_to_autograd(case):
-    assert not is_known(UNKNOWN[case](), ReconstructionLoss(), stacked=False)
-
-
 def test_heads_that_hand_back_no_sum_are_left_to_autograd():
     network = vae()
     network.logvar = nn.Sequential(nn.Tanh(), nn.Linear(5, 3))
-    assert not is_known(network, NegativeElbo(), stacked=False)
-    assert not is_known(vae(), ReconstructionLoss(), stacked=False)
+    assert not has_closed_form(read_pipeline(network), NegativeElbo(), stacked=False)
+    assert not has_closed_form(read_pipeline(vae()), ReconstructionLoss(), stacked=False)
+    assert not has_closed_form(read_pipeline(autoencoder()), NegativeElbo(), stacked=False)
+    assert not has_closed_form(read_pipeline(autoencoder()), ReconstructionLoss(), stacked=True)
+
+
+def program_and_buffers(*widths):
+    program = Program(rows(20, 6))
+    buffers = [program.new_buffer(width) for width in widths]
+    for seed, buffer in enumerate(buffers, 3):
+        buffer.rows.copy_(rows(20, buffer.width, seed=seed))
+    return program, buffers
+
+
+def losses_of(term, x):
+    losses = torch.full((20,), term.constant)
+    term.forward(x, 0.0, losses)
+    return losses
+
+
+def test_terms_are_the_densities_and_divergences_of_scoring():
+    x, weights = rows(20, 6), torch.ones(20, 1)
+    _, (mean, logvar) = program_and_buffers(6, 6)
+    expected = -log_density(x, mean.rows, logvar.rows)
+    torch.testing.assert_close(losses_of(GaussianError(mean, logvar, weights), x), expected)
+    _, (mu, logvar) = program_and_buffers(3, 3)
+    divergence = Divergence(mu, logvar, weights, NegativeElbo())
+    expected = kl_divergence(mu.rows, logvar.rows).sum(-1)
+    torch.testing.assert_close(losses_of(divergence, x), expected)
+
+
+def test_draws_are_those_of_reparameterize():
+    _, (mu, logvar, code) = program_and_buffers(3, 3, 3)
+    Reparameterization(mu, logvar, code, seeded()).forward()
+    noise = torch.empty(20, 3).normal_(generator=seeded())
+    torch.testing.assert_close(code.rows, reparameterize(mu.rows, logvar.rows, noise))
 
 
 def test_autograd_writes_what_the_closed_form_does():

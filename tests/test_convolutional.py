@@ -11,12 +11,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
 from pyod_ae_plugin import VAE, AutoEncoder, load_detector
-from pyod_ae_plugin.engine import gpu
-from pyod_ae_plugin.engine.gradients import is_known
-from pyod_ae_plugin.engine.graphs import RecordedTiles, can_be_recorded
-from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.detectors.base import recipe_of
+from pyod_ae_plugin.engine.closed_form import has_closed_form
+from pyod_ae_plugin.engine.cuda import dispatch
+from pyod_ae_plugin.engine.cuda.fused import fused_score_function
+from pyod_ae_plugin.engine.cuda.graphs import RecordedTiles, can_be_recorded
+from pyod_ae_plugin.engine.folded import score_function
+from pyod_ae_plugin.engine.pipeline import read_pipeline
 from pyod_ae_plugin.engine.rows import ResidentBatches
-from pyod_ae_plugin.engine.triton_kernels import fused_score_function
 from pyod_ae_plugin.networks import conv, variational_conv
 
 NETWORKS = {AutoEncoder: "conv", VAE: "variational_conv"}
@@ -171,12 +173,13 @@ def test_it_takes_the_ways_that_know_nothing_of_layers(quick, convolutional, Det
     detector = convolutional(Detector, corruption={"mask": 0.1}).fit(X)
     module, batches = detector.scoring_module_, ResidentBatches.__new__(ResidentBatches)
     assert score_function(module) is module
-    assert not is_known(detector.model, detector._objective(), stacked=False)
+    objective = recipe_of(detector, 30).objective
+    assert not has_closed_form(read_pipeline(detector.model), objective, stacked=False)
     assert fused_score_function(module) is None
-    assert not isinstance(gpu._new_function(module, "float32"), RecordedTiles)
-    assert not can_be_recorded(detector.model, batches)
+    assert not isinstance(dispatch._new_function(module, "float32"), RecordedTiles)
+    assert not can_be_recorded(read_pipeline(detector.model), batches)
     dense = quick(Detector, batch_size=64)
-    assert can_be_recorded(dense.fit(X).model, batches)
+    assert can_be_recorded(read_pipeline(dense.fit(X).model), batches)
 
 
 @BOTH

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
-from pyod_ae_plugin.engine import gpu, tiles, training
-from pyod_ae_plugin.engine.graphs import RecordedTiles
-from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine import tiles, training
+from pyod_ae_plugin.engine.cuda import dispatch
+from pyod_ae_plugin.engine.cuda.fused import FusedScore
+from pyod_ae_plugin.engine.cuda.graphs import RecordedTiles
+from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.rows import training_batches
-from pyod_ae_plugin.engine.triton_kernels import FusedScore
 from pyod_ae_plugin.scoring import Standardize
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
@@ -165,7 +166,7 @@ def test_tiles_stream_to_a_gpu_in_order(n, dtype, X):
 @pytest.mark.parametrize("way", ["fused", "recorded"])
 def test_a_gpu_gives_the_scores_of_the_plain_module(way, precision, X, monkeypatch):
     if way == "recorded":
-        monkeypatch.setattr(gpu, "fused_score_function", lambda *_: None)
+        monkeypatch.setattr(dispatch, "fused_score_function", lambda *_: None)
     detector = fitted(AutoEncoder, X, "cuda", precision=precision)
     x = torch.from_numpy(np.tile(X, (40, 1))).cuda()
     function = score_function(detector.scoring_module_, precision)
@@ -179,7 +180,7 @@ def test_a_gpu_gives_the_scores_of_the_plain_module(way, precision, X, monkeypat
 @pytest.mark.parametrize("way", ["fused", "recorded"])
 def test_a_gpu_sees_changed_weights_and_hooks(way, X, monkeypatch):
     if way == "recorded":
-        monkeypatch.setattr(gpu, "fused_score_function", lambda *_: None)
+        monkeypatch.setattr(dispatch, "fused_score_function", lambda *_: None)
     detector = fitted(AutoEncoder, X, "cuda")
     module, x = detector.scoring_module_, torch.from_numpy(X).cuda()
     before = detector.score_tensor(x)
@@ -196,7 +197,7 @@ def test_a_gpu_sees_changed_weights_and_hooks(way, X, monkeypatch):
 @pytest.mark.parametrize("way", ["fused", "recorded"])
 def test_threads_share_a_gpu(way, X, monkeypatch):
     if way == "recorded":
-        monkeypatch.setattr(gpu, "fused_score_function", lambda *_: None)
+        monkeypatch.setattr(dispatch, "fused_score_function", lambda *_: None)
     detector = fitted(AutoEncoder, X, "cuda")
     tables = [X * factor for factor in range(1, 9)]
     alone = [detector.decision_function(table) for table in tables]

@@ -8,8 +8,7 @@ from torch import nn
 
 from pyod_ae_plugin import AutoEncoderEnsemble, Corruption, load_detector
 from pyod_ae_plugin.detectors.ensemble import draw_members
-from pyod_ae_plugin.engine import objectives
-from pyod_ae_plugin.engine.objectives import ReconstructionLoss
+from pyod_ae_plugin.engine.objectives import Corruptor, ReconstructionLoss
 from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp
@@ -67,7 +66,7 @@ def test_members_are_trained_as_they_would_be_alone():
 @pytest.mark.parametrize("activation", ["elu", "gelu", "leaky_relu", "relu", "silu", "tanh"])
 def test_what_a_member_does_not_have_stays_zero(activation):
     stack = stacked_mlp(6, [[8, 4], [5, 2]], activation, seeded())
-    corrupt = ReconstructionLoss(objectives.Corruption([0.3, 0.0], [0.0, 0.2]))
+    corrupt = ReconstructionLoss(Corruptor([Corruption(mask=0.3), Corruption(noise=0.2)]))
     options = TrainingOptions(
         epochs=3, trim=[0.1, 0.1], n_members=2, optimizer_params={"weight_decay": 0.1}
     )
@@ -90,10 +89,10 @@ def test_members_are_spread_over_what_they_may_be():
 
 def test_corruption_hides_each_member_s_share():
     x = torch.ones(2, 200, 1000)
-    given = objectives.Corruption([0.0, 0.3], [0.0, 0.0])(x, seeded())
+    given = Corruptor([Corruption(), Corruption(mask=0.3)])(x, seeded())
     assert torch.equal(given[0], x[0])
     assert (given[1] == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
-    noisy = objectives.Corruption([0.0, 0.0], [0.5, 0.0])(x, seeded())
+    noisy = Corruptor([Corruption(noise=0.5), Corruption()])(x, seeded())
     assert noisy[0].std().item() == pytest.approx(0.5, rel=0.02)
     assert torch.equal(noisy[1], x[1])
 

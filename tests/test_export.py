@@ -11,7 +11,8 @@ from torch import nn
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin import export as export_module
 from pyod_ae_plugin.networks import AutoEncoderNetwork
-from pyod_ae_plugin.networks.layers import ACTIVATIONS, Linear
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
+from pyod_ae_plugin.networks.layers import Linear
 from pyod_ae_plugin.thresholds import TopN
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -103,7 +104,7 @@ def test_every_activation(quick, tmp_path):
     def network(n_features, generator):
         layers = []
         for name, activation in ACTIVATIONS.items():
-            layers += [Linear(n_features, n_features, generator), activation()]
+            layers += [Linear(n_features, n_features, generator), activation.make()]
             layers += [nn.LayerNorm(n_features)] if name == "softmax" else []
         return AutoEncoderNetwork(nn.Sequential(*layers), Linear(n_features, n_features, generator))
 

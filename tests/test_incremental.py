@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
 from pyod_ae_plugin.detectors import streams
-from pyod_ae_plugin.engine.sampling import RowSample
+from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.scoring import Moments
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]

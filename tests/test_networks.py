@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, variational_mlp
-from pyod_ae_plugin.networks.layers import ACTIVATIONS, BatchNorm, Dropout, Linear
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
+from pyod_ae_plugin.networks.layers import BatchNorm, Dropout, Linear
 from pyod_ae_plugin.scoring import Euclidean, ScoringModule, Standardize
 
 

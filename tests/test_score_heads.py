@@ -20,7 +20,7 @@ from pyod_ae_plugin.scoring import (
     NegativeLogLikelihood,
     ReconstructionProbability,
 )
-from pyod_ae_plugin.scoring.covariance import FullCovariance, LowRankCovariance
+from pyod_ae_plugin.scoring.distances import FullCovariance, LowRankCovariance
 
 
 def seeded(seed=0):

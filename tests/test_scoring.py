@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.preprocessing import StandardScaler
 
-from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.networks import mlp, variational_mlp
 from pyod_ae_plugin.scoring import Euclidean, Moments, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
@@ -139,7 +139,7 @@ def test_the_fast_function_gives_the_scores_of_the_module(variational, output, a
 def test_the_fast_function_sees_changed_weights_and_obeys_hooks():
     module = make_module(False)
     x = torch.randn(64, 6, dtype=torch.float64)
-    layers = module.network.layers()[0]
+    layers = module.network.encoder
     before = module(x)
     layers[2].weight.data.mul_(3)
     hooked = [layers[1], module.network.encoder, module.network]

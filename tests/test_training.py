@@ -8,8 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from pyod_ae_plugin.engine.objectives import NegativeElbo, ReconstructionLoss
 from pyod_ae_plugin.engine.objectives import kl_divergence as our_kl
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS, flatten_parameters
-from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions
-from pyod_ae_plugin.engine.schedule import default_batch_size
+from pyod_ae_plugin.engine.options import EarlyStopping, TrainingOptions, default_batch_size
 from pyod_ae_plugin.engine.training import Training
 from pyod_ae_plugin.networks import mlp, variational_mlp
 
@@ -174,7 +173,7 @@ def test_early_stopping_stops_and_returns_to_the_best_epoch():
 
 
 def test_early_stopping_needs_two_rows():
-    stopping = EarlyStopping(0.1, 3, 0.0)
+    stopping = EarlyStopping(3, 0.0, 0.1)
     with pytest.raises(ValueError, match="at least 2 rows, got 1"):
         run(mlp(2, [2], "relu", False, 0.0, seeded()), torch.zeros(1, 2), early_stopping=stopping)
 

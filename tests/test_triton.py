@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from pyod_ae_plugin.engine import gpu, tiles
-from pyod_ae_plugin.engine.graphs import RecordedTiles
-from pyod_ae_plugin.engine.triton_kernels import FusedScore, fused_score_function
+from pyod_ae_plugin.engine import tiles
+from pyod_ae_plugin.engine.cuda import dispatch
+from pyod_ae_plugin.engine.cuda.fused import FusedScore, fused_score_function
+from pyod_ae_plugin.engine.cuda.graphs import RecordedTiles
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp, stacked_mlp, variational_mlp
-from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.scoring import (
     CombinedHead,
     Euclidean,
@@ -206,7 +207,7 @@ def test_none_without_triton(monkeypatch):
 
 @pytest.mark.slow
 def test_triton_is_imported_when_it_is_asked_for():
-    code = "import sys, pyod_ae_plugin.engine.triton_kernels; assert 'triton' not in sys.modules"
+    code = "import sys, pyod_ae_plugin.engine.cuda.fused; assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -221,20 +222,20 @@ def test_it_takes_part_in_the_loop_over_tiles(monkeypatch):
 
 def test_a_kernel_that_cannot_be_used_is_told_of_and_done_without(monkeypatch):
     module = module_with()
-    assert isinstance(gpu._new_function(module, "float32"), FusedScore)
+    assert isinstance(dispatch._new_function(module, "float32"), FusedScore)
 
     def fails(self, x, out=None):
         raise RuntimeError("Failed to find C compiler")
 
     monkeypatch.setattr(FusedScore, "__call__", fails)
     with pytest.warns(RuntimeWarning, match=r"cannot be used here .*C compiler"):
-        assert isinstance(gpu._new_function(module, "float32"), RecordedTiles)
+        assert isinstance(dispatch._new_function(module, "float32"), RecordedTiles)
 
 
 def test_functions_that_are_kept_do_not_keep_the_module():
     for make in (module_with, NOT_APPLICABLE["other network"]):
         module = make()
-        function, gone = gpu._new_function(module, "float32"), weakref.ref(module)
+        function, gone = dispatch._new_function(module, "float32"), weakref.ref(module)
         x = raw_rows(3, module.standardize.n_features)
         torch.testing.assert_close(function(x), module(x), rtol=1e-4, atol=1e-4)
         del module

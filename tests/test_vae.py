@@ -11,7 +11,7 @@ from torch import distributions, nn
 
 from pyod_ae_plugin import VAE, AutoEncoder, load_detector
 from pyod_ae_plugin.engine.objectives import NegativeElbo
-from pyod_ae_plugin.scoring import generative
+from pyod_ae_plugin.scoring import likelihood
 
 UNITS = np.array([1.0, 1e3, 1e-2, 5.0, 1.0])
 
@@ -220,7 +220,7 @@ def test_no_global_randomness_is_touched(default, rows):
 
 
 def test_samples_come_in_parts(default, monkeypatch):
-    monkeypatch.setattr(generative, "_CELLS_AT_ONCE", 64 * 7)
+    monkeypatch.setattr(likelihood, "_CELLS_AT_ONCE", 64 * 7)
     drawn = default.sample(100, random_state=0)
     assert np.isfinite(drawn).all()
     assert len(np.unique(drawn[:, 0])) == 100

@@ -14,12 +14,12 @@ from pyod_ae_plugin.detectors.recipe import (
     NetworkFactory,
     Recipe,
     check_image,
-    corrupt,
+    corruptor,
     single_network_recipe,
 )
+from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.objectives import ReconstructionLoss
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
-from pyod_ae_plugin.engine.triton_kernels import Precision
 
 # The narrowest bottleneck there is cannot learn to reconstruct the outliers among training rows.
 _WIDTHS, _WIDTHS_FOR_NOVELTY = (128, 64, 1), (128, 64, 32)
@@ -228,7 +228,7 @@ class AutoEncoder(NeuralDetector):
             self,
             n_features,
             lambda corruption, learn_variance: ReconstructionLoss(
-                corrupt([corruption]), learn_variance
+                corruptor([corruption]), learn_variance
             ),
             hidden_neuron_list=widths,
         )

@@ -40,12 +40,12 @@ from pyod_ae_plugin.detectors.parameters import (
 from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.detectors.streams import Stream
 from pyod_ae_plugin.drift import DriftReport, compare
+from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.devices import available_device
-from pyod_ae_plugin.engine.kernels import score_function
+from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
-from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.export import export_program, write_onnx
 from pyod_ae_plugin.fitted import Array, Fitted, score_rows
 from pyod_ae_plugin.networks import Network
@@ -342,14 +342,14 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         """
         if not hasattr(self, "scoring_module_"):  # the full check costs as much as scoring a row
             check_is_fitted(self, "scoring_module_")
-        shows_nonfinite = self.scoring_module_.head.shows_nonfinite
+        propagates_nan = self.scoring_module_.head.propagates_nan
         resident = device_rows(self, X)
         if resident is not None:
             scores: Array = self.score_tensor(self._moved(resident)).double().cpu().numpy()
-            if scores.max() >= HIGHEST_SCORE or not shows_nonfinite:
+            if scores.max() >= HIGHEST_SCORE or not propagates_nan:
                 assert_device_rows_finite(resident)
             return scores
-        X = validate_rows(self, X, reset=False, ensure_all_finite=not shows_nonfinite)
+        X = validate_rows(self, X, reset=False, ensure_all_finite=not propagates_nan)
         scores = score_rows(self.scoring_module_, as_rows(X), self.precision)
         if scores.max() >= HIGHEST_SCORE:
             assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")

@@ -23,21 +23,21 @@ from pyod_ae_plugin.detectors.parameters import (
     check_widths,
     seed_of,
 )
-from pyod_ae_plugin.detectors.recipe import Recipe, build_head, corrupt, make_recipe, trim_of
+from pyod_ae_plugin.detectors.recipe import Recipe, build_head, corruptor, make_recipe, trim_of
+from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.objectives import ReconstructionLoss
 from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network, stacked_mlp
-from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.scoring import CombinedHead, ScoreHead
-from pyod_ae_plugin.scoring.ensemble import COMBINATIONS
+from pyod_ae_plugin.scoring.combination import COMBINATIONS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 # A member is less wide than the widest by weights that are zero, and only with these stay zero.
-_ACTIVATIONS = {name for name in ACTIVATIONS if name not in ("sigmoid", "softmax", "softplus")}
+_ACTIVATIONS = {name for name, activation in ACTIVATIONS.items() if activation.maps_zero_to_zero}
 
 # The bottleneck is narrow where the members must not learn to reconstruct outliers.
 _WIDTHS, _WIDTHS_FOR_NOVELTY = (96, 48, 8), (96, 48, 32)
@@ -268,7 +268,7 @@ class AutoEncoderEnsemble(NeuralDetector):
             self,
             network,
             head,
-            ReconstructionLoss(corrupt([member.corruption for member in drawn])),
+            ReconstructionLoss(corruptor([member.corruption for member in drawn])),
             seed=seed,
             trim=[trim_of(self)] * n,
             n_members=n,

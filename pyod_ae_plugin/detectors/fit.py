@@ -27,7 +27,6 @@ from pyod_ae_plugin.engine.devices import (
     seeded_global_rng,
     set_global_rng_state,
 )
-from pyod_ae_plugin.engine.divergence import DivergenceError, divergence
 from pyod_ae_plugin.engine.options import TrainingOptions
 from pyod_ae_plugin.engine.rows import (
     Rows,
@@ -36,8 +35,8 @@ from pyod_ae_plugin.engine.rows import (
     training_batches,
     training_tile_rows,
 )
-from pyod_ae_plugin.engine.states import above, below, copied
-from pyod_ae_plugin.engine.training import Training
+from pyod_ae_plugin.engine.states import add_prefix, copied, strip_prefix
+from pyod_ae_plugin.engine.training import DivergenceError, Training, divergence
 from pyod_ae_plugin.fitted import (
     Array,
     Fitted,
@@ -48,9 +47,9 @@ from pyod_ae_plugin.fitted import (
 )
 from pyod_ae_plugin.networks import Network, joined
 from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
-from pyod_ae_plugin.scoring.generative import latent_usage
 from pyod_ae_plugin.scoring.heads import Tiles
-from pyod_ae_plugin.scoring.standardize import FARTHEST
+from pyod_ae_plugin.scoring.likelihood import latent_usage
+from pyod_ae_plugin.scoring.standardize import MAX_STANDARDIZED
 from pyod_ae_plugin.storage import Checkpoint
 
 T = TypeVar("T")
@@ -300,12 +299,12 @@ def moments_of(rows: Rows) -> Moments:
 def _check_range(rows: Rows, standardize: Standardize) -> None:
     """Raise if rows that their own moments do not scale would overflow float32 in training."""
     farthest = max(standardize(tile).abs().max().item() for tile in row_tiles(rows))
-    if farthest > FARTHEST:
+    if farthest > MAX_STANDARDIZED:
         raise ValueError(
             f"X has a value of {farthest:g} in the units in which the network is trained, where "
-            f"at most {FARTHEST:g} is possible in float32. Rows are not scaled to unit variance "
-            "with preprocessing=False, nor where an earlier fit is continued: scale X, or fit anew "
-            "with preprocessing=True."
+            f"at most {MAX_STANDARDIZED:g} is possible in float32. Rows are not scaled to unit "
+            "variance with preprocessing=False, nor where an earlier fit is continued: scale X, or "
+            "fit anew with preprocessing=True."
         )
 
 
@@ -345,7 +344,7 @@ def _train(
         network = recipe.build_network(generator, device)
     else:
         network = copy.deepcopy(start.network).to(device)
-    options = replace(recipe.options, share=start.epoch_fraction)
+    options = replace(recipe.options, epoch_fraction=start.epoch_fraction)
     options, n_rows = group.share_training(options, len(rows), generator, seed)
     training = Training(
         network,
@@ -478,13 +477,13 @@ def _warn(message: str) -> None:
 def _load_state(training: Training, state: Mapping[str, Tensor], draws_globally: bool) -> None:
     training.load_state(state)
     if draws_globally:
-        set_global_rng_state(below(_GLOBAL, state), training.device)
+        set_global_rng_state(strip_prefix(_GLOBAL, state), training.device)
 
 
 def _state(training: Training, draws_globally: bool) -> dict[str, Tensor]:
     state = training.state()
     if draws_globally:
-        state |= above(_GLOBAL, global_rng_state(training.device))
+        state |= add_prefix(_GLOBAL, global_rng_state(training.device))
     return state
 
 

@@ -22,7 +22,7 @@ from sklearn.utils._param_validation import (
 from pyod_ae_plugin.engine.optimizers import OPTIMIZERS
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
 from pyod_ae_plugin.fitted import is_count
-from pyod_ae_plugin.networks.layers import ACTIVATIONS
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.thresholds import ThresholdRule
 
 # Measured on contaminated data: benchmarks/quality.py.

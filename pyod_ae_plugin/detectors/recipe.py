@@ -19,13 +19,13 @@ from pyod_ae_plugin.detectors.parameters import (
     check_input_shape,
     seed_of,
 )
-from pyod_ae_plugin.engine import objectives as corruption
-from pyod_ae_plugin.engine.objectives import Objective
+from pyod_ae_plugin.engine.cuda.fused import Precision
+from pyod_ae_plugin.engine.objectives import Corruptor, Objective
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping, TrainingOptions
-from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.networks import Network, conv, mlp, variational_conv, variational_mlp
 from pyod_ae_plugin.plugins.manager import find
 from pyod_ae_plugin.scoring import ScoreHead
+from pyod_ae_plugin.scoring.likelihood import encode_distribution
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -119,10 +119,10 @@ def single_network_recipe(
     """
     factory = find_network(detector.network)
     # A decoder learns a variance where the score head asks for it, and in every VAE.
-    required = getattr(find_head(detector.score_head), "needs", ())
+    required = getattr(find_head(detector.score_head), "required_methods", ())
     learn_variance = variational or "decode_distribution" in required
     params = {**detector.get_params(deep=False), **network_params, "learn_variance": learn_variance}
-    hidden = as_value(Corruption, detector.corruption) or Corruption()
+    corruption = as_value(Corruption, detector.corruption) or Corruption()
     stopping = detector.early_stopping
     if isinstance(stopping, Mapping) or stopping is True:
         stopping = EarlyStopping(**({} if stopping is True else stopping))
@@ -137,7 +137,7 @@ def single_network_recipe(
         detector,
         network,
         lambda network: build_head(detector.score_head, network, n_features),
-        objective(hidden, learn_variance),
+        objective(corruption, learn_variance),
         variational=variational,
         draws_privately=factory in _PRIVATE_FACTORIES,
         trim=[trim_of(detector)],
@@ -146,11 +146,9 @@ def single_network_recipe(
     )
 
 
-def corrupt(members: Sequence[Corruption]) -> corruption.Corruption | None:
+def corruptor(members: Sequence[Corruption]) -> Corruptor | None:
     """What corrupts the rows that the members' encoders are given; None if nothing does."""
-    if not any(member.mask or member.noise for member in members):
-        return None
-    return corruption.Corruption([m.mask for m in members], [m.noise for m in members])
+    return Corruptor(members) if any(m.mask or m.noise for m in members) else None
 
 
 def trim_of(detector: NeuralDetector) -> float:
@@ -222,7 +220,7 @@ def check_posterior(network: Network, n_features: int) -> None:
         )
     parameter = next(network.parameters())
     with torch.no_grad():
-        mu, logvar = network.eval().posterior(parameter.new_zeros(2, n_features))
+        mu, logvar = encode_distribution(network.eval(), parameter.new_zeros(2, n_features))
     if mu.shape != logvar.shape:
         raise ValueError(
             "posterior(x) must return mu and logvar of one shape, got "
@@ -305,7 +303,8 @@ def build_head(
             f"The score head {name!r} is a {type(head).__name__}; it must be a subclass of "
             "pyod_ae_plugin.scoring.ScoreHead."
         )
-    missing = [method for method in head.needs if not callable(getattr(network, method, None))]
+    required = head.required_methods
+    missing = [method for method in required if not callable(getattr(network, method, None))]
     if missing:
         raise TypeError(
             f"The score head {name!r} needs a network with {' and '.join(missing)}; "

@@ -9,8 +9,7 @@ import torch
 
 from pyod_ae_plugin.detectors.fit import Start
 from pyod_ae_plugin.detectors.inputs import as_rows
-from pyod_ae_plugin.engine.rows import row_tiles
-from pyod_ae_plugin.engine.sampling import RowSample
+from pyod_ae_plugin.engine.rows import RowSample, row_tiles
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, ScoringModule, Standardize

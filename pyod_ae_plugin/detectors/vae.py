@@ -25,15 +25,15 @@ from pyod_ae_plugin.detectors.recipe import (
     NetworkFactory,
     Recipe,
     check_image,
-    corrupt,
+    corruptor,
     single_network_recipe,
 )
+from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.objectives import NegativeElbo
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
-from pyod_ae_plugin.engine.triton_kernels import Precision
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.networks.layers import ACTIVATIONS
-from pyod_ae_plugin.scoring.generative import posterior, reconstruction_moments, sample
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
+from pyod_ae_plugin.scoring.likelihood import posterior, reconstruction_moments, sample
 
 
 class VAE(NeuralDetector):
@@ -296,7 +296,7 @@ class VAE(NeuralDetector):
             self,
             n_features,
             lambda corruption, _: NegativeElbo(
-                self.beta, self.capacity, corrupt([corruption]), self.kl_warmup
+                self.beta, self.capacity, corruptor([corruption]), self.kl_warmup
             ),
             variational=True,
         )

@@ -1,4 +1,4 @@
-"""Where tensors live and where their randomness comes from."""
+"""Devices, random number generators and threads."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from functools import partial
 
 import torch
 
-_SHARED_OPERATIONS = 5e7
+_MIN_OPERATIONS_TO_SHARE = 5e7
 
-# A forked process has no threads but the one that forked, and GNU's OpenMP waits for ever for the
-# others that its parent had. PyTorch's own forked workers take one thread, too.
+# A forked process has only the thread that forked, and GNU's OpenMP waits forever for the others
+# of its parent. PyTorch's own forked workers also use one thread.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return the device asked for; None picks CUDA when there is one, else the CPU.
+    """Return a device by its name; None picks CUDA if there is a GPU, else the CPU.
 
     Raises
     ------
     ValueError
-        If the device has no valid name or is not on this machine.
+        If the name is not valid, or this machine does not have the device.
 
     Examples
     --------
@@ -46,9 +46,9 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def available_device(device: str | torch.device | None) -> torch.device:
-    """Return the device asked for if it is on this machine, else the CPU.
+    """Return a device if this machine has it, else the CPU.
 
-    For models that come from elsewhere: fitted on a GPU, they score on a CPU.
+    A model that was fitted on a GPU can thus be loaded on a machine without one.
     """
     try:
         return resolve_device(device)
@@ -56,16 +56,16 @@ def available_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cpu")
 
 
-# Reentrant, since a factory may itself fit a detector.
+# Reentrant, because a network factory may fit a detector.
 _global_rng = threading.RLock()
 
 
 @contextmanager
 def seeded_global_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators inside, and put them back as they were.
+    """Seed torch's global generators inside, and restore them afterwards.
 
-    For networks that know no private generator. Other threads see the seeded state meanwhile,
-    except those that wait here for their turn.
+    For networks that draw from the global generators. Other threads see the seeded state
+    meanwhile, except those that wait here.
     """
     with _global_rng, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -73,13 +73,13 @@ def seeded_global_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def global_rng_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Where torch's global generators of the CPU and of a GPU stand."""
+    """The states of torch's global generators of the CPU and of a GPU."""
     state = {"cpu": torch.get_rng_state()}
     return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 
 
 def set_global_rng_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Put torch's global generators where they stood."""
+    """Set the states of torch's global generators."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -87,21 +87,22 @@ def set_global_rng_state(state: Mapping[str, torch.Tensor], device: torch.device
 
 @contextmanager
 def enough_threads(n_operations: float) -> Iterator[None]:
-    """Compute inside with one thread where the steps are too small to be shared.
+    """Use one thread inside if steps are too small for more.
 
-    ``n_operations`` are those of one step, in floating point. Below 5e7 a step gains nothing from
-    a second thread, and loses much where other work keeps the threads from meeting in time.
+    ``n_operations`` is the number of floating-point operations of one step. Below 5e7 a second
+    thread gains nothing, and costs much if other work on the machine keeps the threads waiting for
+    each other.
     """
     before = torch.get_num_threads()
-    if n_operations >= _SHARED_OPERATIONS or before == 1:
+    if n_operations >= _MIN_OPERATIONS_TO_SHARE or before == 1:
         yield
         return
     torch.set_num_threads(1)
-    # The number is each thread's own; but torch gives the number that was set last to threads that
-    # first compute later on, and they keep it. Another thread sets that one back.
-    setting_back = threading.Thread(target=torch.set_num_threads, args=(before,))
-    setting_back.start()
-    setting_back.join()
+    # Each thread has a number of its own. A thread that first computes later on takes the number
+    # that any thread set last, so another thread sets it back.
+    resetter = threading.Thread(target=torch.set_num_threads, args=(before,))
+    resetter.start()
+    resetter.join()
     try:
         yield
     finally:

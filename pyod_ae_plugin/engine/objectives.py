@@ -1,4 +1,4 @@
-"""What training minimises: a loss for each row of a batch."""
+"""What training minimises: a loss for each row of a batch, and their trimmed mean."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.networks.layers import random_int16
-from pyod_ae_plugin.scoring.likelihood import decoded, kl_divergence, log_density
+from pyod_ae_plugin.scoring.likelihood import (
+    decode_distribution,
+    encode_distribution,
+    kl_divergence,
+    log_density,
+    reparameterize,
+)
 
 
 class Objective(Protocol):
     """Loss of each row under a network.
 
-    ``progress`` runs from 0 to 1 over the training; ``generator`` feeds whatever is drawn. In an
-    ensemble rows are [n_members, n, n_features] and losses [n_members, n].
+    ``progress`` runs from 0 to 1 over the training; ``generator`` is the source of random numbers.
+    In an ensemble rows are [n_members, n, n_features] and losses [n_members, n].
     """
 
     def __call__(
@@ -26,39 +32,36 @@ class Objective(Protocol):
         """Losses [n] of standardised rows [n, n_features]."""
 
 
-class Corruption:
-    """Hides features and adds noise.
+class Corruptor:
+    """Corrupts standardised rows: adds noise, and sets cells to zero, the mean of their feature.
 
-    Parameters
-    ----------
-    mask : sequence of float
-        Share of the cells set to zero, the mean of standardised features, for each member of an
-        ensemble; one figure if there are no members.
-    noise : sequence of float
-        Standard deviation of the normal noise, in those of the features, likewise.
+    There is a :class:`~pyod_ae_plugin.engine.options.Corruption` for each member of an ensemble, or
+    one for a single network.
 
     Examples
     --------
-    >>> corrupt = Corruption([0.5], [0.0])
+    >>> corrupt = Corruptor([Corruption(mask=0.5)])
     >>> corrupt(torch.ones(1, 4), torch.Generator().manual_seed(0)).unique()
     tensor([0., 1.])
     """
 
-    def __init__(self, mask: Sequence[float], noise: Sequence[float]) -> None:
-        self._mask = torch.tensor([round(m * 2**16) - 2**15 for m in mask], dtype=torch.int32)
-        self._noise = torch.tensor(noise)
-        self._masks = any(m > 0 for m in mask)
-        self._adds_noise = any(s > 0 for s in noise)
+    def __init__(self, members: Sequence[Corruption]) -> None:
+        self._mask = torch.tensor([member.mask for member in members], dtype=torch.float32)
+        self._noise = torch.tensor([member.noise for member in members], dtype=torch.float32)
+        self._masks = any(member.mask for member in members)
+        self._adds_noise = any(member.noise for member in members)
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        of_member = (-1, 1, 1) if x.ndim == 3 else (-1, 1)
-        # moved at the first batch, and no longer after it
+        member_shape = (-1, 1, 1) if x.ndim == 3 else (-1, 1)
+        # Only the first batch moves them to its device.
         self._mask, self._noise = self._mask.to(x.device), self._noise.to(x.device)
         if self._adds_noise:
             noise = torch.empty_like(x).normal_(generator=generator)
-            x = torch.addcmul(x, noise, self._noise.view(of_member))
+            x = torch.addcmul(x, noise, self._noise.view(member_shape))
         if self._masks:
-            kept = random_int16(x, generator) >= self._mask.view(of_member)
+            kept = torch.empty_like(x).uniform_(generator=generator) >= self._mask.view(
+                member_shape
+            )
             x = x * kept
         return x
 
@@ -68,9 +71,9 @@ class ReconstructionLoss:
 
     Parameters
     ----------
-    corrupt : Corruption or None, default=None
-        What is done to rows before they are encoded; the network then has to rebuild what they
-        were (denoising autoencoder, Vincent et al. 2008).
+    corrupt : Corruptor or None, default=None
+        Applied to rows before they are encoded; the network then learns to reconstruct the
+        original rows (denoising autoencoder, Vincent et al. 2008).
     learn_variance : bool, default=False
         Minimise the negative log density, per feature and in nats, under the normal distribution
         of the network's ``decode_distribution``.
@@ -84,7 +87,7 @@ class ReconstructionLoss:
     tensor([5.])
     """
 
-    def __init__(self, corrupt: Corruption | None = None, learn_variance: bool = False) -> None:
+    def __init__(self, corrupt: Corruptor | None = None, learn_variance: bool = False) -> None:
         self.corrupt = corrupt
         self.learn_variance = learn_variance
 
@@ -93,9 +96,8 @@ class ReconstructionLoss:
     ) -> Tensor:
         code = network.encode(x if self.corrupt is None else self.corrupt(x, generator))
         if self.learn_variance:
-            return -log_density(x, *network.decode_distribution(code)) / x.shape[-1]
-        residual: Tensor = network.decode(code) - x
-        return residual.square().mean(-1)
+            return -log_density(x, *decode_distribution(network, code)) / x.shape[-1]
+        return (network.decode(code) - x).square().mean(-1)
 
 
 class NegativeElbo:
@@ -103,19 +105,19 @@ class NegativeElbo:
 
     ``-log p(x | z) + beta * KL`` with ``z`` drawn once from the posterior by reparameterisation
     [1]_. With a ``capacity`` C the second term is ``beta * |KL - C * progress|``, the annealed
-    target of [2]_. A network without ``decode_distribution`` has variance 1. With ``kl_warmup``
-    ``beta`` is multiplied by ``min(progress / kl_warmup, 1)`` [4]_ [5]_.
+    target of [2]_. With ``kl_warmup``, ``beta`` is multiplied by ``min(progress / kl_warmup, 1)``
+    [4]_ [5]_. A network without ``decode_distribution`` has a variance of 1.
 
     Parameters
     ----------
     beta : float, default=1.0
         Weight of the KL term [3]_.
     capacity : float or None, default=None
-        KL in nats that the target reaches at the end of training; None leaves the KL as it is.
-    corrupt : Corruption or None, default=None
-        What is done to rows before they are encoded.
+        The target of the KL at the end of training, in nats; None sets no target.
+    corrupt : Corruptor or None, default=None
+        Applied to rows before they are encoded.
     kl_warmup : float in [0, 1), default=0.0
-        Share of the training in which the weight of the KL term rises from 0.
+        Share of the training during which the weight of the KL term rises from 0.
 
     References
     ----------
@@ -132,7 +134,7 @@ class NegativeElbo:
         self,
         beta: float = 1.0,
         capacity: float | None = None,
-        corrupt: Corruption | None = None,
+        corrupt: Corruptor | None = None,
         kl_warmup: float = 0.0,
     ) -> None:
         self.beta = beta
@@ -143,17 +145,16 @@ class NegativeElbo:
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
-        given = x if self.corrupt is None else self.corrupt(x, generator)
-        mu, logvar = network.posterior(given)
-        noise = torch.empty_like(mu).normal_(generator=generator)
-        z = torch.addcmul(mu, noise, torch.exp(0.5 * logvar))
+        source = x if self.corrupt is None else self.corrupt(x, generator)
+        mu, logvar = encode_distribution(network, source)
+        z = reparameterize(mu, logvar, torch.empty_like(mu).normal_(generator=generator))
         kl = kl_divergence(mu, logvar).sum(-1)
         if self.capacity is not None:
             kl = (kl - self.capacity * progress).abs()
-        return self.kl_weight(progress) * kl - log_density(x, *decoded(network, z))
+        return self.kl_weight(progress) * kl - log_density(x, *decode_distribution(network, z))
 
     def kl_weight(self, progress: float) -> float:
-        """Weight of the KL term at a point of training, which on a GPU is a tensor.
+        """Weight of the KL term; on a GPU, ``progress`` and the weight are tensors.
 
         Examples
         --------
@@ -164,5 +165,59 @@ class NegativeElbo:
         if not self.kl_warmup:
             return self.beta
         share = progress / self.kl_warmup
-        # a comparison by Python would wait for the GPU
+        # Python's min would wait for the GPU
         return self.beta * (share.clamp(max=1) if isinstance(share, Tensor) else min(share, 1.0))
+
+
+class TrimmedMean:
+    """The mean of all but the highest losses of a batch.
+
+    Parameters
+    ----------
+    like : Tensor of shape (*members, n)
+        Losses with the shape, dtype and device of all losses.
+    trim : sequence of float
+        Share of the highest losses left out, for each member; one share may stand for all.
+
+    Attributes
+    ----------
+    n_kept : int
+        Number of losses in the mean, for the member that keeps most.
+    leaves_out : bool
+        Whether any loss of any member is left out.
+    weights : Tensor of shape (*members, n_kept)
+        Weights of the losses that :meth:`lowest` returns; their weighted sum is the mean.
+
+    Notes
+    -----
+    Shapes:
+
+    - Input: ``(*members, n)``
+    - Output: ``(*members)``
+
+    Examples
+    --------
+    >>> losses = torch.tensor([9.0, 1.0, 2.0, 3.0])
+    >>> TrimmedMean(losses, [0.25])(losses)
+    tensor(2.)
+    """
+
+    def __init__(self, like: Tensor, trim: Sequence[float]) -> None:
+        n = like.shape[-1]
+        kept = torch.tensor([[n - int(share * n)] for share in trim])
+        self.n_kept = int(kept.max())
+        self.leaves_out = int(kept.min()) < n
+        self._in_order = int(kept.min()) < self.n_kept
+        weights = (torch.arange(self.n_kept) < kept).to(like) / kept.to(like)
+        weights = weights if like.ndim == 2 else weights[0]
+        self.weights = weights.expand(*like.shape[:-1], -1).contiguous()
+
+    def lowest(self, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest ``n_kept`` losses of each member, and their indices."""
+        values, indices = losses.topk(self.n_kept, largest=False, sorted=self._in_order)
+        return values, indices
+
+    def __call__(self, losses: Tensor) -> Tensor:
+        if self.leaves_out:
+            losses, _ = self.lowest(losses)
+        return (losses * self.weights).sum(-1)

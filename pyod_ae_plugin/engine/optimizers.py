@@ -1,8 +1,8 @@
 """Optimizers over all parameters of a network as one vector.
 
-A step over one vector costs as many operations as a step over one parameter, and torch's
-functional forms spare the bookkeeping of its optimizer classes. For small networks that is most
-of what an optimizer costs.
+A step over one vector takes as many operations as a step over one parameter, and torch's
+functional forms avoid the bookkeeping of its optimizer classes. For small networks these are most
+of the cost of a step.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from pyod_ae_plugin.networks import Network
+
 
 class Optimizer(Protocol):
-    """Changes the vector it was made with, by its gradient, in place."""
+    """Updates a vector in place by its gradient."""
 
     def step(self, lr: float) -> None:
         """Make one step at a learning rate."""
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors, by name, in which it remembers earlier steps."""
+        """The tensors, by name, that depend on earlier steps."""
 
 
 class Adam:
@@ -45,7 +47,7 @@ class Adam:
         self._eps = adam_eps
         self._fuses = _can_fuse(vector)
         if self._fuses:
-            # what torch's functional forms call after checks that take as long as a small step
+            # The functional forms call these after checks that take as long as a small step.
             self._update: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
         else:
             self._update = adamw if decoupled else adam
@@ -118,27 +120,27 @@ class Sgd:
         return {} if self._velocity is None else {"velocity": self._velocity}
 
 
-# By name, each with the names of its options.
 OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], frozenset[str]]] = {
     "adam": (Adam, frozenset({"weight_decay", "adam_eps"})),
     "adamw": (adam_w, frozenset({"weight_decay", "adam_eps"})),
     "sgd": (Sgd, frozenset({"weight_decay", "sgd_momentum", "sgd_nesterov"})),
 }
+"""Optimizers by name, each with the names of its options."""
 
 
 def make_optimizer(name: str, vector: Tensor, options: Mapping[str, float]) -> Optimizer:
-    """Return an optimizer with those of the options that it has; as PyOD does, skip the others."""
+    """Return an optimizer with the options that it has; like PyOD, ignore the others."""
     make, names = OPTIMIZERS[name]
     return make(vector, **{key: value for key, value in options.items() if key in names})
 
 
-def flatten_parameters(network: nn.Module) -> Tensor:
-    """Move what is trained into one vector, of which the parameters and gradients become views.
+def flatten_parameters(network: Network | nn.Module) -> Tensor:
+    """Move the trainable parameters into one vector; they and their gradients become its views.
 
     Returns
     -------
     Tensor of shape (n_parameters,)
-        Its ``grad`` holds the parameters' gradients, which add up until it is zeroed.
+        Its ``grad`` holds the parameters' gradients, which accumulate until it is zeroed.
 
     Examples
     --------

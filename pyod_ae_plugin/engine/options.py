@@ -1,4 +1,4 @@
-"""How to train."""
+"""Options of a training, their defaults, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pyod_ae_plugin.engine.schedule import default_batch_size, default_epochs, default_lr
+_RISING = 0.3
+_FIRST_LR = 1 / 25
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """What is done to rows before they are encoded, while training (denoising autoencoder).
+    """Corruption of the rows that the encoder is given while training (denoising autoencoder).
 
-    Attributes
+    Parameters
     ----------
     mask : float in [0, 1), default=0.0
-        Share of the features of each row that are hidden from the encoder, at random.
+        Share of the features of each row that are hidden, at random.
     noise : float, default=0.0
-        Standard deviation of the normal noise that is added, in those of the features.
+        Standard deviation of the normal noise that is added, in standard deviations of a feature.
+
+    Examples
+    --------
+    >>> Corruption(mask=0.3)
+    Corruption(mask=0.3, noise=0.0)
     """
 
     mask: float = 0.0
@@ -29,16 +35,21 @@ class Corruption:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when the loss of held-out rows no longer falls, and go back to the best epoch.
+    """Stop when the loss of held-out rows no longer falls, and return to the best epoch.
 
-    Attributes
+    Parameters
     ----------
-    validation_fraction : float
-        Share of the rows held out, in (0, 1).
-    patience : int
+    patience : int, default=5
         Epochs without improvement after which training stops.
-    min_improvement : float
-        What counts as improvement of the held-out loss.
+    tol : float, default=1e-4
+        The loss improves if it falls by more than this.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of the rows held out.
+
+    Examples
+    --------
+    >>> EarlyStopping(patience=10)
+    EarlyStopping(patience=10, tol=0.0001, validation_fraction=0.1)
     """
 
     patience: int = 5
@@ -48,42 +59,39 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train.
+    """Options of a training.
 
     Attributes
     ----------
     epochs : int or None
-        Passes over the rows; None is :func:`~pyod_ae_plugin.engine.schedule.default_epochs`.
-    share : float
-        Share of these passes that are made, but no fewer than one; for training that goes on.
+        Passes over the rows; None takes :func:`default_epochs`.
+    epoch_fraction : float
+        Share of these epochs that is trained, but at least one; for continued training.
     trim : sequence of float
         Share of the highest-loss rows of a batch left out of the gradient, in [0, 1), so that
-        outliers among the training rows do not teach the network to rebuild outliers; one for
-        each member of an ensemble.
+        the network does not learn to reconstruct outliers among the training rows; one for each
+        member of an ensemble.
     batch_size : int or None
-        Rows in a step; None is
-        :func:`~pyod_ae_plugin.engine.schedule.default_batch_size`.
+        Rows in a step; None takes :func:`default_batch_size`.
     lr : float or None
-        Highest learning rate, see :func:`~pyod_ae_plugin.engine.schedule.one_cycle`; None is
-        :func:`~pyod_ae_plugin.engine.schedule.default_lr`.
+        Highest learning rate, see :func:`one_cycle`; None takes :func:`default_lr`.
     optimizer : str
         A name in :data:`~pyod_ae_plugin.engine.optimizers.OPTIMIZERS`.
     optimizer_params : mapping of str to float
-        Options of the optimizer.
     early_stopping : EarlyStopping or None
     compile_mode : str or None
         Mode of :func:`torch.compile`; None does not compile.
     n_members : int or None
-        Members of an ensemble: each is given batches of its own. None for a plain network.
+        Members of an ensemble, each trained on batches of its own. None for a single network.
     rows_per_member : int or None
-        Most rows that a member is trained on, drawn for each; None is all.
+        Maximal number of rows that each member is trained on, drawn at random; None is all rows.
     average : callable or None
-        Takes a tensor to its mean over the processes that train copies of the network on other
-        rows, in place. All must take as many steps. None trains one network.
+        Replaces a tensor in place by its mean over the processes that train copies of the network
+        on other rows. All must take the same number of steps. None trains one network.
     """
 
     epochs: int | None
-    share: float = 1.0
+    epoch_fraction: float = 1.0
     trim: Sequence[float] = (0.0,)
     batch_size: int | None = None
     lr: float | None = None
@@ -97,14 +105,14 @@ class TrainingOptions:
 
 
 def n_held_out(options: TrainingOptions, n_rows: int) -> int:
-    """How many rows early stopping holds out, all but one of them at most."""
+    """Number of rows that early stopping holds out, at most all but one."""
     if options.early_stopping is None:
         return 0
     return min(max(round(n_rows * options.early_stopping.validation_fraction), 1), n_rows - 1)
 
 
 def n_trained(options: TrainingOptions, n_rows: int) -> int:
-    """How many rows the network, or a member, is trained on.
+    """Number of rows that the network, or each member, is trained on.
 
     Examples
     --------
@@ -115,25 +123,71 @@ def n_trained(options: TrainingOptions, n_rows: int) -> int:
     return min(options.rows_per_member or n, n)
 
 
-def chosen(options: TrainingOptions, n_rows: int) -> tuple[int, int, float]:
-    """Batch size, passes and highest learning rate, as they are asked for or by default.
+def resolve(options: TrainingOptions, n_rows: int) -> tuple[int, int, float]:
+    """Batch size, epochs and highest learning rate, with defaults for those that are None.
 
-    Parameters
-    ----------
-    options : TrainingOptions
-    n_rows : int
-        How many the network, or a member, is trained on.
+    ``n_rows`` is the number of rows that the network, or each member, is trained on.
 
     Examples
     --------
-    >>> chosen(TrainingOptions(epochs=None, lr=0.1), 5_000)
+    >>> resolve(TrainingOptions(epochs=None, lr=0.1), 5_000)
     (128, 13, 0.1)
     """
     batch_size = options.batch_size or default_batch_size(n_rows)
     epochs = options.epochs or default_epochs(math.ceil(n_rows / batch_size))
     rows_in_batch = min(batch_size, max(n_rows, 32))
-    return (
-        batch_size,
-        epochs,
-        float(default_lr(rows_in_batch) if options.lr is None else options.lr),
-    )
+    lr = default_lr(rows_in_batch) if options.lr is None else options.lr
+    return batch_size, epochs, float(lr)
+
+
+def default_batch_size(n: int) -> int:
+    """Batch size for n rows: the power of two nearest to n / 32, between 32 and 1,024.
+
+    Examples
+    --------
+    >>> [default_batch_size(n) for n in (10, 5_000, 20_000, 10**6)]
+    [32, 128, 512, 1024]
+    """
+    return int(min(max(2 ** round(math.log2(max(n, 1) / 32)), 32), 1024))
+
+
+def default_epochs(n_batches: int) -> int:
+    """Epochs of ``n_batches`` steps each that make 500 steps, but at least 5 epochs.
+
+    Examples
+    --------
+    >>> [default_epochs(n_batches) for n_batches in (1, 20, 1000)]
+    [500, 25, 5]
+    """
+    return max(math.ceil(500 / n_batches), 5)
+
+
+def default_lr(batch_size: int) -> float:
+    """Learning rate for a batch size: 2e-3 at 32, growing with the square root.
+
+    Under the square-root rule the scale of Adam's noise does not depend on the batch size (Malladi
+    et al. 2022, On the SDEs and Scaling Rules for Adaptive Gradient Algorithms).
+
+    Examples
+    --------
+    >>> default_lr(32), default_lr(512)
+    (0.002, 0.008)
+    """
+    return 2e-3 * math.sqrt(batch_size / 32)
+
+
+def one_cycle(progress: float) -> float:
+    """Factor of the highest learning rate, from 0 to 1, at a progress of training from 0 to 1.
+
+    It rises from 1/25 to 1 in the first 30% of the steps and then falls to 0, each time along half
+    a cosine (Smith & Topin 2018, Super-Convergence).
+
+    Examples
+    --------
+    >>> [round(one_cycle(progress), 2) for progress in (0.0, 0.15, 0.3, 0.65, 1.0)]
+    [0.04, 0.52, 1.0, 0.5, 0.0]
+    """
+    rising = progress < _RISING
+    since_start = progress / _RISING if rising else (1 - progress) / (1 - _RISING)
+    lowest = _FIRST_LR if rising else 0.0
+    return lowest + (1 - lowest) * (1 - math.cos(math.pi * since_start)) / 2

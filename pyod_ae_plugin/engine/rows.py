@@ -1,23 +1,26 @@
-"""Raw rows, and the batches that training gathers from them."""
+"""Raw rows, the batches that training gathers from them, and samples of them."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from pyod_ae_plugin.scoring import Standardize
 
-# What of a tile is in memory at a time: it fits the cache of a core, or that of a GPU.
+# Memory for all values of a tile: it fits the cache of a core, or that of a GPU.
 _TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
-_MOST_ROWS = 2**20
+_MAX_TILE_ROWS = 2**20
+# The pieces of a sample are merged when they have this many times its capacity.
+_MAX_EXCESS = 1.25
 
 
 class Rows(Protocol):
-    """Raw rows on the CPU: a tensor [n, n_features], or what turns into one piece by piece."""
+    """Raw rows on the CPU: a tensor [n, n_features], or an object that is read piece by piece."""
 
     @property
     def shape(self) -> Sequence[int]:
@@ -32,7 +35,7 @@ class Rows(Protocol):
 
 
 class SelectedRows:
-    """Some of the rows, in the order of their indices, without a copy."""
+    """The rows with given indices, in their order, without a copy."""
 
     def __init__(self, rows: Rows, indices: Tensor) -> None:
         self._rows, self._indices = rows, indices
@@ -49,7 +52,7 @@ class SelectedRows:
 
 
 def training_tile_rows(n_features: int, device: torch.device) -> int:
-    """Rows taken at a time where only their values are looked at."""
+    """Height of tiles that are only read, and not passed through a network."""
     return max(rows_in_memory(n_features, n_features, device), 1)
 
 
@@ -60,21 +63,21 @@ def row_tiles(rows: Rows) -> Iterator[Tensor]:
         yield rows[start : start + height]
 
 
-def rows_in_memory(n_features: int, widest: int, device: torch.device) -> int:
-    """How many rows are taken at a time, of which each becomes ``widest`` numbers."""
-    width = max(n_features, widest)
+def rows_in_memory(n_features: int, max_width: int, device: torch.device) -> int:
+    """Number of rows whose values fit in memory if each becomes at most ``max_width`` values."""
+    width = max(n_features, max_width)
     bytes_per_row = 8 * n_features + 4 * (2 * n_features + 2 * width)
-    return min(_TILE_BYTES.get(device.type, _TILE_BYTES["cpu"]) // bytes_per_row, _MOST_ROWS)
+    return min(_TILE_BYTES.get(device.type, _TILE_BYTES["cpu"]) // bytes_per_row, _MAX_TILE_ROWS)
 
 
 def training_batches(
     rows: Rows, standardize: Standardize, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Return what gathers batches: indices in, standardised rows on the device out.
+    """Return a function that gathers batches: from indices to standardised rows on the device.
 
-    Indices [*, m] become rows [*, m, n_features]. On a CPU these come from the caller's own rows,
-    so that nothing is copied. Elsewhere all rows are standardised once and lie on the device as
-    float32, or, where they would take more than half of its free memory, come batch by batch.
+    Indices [*, m] become rows [*, m, n_features]. On a CPU they are read from the caller's own
+    rows, without a copy. On a GPU all rows are standardised once and kept there as float32, unless
+    they would take more than half of its free memory; then they are copied batch by batch.
     """
     n_features = rows.shape[1]
     if device.type != "cpu" and 4 * len(rows) * n_features <= _free_memory(device) // 2:
@@ -85,26 +88,94 @@ def training_batches(
         return ResidentBatches(resident)
     standardize = copy.deepcopy(standardize).to(device)
 
-    def gather(indices: Tensor) -> Tensor:
-        x: Tensor = standardize(_taken(rows, indices.to("cpu")).to(device))
+    def standardized_batch(indices: Tensor) -> Tensor:
+        x: Tensor = standardize(_gather(rows, indices.to("cpu")).to(device))
         return x
 
-    return gather
+    return standardized_batch
 
 
 class ResidentBatches:
-    """Batches of rows that lie standardised on a GPU."""
+    """Batches of standardised rows that are kept on a GPU."""
 
     def __init__(self, rows: Tensor) -> None:
         self._rows = rows
 
     def __call__(self, indices: Tensor) -> Tensor:
-        return _taken(self._rows, indices)
+        return _gather(self._rows, indices)
 
 
 def _free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def _taken(rows: Rows, indices: Tensor) -> Tensor:
+def _gather(rows: Rows, indices: Tensor) -> Tensor:
     return rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
+
+
+class RowSample(NamedTuple):
+    """A uniform sample of all rows seen so far; all of them, in order, if they are few.
+
+    Each row draws a key at random, and the sample is the rows with the lowest keys.
+
+    Attributes
+    ----------
+    capacity : int
+        Maximal number of rows in the sample.
+    n_seen : int
+        Number of rows it was drawn from.
+    pieces : tuple of pairs of Tensor
+        Rows [m, n_features] and their keys [m].
+    bound : float
+        Rows with this key or a higher one are not in the sample.
+
+    Examples
+    --------
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> sample = RowSample(3).added(torch.tensor([[1.0], [2.0]]), generator)
+    >>> sample.rows().T
+    tensor([[1., 2.]])
+    >>> sample.added(torch.zeros(1000, 1), generator).rows().shape
+    torch.Size([3, 1])
+    """
+
+    capacity: int
+    n_seen: int = 0
+    pieces: tuple[tuple[Tensor, Tensor], ...] = ()
+    bound: float = math.inf
+
+    def added(self, rows: Tensor, generator: torch.Generator) -> RowSample:
+        """Return the sample with these rows added; they are copied."""
+        keys = torch.rand(len(rows), generator=generator, dtype=torch.float64)
+        kept = keys < self.bound
+        pieces = (*self.pieces, (rows[kept], keys[kept]))
+        sample = self._replace(n_seen=self.n_seen + len(rows), pieces=pieces)
+        if sum(len(k) for _, k in pieces) <= _MAX_EXCESS * self.capacity:
+            return sample
+        piece = sample._piece()
+        return sample._replace(pieces=(piece,), bound=piece[1].max().item())
+
+    def rows(self) -> Tensor:
+        """The rows [m, n_features] of the sample, m <= capacity."""
+        return self._piece()[0]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the sample has all rows that were seen."""
+        return self.n_seen <= self.capacity
+
+    def _piece(self) -> tuple[Tensor, Tensor]:
+        rows = torch.cat(_in_one_dtype([r for r, _ in self.pieces]))
+        keys = torch.cat([k for _, k in self.pieces])
+        if len(keys) <= self.capacity:
+            return rows, keys
+        kept = keys.topk(self.capacity, largest=False, sorted=False).indices.sort().values
+        return rows[kept], keys[kept]
+
+
+def _in_one_dtype(pieces: list[Tensor]) -> list[Tensor]:
+    """Return pieces of one dtype as they are, others as float64.
+
+    torch concatenates int64 and float16 as float16, which cannot hold 70,000.
+    """
+    return pieces if len({p.dtype for p in pieces}) == 1 else [p.double() for p in pieces]

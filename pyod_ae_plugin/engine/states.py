@@ -1,4 +1,4 @@
-"""States: tensors by name, of which files and copies can be made."""
+"""States: tensors by name."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 _FLOATS = {torch.float32, torch.float64}
 
 
-def above(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state with a prefix before each name."""
+def add_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state with a prefix added to each name."""
     return {prefix + name: value for name, value in state.items()}
 
 
-def below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What lies below a prefix, without it."""
+def strip_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a state whose names have a prefix, without the prefix."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state whose tensors are its own."""
+    """Return a state with copies of the tensors."""
     return {name: value.clone() for name, value in state.items()}
 
 
@@ -34,14 +34,12 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def check_loadable(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Raise unless a state has the names, shapes and types of a module's tensors.
 
-    In buffers, float32 and float64 may stand for each other: a module chooses between them when it
-    is fitted.
+    A buffer may be float32 or float64, since a module chooses between them when it is fitted.
 
     Raises
     ------
     ValueError
-        If a name is missing or one too many, a tensor is of another shape or type, or it holds NaN
-        or infinity.
+        If a tensor is missing, unexpected, of another shape or dtype, or has NaN or infinity.
     """
     expected = module.state_dict()
     if expected.keys() != state.keys():
@@ -54,8 +52,8 @@ def check_loadable(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"{name} has the shape {tuple(tensor.shape)}, expected {tuple(like.shape)}"
             )
-        free = name not in parameters and {tensor.dtype, like.dtype} <= _FLOATS
-        if tensor.dtype != like.dtype and not free:
+        may_differ = name not in parameters and {tensor.dtype, like.dtype} <= _FLOATS
+        if tensor.dtype != like.dtype and not may_differ:
             raise ValueError(f"{name} is of {tensor.dtype}, expected {like.dtype}")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} holds NaN or infinity")

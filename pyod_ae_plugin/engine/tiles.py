@@ -1,4 +1,4 @@
-"""Tiles of rows: the one loop through which everything but training passes."""
+"""Tiles of rows: the loop in which everything but training is computed."""
 
 from __future__ import annotations
 
@@ -8,44 +8,33 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from pyod_ae_plugin.engine.cuda.fused import FusedScore
+from pyod_ae_plugin.engine.cuda.transfer import Download, TileBefore, Upload
 from pyod_ae_plugin.engine.rows import Rows, rows_in_memory
-from pyod_ae_plugin.engine.transfer import Download, TileBefore, Upload
-from pyod_ae_plugin.engine.triton_kernels import FusedScore
 from pyod_ae_plugin.scoring import ScoringModule
 
-# Matrix kernels treat the last few rows of a matrix apart and round them otherwise. In a tile
-# whose height is a multiple of this, every row meets the same arithmetic. Rows of a matrix with
-# one column are shared out among the threads, so there each thread's share must be a multiple.
+# Matrix kernels treat the last few rows of a matrix separately and round them differently. In a
+# tile whose height is a multiple of this, every row meets the same arithmetic. The rows of a matrix
+# with one column are divided among the threads; there each thread's part must be a multiple.
 _ALIGNMENT = 64
-# Wide rows come in low tiles. For their long inner products kernels choose by the height of the
-# tile how to cut them up, so tiles up to this height are all of one height.
+# Tiles of wide rows are low. Kernels divide long inner products according to the height of the
+# tile, so tiles up to this height all have the same height.
 _LOW_TILE = 1024
-# Torch shares a tensor among threads from this many cells each on. The last few cells of a share
-# that is not a multiple of the alignment meet another routine for exponentials and the like.
+# Torch divides a tensor among threads if each gets at least this many cells. Exponentials and the
+# like use another routine for the last few cells of a part that is not a multiple of the alignment.
 _SHARED_CELLS = 32_768
 
-# A fused kernel keeps nothing of a tile in memory, so what counts is how it is copied.
+# The fused kernel keeps no values of a tile in memory, so only the cost of copying counts.
 _COPIED_BYTES = 16 * 2**20
 
 
 def map_rows(function: Callable[[Tensor], Tensor], rows: Rows, module: ScoringModule) -> Tensor:
-    """Apply a function of a module tile by tile and collect what it returns, as float64 on the CPU.
+    """Apply a function tile by tile, and collect its results as float64 on the CPU.
 
-    What a row is mapped to depends on that row alone, to the last bit. Only where the memory of a
-    GPU runs out, tiles become half as high, which may change the last bits.
-
-    Parameters
-    ----------
-    function : callable
-        Maps tiles of shape (m, n_features) on the module's device to tensors of shape (m, ...)
-        by the module's network.
-    rows : Rows
-        n >= 1 of them, on the CPU.
-    module : ScoringModule
-
-    Returns
-    -------
-    Tensor of shape (n, ...)
+    The result for a row depends on that row only, to the last bit. If the memory of a GPU runs out,
+    tiles become half as high, which may change the last bits.
+    The function maps tiles [m, n_features] on the module's device to tensors [m, ...] by the
+    module's network. There must be at least one row.
     """
     scale = module.standardize.scale
     tile_before: TileBefore = partial(_tile_before, rows)
@@ -68,9 +57,9 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Rows, module: ScoringMo
 def map_resident(
     function: Callable[[Tensor], Tensor], rows: Tensor, module: ScoringModule
 ) -> Tensor:
-    """Return the same of rows on the module's device, where it stays, in the dtype it comes in.
+    """Apply a function to rows on the module's device; the results stay there in their dtype.
 
-    Nothing waits for the device.
+    Does not wait for the device.
     """
     if isinstance(function, FusedScore):
         return function(rows)
@@ -82,7 +71,7 @@ def map_resident(
 def _mapped(
     function: Callable[[Tensor], Tensor], n: int, tile_before: TileBefore, module: ScoringModule
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Start and stop of each tile, and what its rows are mapped to."""
+    """Yield start and stop of each tile, and the results of its rows."""
     if isinstance(function, FusedScore):
         height = min(max(_COPIED_BYTES // (4 * module.standardize.n_features), _ALIGNMENT), n)
     else:
@@ -103,19 +92,19 @@ def _mapped(
 
 
 def _tile_height(n: int, module: ScoringModule, device: torch.device) -> int:
-    """Rows in each of the tiles that n rows are cut into: all tiles alike, and few of them.
+    """Height of the tiles that n rows are divided into; all have the same height.
 
-    A tile's values and activations fit in the cache, or in a small part of GPU memory, and no
-    operation of the module rounds differently in different places of the tile.
+    A tile's values and activations fit in the cache, or in a small part of GPU memory, and every
+    operation of the module rounds alike everywhere in the tile.
     """
-    n_features, widest_layer = module.standardize.n_features, module.widths[-1]
-    most = rows_in_memory(n_features, max(widest_layer, module.head.widest), device)
+    n_features, max_width = module.standardize.n_features, module.widths[-1]
+    most = rows_in_memory(n_features, max(max_width, module.head.max_width), device)
     if device.type != "cpu":
         return max(most // _ALIGNMENT, 1) * _ALIGNMENT
     n_threads = torch.get_num_threads()
     alignment = _ALIGNMENT * (n_threads if module.has_single_column else 1)
     heights = _heights(most, alignment, () if module.rounds_alike else module.widths, n_threads)
-    if rows_in_memory(n_features, widest_layer, device) <= _LOW_TILE:
+    if rows_in_memory(n_features, max_width, device) <= _LOW_TILE:
         return heights[-1]
     n_tiles = -(-n // heights[-1])
     return next(height for height in heights if height * n_tiles >= n)
@@ -123,18 +112,18 @@ def _tile_height(n: int, module: ScoringModule, device: torch.device) -> int:
 
 @lru_cache
 def _heights(most: int, alignment: int, widths: tuple[int, ...], n_threads: int) -> list[int]:
-    """Heights up to ``most`` at which threads share layers of these widths evenly, ascending."""
+    """Heights up to ``most`` at which layers of these widths are divided evenly, ascending."""
 
-    def shared_evenly(n_cells: int) -> bool:
-        n_sharing = min(n_threads, -(-n_cells // _SHARED_CELLS))
-        return n_cells % (n_sharing * _ALIGNMENT) == 0
+    def divided_evenly(n_cells: int) -> bool:
+        n_parts = min(n_threads, -(-n_cells // _SHARED_CELLS))
+        return n_cells % (n_parts * _ALIGNMENT) == 0
 
     heights = range(alignment, max(most, alignment) + 1, alignment)
-    return [h for h in heights if all(shared_evenly(h * width) for width in widths)] or [alignment]
+    return [h for h in heights if all(divided_evenly(h * width) for width in widths)] or [alignment]
 
 
 def _tile_before(rows: Rows, stop: int, height: int) -> Tensor:
-    """The ``height`` rows before ``stop``, or fewer rows below copies of the first."""
+    """The ``height`` rows before ``stop``; if there are fewer, the first row is repeated."""
     if stop >= height:
         return rows[stop - height : stop]
     return torch.cat([rows[:1].expand(height - stop, -1), rows[:stop]])

@@ -1,4 +1,4 @@
-"""The training loop: index permutations, trimmed losses, one record an epoch."""
+"""The training loop, early stopping, and the check for divergence."""
 
 from __future__ import annotations
 
@@ -11,39 +11,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyod_ae_plugin.engine.closed_form import batch_gradient
+from pyod_ae_plugin.engine.cuda.graphs import RecordedStep, can_be_recorded
 from pyod_ae_plugin.engine.devices import enough_threads
-from pyod_ae_plugin.engine.divergence import check_finite, relative_error
-from pyod_ae_plugin.engine.gradients import batch_gradient
-from pyod_ae_plugin.engine.graphs import RecordedStep, can_be_recorded
-from pyod_ae_plugin.engine.objectives import Objective
+from pyod_ae_plugin.engine.objectives import Objective, TrimmedMean
 from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
-from pyod_ae_plugin.engine.options import TrainingOptions, chosen, n_held_out, n_trained
-from pyod_ae_plugin.engine.schedule import one_cycle
-from pyod_ae_plugin.engine.states import above, below, copied
-from pyod_ae_plugin.engine.stopping import Best
-from pyod_ae_plugin.engine.trimming import TrimmedMean
+from pyod_ae_plugin.engine.options import (
+    EarlyStopping,
+    TrainingOptions,
+    n_held_out,
+    n_trained,
+    one_cycle,
+    resolve,
+)
+from pyod_ae_plugin.engine.pipeline import read_pipeline
+from pyod_ae_plugin.engine.states import add_prefix, copied, strip_prefix
 from pyod_ae_plugin.networks import Network
 
-# No buffer of a network has such a name: the dots in names of modules are single ones.
-_WEIGHTS = "..weights"
+# No buffer of a network has two dots in a row in its name.
+_WEIGHTS, _NUMBERS = "..weights", "..numbers"
 _GATHERED_INDICES = 2**11
-_ROWS_REBUILT = 2**10
+_ROWS_FOR_ERROR = 2**10
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of training showed.
+    """The record of one epoch of training.
 
     Attributes
     ----------
     loss : float
         Mean loss of the rows that were not trimmed.
     validation_loss : float or None
-        The same of the held-out rows, after the epoch; None without early stopping.
+        The same for the held-out rows, after the epoch; None without early stopping.
     seconds : float
-        Time the epoch took.
+        Duration of the epoch.
     total : int
-        Epochs that training may take.
+        Maximal number of epochs of the training.
     """
 
     loss: float
@@ -53,9 +57,9 @@ class Epoch:
 
 
 class Training:
-    """A training under way, epoch by epoch, of a network in place.
+    """Trains a network in place, epoch by epoch.
 
-    What the next epochs do hangs on nothing but the arguments and :meth:`state`.
+    The next epochs depend only on the arguments and on :meth:`state`.
 
     Parameters
     ----------
@@ -67,17 +71,17 @@ class Training:
         Maps indices of rows to standardised float32 rows, see
         :func:`~pyod_ae_plugin.engine.rows.training_batches`.
     n_rows : int
-        How many rows there are, at least 1; at least 2 with early stopping.
+        Number of rows, at least 1; at least 2 with early stopping.
     options : TrainingOptions
     generator : torch.Generator
-        Feeds the shuffles and whatever the objective draws.
+        Source of the permutations and of the objective's random numbers.
 
     Attributes
     ----------
     history : list of Epoch
         The finished epochs.
     lr : float
-        Highest learning rate; may be changed before the first epoch.
+        Highest learning rate; may be set before the first epoch.
     device : torch.device
     """
 
@@ -96,12 +100,12 @@ class Training:
         self.device = generator.device
         self._training, self._held_out = _split(n_rows, options, generator)
         n_training = n_trained(options, n_rows)
-        self._batch_size, n_epochs, self.lr = chosen(options, n_training)
+        self._batch_size, n_epochs, self.lr = resolve(options, n_training)
         self._n_batches = math.ceil(n_training / self._batch_size)
-        self._n_epochs = max(round(options.share * n_epochs), 1)
+        self._n_epochs = max(round(options.epoch_fraction * n_epochs), 1)
         self._vector = flatten_parameters(network)
         self._optimizer = make_optimizer(options.optimizer, self._vector, options.optimizer_params)
-        self._best = Best(options.early_stopping)
+        self._stopper = EarlyStopper(options.early_stopping)
         self._gradient = batch_gradient(
             network,
             objective,
@@ -111,11 +115,12 @@ class Training:
             stacked=options.n_members is not None,
             compile_mode=options.compile_mode,
         )
-        # In tensors on a GPU, where a recorded step reads them.
+        # Progress and learning rate. On a GPU they are a tensor, which a recorded step reads.
         self._now: Any = [0.0, 0.0] if self.device.type == "cpu" else self._vector.new_zeros(2)
         self._recorded = None
-        alone = options.average is None  # what passes between processes is not recorded
-        if alone and options.compile_mode is None and can_be_recorded(network, batches):
+        alone = options.average is None  # communication between processes is not recorded
+        pipeline = read_pipeline(network)
+        if alone and options.compile_mode is None and can_be_recorded(pipeline, batches):
             changed = [*self._weights().values(), *self._optimizer.state().values()]
             self._recorded = RecordedStep(
                 lambda indices: self._step(self._batches(indices)), changed, generator
@@ -131,64 +136,64 @@ class Training:
             If the loss of an epoch, or a weight after it, is not finite.
         """
         with enough_threads(6 * len(self._vector) * self._batch_size):
-            while len(self.history) < self._n_epochs and self._best.keeps_going:
+            while len(self.history) < self._n_epochs and self._stopper.keeps_going:
                 epoch = self._epoch()
                 if epoch.validation_loss is not None:
-                    self._best.judge(epoch.validation_loss, self._weights())
+                    self._stopper.update(epoch.validation_loss, self._weights())
                 self._finished = copied(self._weights())
                 self.history.append(epoch)
                 yield epoch
-        if self._best.weights:
-            self._load_weights(self._best.weights)
+        if self._stopper.weights:
+            self._load_weights(self._stopper.weights)
 
     def rewind(self) -> None:
-        """Undo what was done since the last finished epoch."""
+        """Return to the weights after the last finished epoch."""
         self._load_weights(self._finished)
 
     def error(self) -> float:
-        """How badly training rows are rebuilt; see :func:`relative_error`."""
+        """The :func:`relative_error` of a sample of training rows."""
         indices = self._training.reshape(-1)
         self._network.eval()
-        x = self._batches(indices[:: math.ceil(len(indices) / _ROWS_REBUILT)])
+        x = self._batches(indices[:: math.ceil(len(indices) / _ROWS_FOR_ERROR)])
         with enough_threads(2 * len(self._vector) * len(x)):
             return self._averaged(relative_error(self._network, x))
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that the epochs to come hang on; to be asked for between two epochs."""
+        """Return all that later epochs depend on; to be called between two epochs."""
         numbers = [[e.loss, _or_nan(e.validation_loss), e.seconds] for e in self.history]
         return {
             "generator": self._generator.get_state(),
             "history": torch.tensor(numbers, dtype=torch.float64).view(len(numbers), 3),
             "lr": torch.tensor(self.lr, dtype=torch.float64),
-            **above("weights.", self._weights()),
-            **above("optimizer.", self._optimizer.state()),
-            **above("best.", self._best.state()),
+            **add_prefix("weights.", self._weights()),
+            **add_prefix("optimizer.", self._optimizer.state()),
+            **add_prefix("best.", self._stopper.state()),
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from where another training with the same arguments was."""
+        """Continue from the state of a training with the same arguments."""
         self._generator.set_state(state["generator"].cpu())
         self.lr = state["lr"].item()
         self.history = [
             Epoch(loss, None if math.isnan(validation) else validation, seconds, self._n_epochs)
             for loss, validation, seconds in state["history"].tolist()
         ]
-        self._load_weights(below("weights.", state))
+        self._load_weights(strip_prefix("weights.", state))
         self._finished = copied(self._weights())
-        steps = below("optimizer.", state)
+        steps = strip_prefix("optimizer.", state)
         for name, tensor in self._optimizer.state().items():
             tensor.copy_(steps[name])
-        self._best.load_state(below("best.", state))
+        self._stopper.load_state(strip_prefix("best.", state))
 
     def _epoch(self) -> Epoch:
         began = time.perf_counter()
         self._network.train()
         total = torch.zeros((), device=self.device)
         batches = _shuffled(self._training, self._generator).tensor_split(self._n_batches, dim=-1)
-        given: Iterable[Tensor] = batches if self._recorded else self._gathered(batches)
+        inputs: Iterable[Tensor] = batches if self._recorded else self._gathered(batches)
         make_step = self._recorded or self._step
-        for i, batch in enumerate(given, len(self.history) * self._n_batches):
-            self._set_point(i)
+        for i, batch in enumerate(inputs, len(self.history) * self._n_batches):
+            self._set_progress(i)
             total += make_step(batch)
         mean_loss = self._averaged(
             total.item() / (self._n_batches * (self._options.n_members or 1))
@@ -199,14 +204,14 @@ class Training:
         validation_loss = None if self._held_out is None else self._validation_loss()
         return Epoch(mean_loss, validation_loss, time.perf_counter() - began, self._n_epochs)
 
-    def _set_point(self, step: int) -> None:
-        """Say how far training will be at the end of a step, and its learning rate."""
+    def _set_progress(self, step: int) -> None:
+        """Set the progress at the end of a step, and its learning rate."""
         n_steps = self._n_epochs * self._n_batches
         self._now[0] = (step + 1) / n_steps
         self._now[1] = self.lr * one_cycle((step + 0.5) / n_steps)
 
     def _step(self, x: Tensor) -> Tensor:
-        """Change the weights by a batch of standardised rows and return its loss."""
+        """Update the weights by a batch of standardised rows, and return its loss."""
         progress, lr = self._now
         loss = self._gradient(x, progress)
         if self._options.average is not None:
@@ -218,7 +223,7 @@ class Training:
     def _gathered(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Standardised rows of each batch of indices.
 
-        Small batches are gathered many at a time: that costs hardly more than gathering one.
+        Small batches are gathered together, which costs hardly more than gathering one.
         """
         at_once = max(_GATHERED_INDICES // batches[0].numel(), 1)
         for start in range(0, len(batches), at_once):
@@ -228,7 +233,7 @@ class Training:
                 yield x.view(*batch.shape, -1)
 
     def _validation_loss(self) -> float:
-        """Loss of the rows held out; what the objective draws is the same at every call."""
+        """Loss of the rows held out, with the same random numbers at every call."""
         assert self._held_out is not None
         self._network.eval()
         generator = torch.Generator(self.device).manual_seed(0)
@@ -237,11 +242,12 @@ class Training:
                 self._objective(self._network, self._batches(batch), 1.0, generator)
                 for batch in self._held_out.split(self._batch_size)
             ]
-        of_rows = torch.cat(losses, dim=-1)
-        return self._averaged(TrimmedMean(of_rows, self._options.trim)(of_rows).mean().item())
+        row_losses = torch.cat(losses, dim=-1)
+        mean = TrimmedMean(row_losses, self._options.trim)
+        return self._averaged(mean(row_losses).mean().item())
 
     def _averaged(self, value: float) -> float:
-        """The mean over all processes, which are to decide alike."""
+        """The mean over all processes, so that all take the same decisions."""
         if self._options.average is None:
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -249,14 +255,14 @@ class Training:
         return tensor.item()
 
     def _average_buffers(self) -> None:
-        """Make what layers have seen of rows, as batch norm does, that of all processes."""
+        """Average buffers, such as the statistics of batch norm, over all processes."""
         if self._options.average is not None:
             for buffer in self._network.buffers():
                 if buffer.is_floating_point():
                     self._options.average(buffer)
 
     def _weights(self) -> dict[str, Tensor]:
-        """What training changes in the network: all trained parameters as one, and buffers."""
+        """All that training changes in the network: the vector of parameters, and buffers."""
         return {_WEIGHTS: self._vector, **dict(self._network.named_buffers())}
 
     def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -270,10 +276,10 @@ def _permutation(n: int, generator: torch.Generator) -> Tensor:
 
 
 def _shuffled(indices: Tensor, generator: torch.Generator) -> Tensor:
-    """Indices [n], or [n_members, n], each row of them in an order of its own."""
+    """Shuffle indices [n], or each member's indices [n_members, n]."""
     if indices.ndim == 1:
         return indices[_permutation(len(indices), generator)]
-    return torch.stack([_shuffled(of_member, generator) for of_member in indices])
+    return torch.stack([_shuffled(member, generator) for member in indices])
 
 
 def _split(
@@ -296,3 +302,102 @@ def _split(
 
 def _or_nan(x: float | None) -> float:
     return math.nan if x is None else x
+
+
+class EarlyStopper:
+    """Keeps the weights of the best epoch so far, and tells when to stop."""
+
+    def __init__(self, stopping: EarlyStopping | None) -> None:
+        self._stopping = stopping
+        self._loss = math.inf
+        self._epochs_since = 0
+        self.weights: dict[str, Tensor] = {}
+
+    @property
+    def keeps_going(self) -> bool:
+        """Whether to train another epoch."""
+        return self._stopping is None or self._epochs_since < self._stopping.patience
+
+    def update(self, validation_loss: float, weights: Mapping[str, Tensor]) -> None:
+        """Take note of the held-out loss and the weights after an epoch."""
+        assert self._stopping is not None
+        if validation_loss < self._loss - self._stopping.tol:
+            self._loss = validation_loss
+            self._epochs_since = 0
+            self.weights = copied(weights)
+        else:
+            self._epochs_since += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """All that later updates depend on."""
+        numbers = torch.tensor([self._loss, self._epochs_since], dtype=torch.float64)
+        return {_NUMBERS: numbers, **self.weights}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a state."""
+        loss, epochs_since = state[_NUMBERS].tolist()
+        self._loss, self._epochs_since = loss, int(epochs_since)
+        self.weights = {name: value for name, value in state.items() if name != _NUMBERS}
+
+
+class DivergenceError(FloatingPointError):
+    """Training diverged: loss, weights or reconstructions are not finite, or nothing was learned.
+
+    Its two arguments are what happened and what to do about it.
+    """
+
+    def __str__(self) -> str:
+        return " ".join(self.args)
+
+
+def divergence(happened: str, lr: float) -> DivergenceError:
+    """Return the error for what happened at a learning rate.
+
+    Examples
+    --------
+    >>> error = divergence("the loss is nan in epoch 3 of 50", 0.5)
+    >>> error.args[0]
+    'Training diverged: the loss is nan in epoch 3 of 50, at a learning rate of 0.5.'
+    >>> error.args[1]
+    'Lower it (lr=0.05), and keep preprocessing=True so that the features are standardised.'
+    """
+    return DivergenceError(
+        f"Training diverged: {happened}, at a learning rate of {lr:g}.",
+        f"Lower it (lr={lr / 10:g}), and keep preprocessing=True so that the features are "
+        "standardised.",
+    )
+
+
+def check_finite(loss: float, weights: Tensor, epoch: str, lr: float) -> None:
+    """Raise :class:`DivergenceError` if a loss or a weight is not finite."""
+    if not math.isfinite(loss):
+        raise divergence(f"the loss is {loss} in epoch {epoch}", lr)
+    if not bool(torch.isfinite(weights).all()):
+        raise divergence(
+            f"the weights are no longer finite in epoch {epoch}, whose loss is {loss:g}", lr
+        )
+
+
+def relative_error(network: Network, x: Tensor) -> float:
+    """Median squared error of reconstructions, relative to the mean error of predicting zeros.
+
+    Zero is the mean of standardised rows, so a value far above 1 means that nothing was learned. A
+    network that learned something is below 1 for any outliers and any objective.
+
+    ``x`` are standardised rows [n, n_features]. The network must be in evaluation mode; the worst
+    member of an ensemble counts. The error of zeros is taken to be at least that of features with
+    a variance of 1, since constant features would have none.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> from torch import nn
+    >>> keep_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
+    >>> relative_error(keep_nothing, torch.tensor([[1.0, 3.0], [1.0, -3.0]]))
+    1.0
+    """
+    with torch.no_grad():
+        errors = (network.decode(network.encode(x)) - x).square().sum(-1)
+        zeros_error = x.square().sum(-1).mean().clamp(min=x.shape[-1])
+        worst: float = (errors.median(-1).values.max() / zeros_error).item()
+    return worst

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-    "leaky_relu": nn.LeakyReLU,
-    # In place: a ReLU is its own derivative's witness, so nothing is lost and memory is saved.
-    "relu": lambda: nn.ReLU(inplace=True),
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "softmax": lambda: nn.Softmax(dim=-1),
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
 
 
 class Linear(nn.Linear):
@@ -30,8 +18,8 @@ class Linear(nn.Linear):
 
     Weights are drawn from U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), of variance 1 / fan_in (LeCun et
     al. 1998, Efficient BackProp), biases from U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)). PyOD's
-    weights have twice the variance (He et al. 2015). With smaller ones a network first rebuilds
-    little, so that trimming begins with the rows farthest from the mean.
+    weights have twice the variance (He et al. 2015). With smaller weights a network first
+    reconstructs little, so that trimming begins with the rows farthest from the mean.
 
     Notes
     -----
@@ -58,19 +46,19 @@ class Linear(nn.Linear):
 
 
 def draw_weights(layer: nn.Module, fan_in: float, generator: torch.Generator) -> None:
-    """Initialise a layer, each output of which is made of ``fan_in`` inputs, as :class:`Linear`."""
+    """Initialise a layer whose outputs each have ``fan_in`` inputs, as :class:`Linear` does."""
     bound = 1 / math.sqrt(fan_in)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            reach = math.sqrt(3) * bound if name == "weight" else bound
-            parameter.uniform_(-reach, reach, generator=generator)
+            largest = math.sqrt(3) * bound if name == "weight" else bound
+            parameter.uniform_(-largest, largest, generator=generator)
 
 
 class StackedLinear(nn.Module):
     """Linear layers of several members side by side, as one batched matrix product.
 
-    All layers are as wide as the widest. What a member does not have of it starts at zero, gets
-    no gradient from activations that map zero to zero, and so stays zero.
+    All layers are as wide as the widest. The weights that a narrower member lacks start at zero.
+    If the activations map zero to zero, these weights get no gradient and stay zero.
 
     Parameters
     ----------
@@ -83,7 +71,7 @@ class StackedLinear(nn.Module):
     -----
     Shapes:
 
-    - Input: ``(n_members, n, in_features)``, or ``(n, in_features)``, which all members are given
+    - Input: ``(n_members, n, in_features)``, or ``(n, in_features)`` for the same rows for all
     - Output: ``(n_members, n, out_features)``
 
     Examples
@@ -115,10 +103,9 @@ class StackedLinear(nn.Module):
 
 
 class GaussianOutput(nn.Module):
-    """The last layer of a decoder that also learns how sure it is.
+    """The last layer of a decoder that also learns the variance of each feature.
 
-    Called as any layer it gives the mean of each feature; :meth:`distribution` gives the mean and
-    the log variance.
+    Called like any layer it gives the mean; :meth:`distribution` gives mean and log variance.
 
     Parameters
     ----------
@@ -133,8 +120,8 @@ class GaussianOutput(nn.Module):
     - Output: ``(n, n_features)``
     """
 
-    # Variances in squared standard deviations of a feature. Without a lower bound, a feature that
-    # can be rebuilt exactly would take over the loss.
+    # Bounds of the log variance, in squared standard deviations of a feature. Without a lower
+    # bound, a feature that can be reconstructed exactly would take over the loss.
     CLIP = (-6.0, 6.0)
 
     def __init__(self, mean: nn.Module, logvar: nn.Module) -> None:
@@ -154,9 +141,6 @@ class GaussianOutput(nn.Module):
 class Dropout(nn.Module):
     """Inverted dropout whose mask comes from a private generator.
 
-    The mask compares 16 random bits with the rate, which costs an eighth of drawing a uniform
-    float for every element; the rate is thereby rounded to a multiple of 2**-16.
-
     Notes
     -----
     Shapes:
@@ -175,25 +159,18 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.dropped = min(round(rate * 2**16), 2**16 - 1)
+        self.rate = rate
         self.generator = generator
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        kept = (random_int16(x, self.generator) >= self.dropped - 2**15).to(x.dtype)
-        return x * kept.mul_(2**16 / (2**16 - self.dropped))
-
-
-def random_int16(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform 16-bit integers in a tensor's shape, at an eighth of the cost of uniform floats."""
-    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
-    words.random_(-(2**63), None, generator=generator)
-    return words.view(torch.int16)[: like.numel()].view(like.shape)
+        kept = torch.empty_like(x).uniform_(generator=self.generator) >= self.rate
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.rate))
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """:class:`torch.nn.BatchNorm1d` that takes a batch of one row by its running statistics.
+    """:class:`torch.nn.BatchNorm1d` that normalises a batch of one row by its running statistics.
 
     Notes
     -----
@@ -211,20 +188,6 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(input)
 
 
-def output_layer(
-    width: int,
-    n_features: int,
-    activation: str,
-    learn_variance: bool,
-    generator: torch.Generator,
-) -> nn.Module:
-    """The last layer of a decoder."""
-    mean: nn.Module = Linear(width, n_features, generator)
-    if activation != "identity":
-        mean = nn.Sequential(mean, ACTIVATIONS[activation]())
-    return GaussianOutput(mean, Linear(width, n_features, generator)) if learn_variance else mean
-
-
 def dense_stack(
     widths: Sequence[int],
     *,
@@ -239,17 +202,24 @@ def dense_stack(
         layers.append(Linear(in_features, out_features, generator))
         if batch_norm:
             layers.append(BatchNorm(out_features))
-        layers.append(ACTIVATIONS[activation]())
+        layers.append(ACTIVATIONS[activation].make())
         if dropout_rate > 0:
             layers.append(Dropout(dropout_rate, generator))
     return layers
 
 
-def as_layers(stack: nn.Module) -> list[nn.Module]:
-    """The layers that a row passes in a sequence, or the one module that is none."""
-    if type(stack) is nn.Sequential:
-        return [layer for part in stack for layer in as_layers(part)]
-    return as_layers(stack.mean) if isinstance(stack, GaussianOutput) else [stack]
+def output_layer(
+    width: int,
+    n_features: int,
+    activation: str,
+    learn_variance: bool,
+    generator: torch.Generator,
+) -> nn.Module:
+    """The last layer of a decoder."""
+    mean: nn.Module = Linear(width, n_features, generator)
+    if activation != "identity":
+        mean = nn.Sequential(mean, ACTIVATIONS[activation].make())
+    return GaussianOutput(mean, Linear(width, n_features, generator)) if learn_variance else mean
 
 
 def output_distribution(decoder: nn.Module, code: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,7 +236,7 @@ def output_distribution(decoder: nn.Module, code: Tensor) -> tuple[Tensor, Tenso
 def inference_stack(stack: nn.Module) -> nn.Module:
     """Return the stack as it is evaluated: batch norm folded into the linear layers, no dropout.
 
-    Only sequences of this module's own layers are rewritten; any other module is returned as is.
+    Only a plain sequence is rewritten; any other module is returned as it is.
     """
     if type(stack) is not nn.Sequential:
         return stack
@@ -277,15 +247,3 @@ def inference_stack(stack: nn.Module) -> nn.Module:
         elif not isinstance(layer, (Dropout, nn.Identity)):
             layers.append(layer)
     return nn.Sequential(*layers)
-
-
-def has_known_layers(network: nn.Module) -> bool:
-    """Whether all that a network is made of is of this module, or an activation of torch."""
-    known = {nn.Sequential, nn.Linear, Linear, StackedLinear, GaussianOutput, Dropout, BatchNorm}
-    known |= {type(make()) for make in ACTIVATIONS.values()}
-    return all(type(module) in known for module in network.modules() if module is not network)
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether a forward hook hangs on a module or on one below it."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())

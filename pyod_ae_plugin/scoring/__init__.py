@@ -1,18 +1,16 @@
 """From raw rows to anomaly scores: standardisation, residual, score head, in pure torch."""
 
-from pyod_ae_plugin.scoring.contributions import contributions
-from pyod_ae_plugin.scoring.ensemble import CombinedHead
+from pyod_ae_plugin.scoring.combination import CombinedHead
+from pyod_ae_plugin.scoring.distances import JointMahalanobis, Mahalanobis, NearestNeighbor
+from pyod_ae_plugin.scoring.explain import contributions
 from pyod_ae_plugin.scoring.heads import Euclidean, ScoreHead
 from pyod_ae_plugin.scoring.likelihood import (
     Elbo,
     NegativeLogLikelihood,
     ReconstructionProbability,
 )
-from pyod_ae_plugin.scoring.mahalanobis import JointMahalanobis, Mahalanobis
 from pyod_ae_plugin.scoring.module import ScoringModule
-from pyod_ae_plugin.scoring.moments import Moments
-from pyod_ae_plugin.scoring.neighbors import NearestNeighbor
-from pyod_ae_plugin.scoring.standardize import Standardize
+from pyod_ae_plugin.scoring.standardize import Moments, Standardize
 
 __all__ = [
     "CombinedHead",

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from pyod_ae_plugin.networks import Network
 
 Tiles = Callable[[], Iterable[Tensor]]
-"""Gives standardised training rows, tile by tile, as often as it is called."""
+"""Returns an iterable over tiles [m, n_features] of standardised training rows, at each call."""
 
 
 class ScoreHead(nn.Module):
     """Base class of modules that turn residuals into scores; larger is more abnormal.
 
-    A subclass implements ``forward``, and :meth:`fit` where it learns from the residuals of
-    the training rows. What it learns goes into parameters or buffers, which exist, with their
-    final shapes, from ``__init__`` on, so that a saved head can be loaded. A head that needs more
-    than residuals overrides :meth:`fit_to` and :meth:`score`.
+    A subclass implements ``forward``, and :meth:`fit` if it learns from the residuals of the
+    training rows. What it learns are parameters or buffers, created with their final shapes in
+    ``__init__``, so that a saved head can be loaded. A head that needs more than residuals
+    overrides :meth:`fit_to` and :meth:`score`.
 
     Parameters
     ----------
@@ -28,15 +28,15 @@ class ScoreHead(nn.Module):
 
     Attributes
     ----------
-    shows_nonfinite : bool, default=False
+    propagates_nan : bool, default=False
         Whether a NaN or infinity anywhere in a residual always makes the score NaN or infinite.
-        If so, bad input is found by looking at the scores, which spares a pass over the rows.
+        If so, bad input is detected from the scores, without another pass over the rows.
     uses_code : bool, default=False
         Whether ``forward`` takes the latent code as a second argument.
-    widest : int, default=0
-        The most numbers that a row becomes in ``forward`` at a time, where that is more than
-        in the network; tiles of rows are made so low that all of it fits the cache.
-    needs : tuple of str, default=()
+    max_width : int, default=0
+        The largest number of values that ``forward`` holds for one row, if it is more than the
+        network holds. Tiles are made low enough for these values to fit the cache.
+    required_methods : tuple of str, default=()
         Methods that the network must have besides ``encode`` and ``decode``.
 
     Notes
@@ -57,10 +57,10 @@ class ScoreHead(nn.Module):
     tensor([4., 1.])
     """
 
-    shows_nonfinite: bool = False
+    propagates_nan: bool = False
     uses_code: bool = False
-    widest: int = 0
-    needs: tuple[str, ...] = ()
+    max_width: int = 0
+    required_methods: tuple[str, ...] = ()
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
@@ -80,9 +80,9 @@ class ScoreHead(nn.Module):
         tiles : callable
             Returns an iterable over tiles of shape (m, n_features), at each call.
         trim : float
-            Share of the rows that training took for outliers.
+            Share of the rows that training left out as outliers.
         generator : torch.Generator
-            Source of what is drawn.
+            Source of random numbers.
         """
         self.fit(network.decode(network.encode(z)) - z for z in tiles())
 
@@ -93,10 +93,10 @@ class ScoreHead(nn.Module):
         scores: Tensor = self(residual, code) if self.uses_code else self(residual)
         return scores
 
-    def summands(self, network: Network, z: Tensor) -> Tensor | None:
-        """What each feature of standardised rows adds to their scores, [n, n_features].
+    def feature_terms(self, network: Network, z: Tensor) -> Tensor | None:
+        """Terms [n, n_features] of standardised rows, one for each feature, that sum to the scores.
 
-        None, as here, where a score is no such sum.
+        None, as here, if the score is not such a sum.
         """
         return None
 
@@ -109,7 +109,7 @@ class Euclidean(ScoreHead):
     n_features : int
         Width of a residual.
     members : tuple of int, default=()
-        Leading dimension of residuals, for an ensemble; a length is the same with any.
+        Leading dimension of residuals, for an ensemble. It makes no difference to a length.
 
     Notes
     -----
@@ -124,17 +124,17 @@ class Euclidean(ScoreHead):
     tensor([5., 1.])
     """
 
-    shows_nonfinite = True
+    propagates_nan = True
 
     def __init__(self, n_features: int, members: tuple[int, ...] = ()) -> None:
-        super().__init__(n_features)  # a length is a length, of however many members
+        super().__init__(n_features)
 
     def forward(self, residual: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(residual, dim=-1)
         return length
 
-    def summands(self, network: Network, z: Tensor) -> Tensor | None:
+    def feature_terms(self, network: Network, z: Tensor) -> Tensor | None:
         residual = network.decode(network.encode(z)) - z
         length = self(residual).clamp_min(torch.finfo(torch.float32).tiny)
-        summands: Tensor = residual.square() / length.unsqueeze(-1)
-        return summands
+        terms: Tensor = residual.square() / length.unsqueeze(-1)
+        return terms

@@ -1,16 +1,82 @@
-"""Score heads of probabilistic networks: how unlikely the decoder finds a row."""
+"""Probabilistic networks: densities, divergences, the score heads made of them, and samples."""
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.networks.network import DistributionNetwork, PosteriorNetwork
 from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
+from pyod_ae_plugin.scoring.module import ScoringModule
 
-N_DRAWS = 16
+_N_DRAWS = 16
+_CELLS_AT_ONCE = 2**20
+_ACTIVE_VARIANCE = 0.01
+
+
+# ---------------------------------------------------------------------------------------
+# Normal distributions
+# ---------------------------------------------------------------------------------------
+
+
+def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """Log density [*, n] of rows [*, n, d] under independent normal distributions, in nats.
+
+    Examples
+    --------
+    >>> log_density(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))
+    tensor([-0.9189])
+    """
+    squares = torch.addcmul(logvar, (x - mean).square(), torch.exp(-logvar))
+    density: Tensor = -0.5 * (squares + math.log(2 * math.pi)).sum(-1)
+    return density
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(0, 1)) of each element, in nats (Kingma & Welling 2014, app. B).
+
+    Examples
+    --------
+    >>> kl_divergence(torch.tensor([0.0, 2.0]), torch.zeros(2))
+    tensor([0., 2.])
+    """
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+
+
+def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """Turn standard normal noise into draws from N(mean, exp(logvar)).
+
+    Examples
+    --------
+    >>> reparameterize(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([-0.5]))
+    tensor([0.5000])
+    """
+    return torch.addcmul(mean, noise, torch.exp(0.5 * logvar))
+
+
+def encode_distribution(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance, each [n, n_latent], of the codes of rows; needs ``posterior``."""
+    return cast(PosteriorNetwork, network).posterior(x)
+
+
+def decode_distribution(network: Network, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance, each [n, n_features], of the rows that codes decode to.
+
+    The variance is 1 if the network has no ``decode_distribution``, as training assumes.
+    """
+    if hasattr(network, "decode_distribution"):
+        return cast(DistributionNetwork, network).decode_distribution(code)
+    mean = network.decode(code)
+    return mean, torch.zeros_like(mean)
+
+
+# ---------------------------------------------------------------------------------------
+# Score heads
+# ---------------------------------------------------------------------------------------
 
 
 class NegativeLogLikelihood(ScoreHead):
@@ -42,24 +108,23 @@ class NegativeLogLikelihood(ScoreHead):
     torch.Size([3])
     """
 
-    shows_nonfinite = True
-    needs = ("decode_distribution",)
+    propagates_nan = True
+    required_methods = ("decode_distribution",)
 
     def score(self, network: Network, z: Tensor) -> Tensor:
-        return -log_density(z, *network.decode_distribution(network.encode(z)))
+        return -log_density(z, *decode_distribution(network, network.encode(z)))
 
-    def summands(self, network: Network, z: Tensor) -> Tensor | None:
-        mean, logvar = network.decode_distribution(network.encode(z))
-        of_features = (part.unsqueeze(-1) for part in (z, mean, logvar))
-        return -log_density(*of_features)
+    def feature_terms(self, network: Network, z: Tensor) -> Tensor | None:
+        mean, logvar = decode_distribution(network, network.encode(z))
+        return -log_density(z.unsqueeze(-1), mean.unsqueeze(-1), logvar.unsqueeze(-1))
 
 
 class ReconstructionProbability(ScoreHead):
     """Negative reconstruction probability: the mean log density over draws from the posterior.
 
     ``-mean_l log p(z | code_l)`` with ``code_l ~ q(code | z)`` [1]_. The standard normal draws are
-    made once, at fit, and shared by all rows, so that a row has one score. Needs a network with
-    ``posterior`` and ``decode_distribution``.
+    made once, by ``fit_to``, and shared by all rows, so that a row always has the same score.
+    Needs a network with ``posterior`` and ``decode_distribution``.
 
     Parameters
     ----------
@@ -91,14 +156,14 @@ class ReconstructionProbability(ScoreHead):
     torch.Size([3])
     """
 
-    shows_nonfinite = True
-    needs = ("posterior", "decode_distribution")
+    propagates_nan = True
+    required_methods = ("posterior", "decode_distribution")
 
     draws: Tensor
 
     def __init__(self, n_features: int, n_latent: int) -> None:
         super().__init__(n_features)
-        self.register_buffer("draws", torch.zeros(N_DRAWS, n_latent))
+        self.register_buffer("draws", torch.zeros(_N_DRAWS, n_latent))
 
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
@@ -106,16 +171,15 @@ class ReconstructionProbability(ScoreHead):
         self.draws.normal_(generator=generator)
 
     def score(self, network: Network, z: Tensor) -> Tensor:
-        return -self._expected_log_density(network, z, *network.posterior(z))
+        return -self._expected_log_density(network, z, *encode_distribution(network, z))
 
     def _expected_log_density(
         self, network: Network, z: Tensor, mu: Tensor, logvar: Tensor
     ) -> Tensor:
-        sigma = torch.exp(0.5 * logvar)
         total = z.new_zeros(z.shape[0])
         for draw in self.draws:
-            code = torch.addcmul(mu, sigma, draw)
-            total = total + log_density(z, *network.decode_distribution(code))
+            code = reparameterize(mu, logvar, draw)
+            total = total + log_density(z, *decode_distribution(network, code))
         return total / len(self.draws)
 
 
@@ -151,42 +215,118 @@ class Elbo(ReconstructionProbability):
     """
 
     def score(self, network: Network, z: Tensor) -> Tensor:
-        mu, logvar = network.posterior(z)
+        mu, logvar = encode_distribution(network, z)
         kl = kl_divergence(mu, logvar).sum(-1)
         return kl - self._expected_log_density(network, z, mu, logvar)
 
 
-def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """Log density [*, n] of rows [*, n, d] under independent normals, in nats.
+# ---------------------------------------------------------------------------------------
+# Codes, reconstructions and samples of a scoring module
+# ---------------------------------------------------------------------------------------
 
-    Examples
-    --------
-    >>> log_density(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))
-    tensor([-0.9189])
+
+def posterior(module: ScoringModule, x: Tensor) -> Tensor:
+    """Mean and standard deviation [n, 2, n_latent] of the codes of raw rows [n, n_features]."""
+    mu, logvar = encode_distribution(module.network, module.standardize_in_range(x))
+    return torch.stack([mu, torch.exp(0.5 * logvar)], dim=1)
+
+
+def reconstruction_moments(module: ScoringModule, draws: Tensor, x: Tensor) -> Tensor:
+    """Mean and standard deviation of the reconstructions of raw rows, over codes and decoder.
+
+    A row's reconstruction is a mixture of normal distributions, one for each draw: those that the
+    decoder gives for the codes ``mu + sigma * draw``. Its variance is the variance of their means
+    plus the mean of their variances (law of total variance).
+
+    Parameters
+    ----------
+    module : ScoringModule
+        With a network that has ``posterior``.
+    draws : Tensor of shape (n_draws, n_latent)
+        Standard normal draws, shared by all rows.
+    x : Tensor of shape (n, n_features)
+        Raw rows.
+
+    Returns
+    -------
+    Tensor of shape (n, 2, n_features)
+        In the data's own units, float64.
     """
-    squares = torch.addcmul(logvar, (x - mean).square(), torch.exp(-logvar))
-    density: Tensor = -0.5 * (squares + math.log(2 * math.pi)).sum(-1)
-    return density
+    mu, logvar = encode_distribution(module.network, module.standardize_in_range(x))
+    mean, squares, variance = (torch.zeros_like(x, dtype=torch.float32) for _ in range(3))
+    for n, draw in enumerate(draws.to(mu.device), 1):  # Welford's update
+        code = reparameterize(mu, logvar, draw)
+        draw_mean, draw_logvar = decode_distribution(module.network, code)
+        difference = draw_mean - mean
+        mean = mean + difference / n
+        squares = squares + difference * (draw_mean - mean)
+        variance = variance + (torch.exp(draw_logvar) - variance) / n
+    std = (squares / len(draws) + variance).sqrt()
+    standardize = module.standardize
+    return torch.stack([standardize.inverse(mean), std.double() / standardize.scale], dim=1)
 
 
-def decoded(network: Network, code: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log variance, each [n, d], of the rows that codes [n, n_latent] decode to.
+def sample(module: ScoringModule, n: int, generator: torch.Generator) -> Tensor:
+    """Draw rows: codes from the prior, then rows from the decoder's normal distribution.
 
-    The variance is 1 where the network has no ``decode_distribution``: what training takes it for.
+    Parameters
+    ----------
+    module : ScoringModule
+    n : int
+        Number of rows, at least 1.
+    generator : torch.Generator
+        On the CPU, so that a seed gives the same codes on every device.
+
+    Returns
+    -------
+    Tensor of shape (n, n_features)
+        In the data's own units, float64, on the CPU.
     """
-    if hasattr(network, "decode_distribution"):
-        mean, logvar = network.decode_distribution(code)
-        return mean, logvar
-    mean = network.decode(code)
-    return mean, torch.zeros_like(mean)
+    standardize, device = module.standardize, module.standardize.scale.device
+    n_features = standardize.n_features
+    n_latent = module.encode(torch.zeros(1, n_features, device=device)).shape[1]
+    rows = torch.empty(n, n_features, dtype=torch.float64)
+    for part in rows.split(max(_CELLS_AT_ONCE // max(module.widths[-1], n_features), 1)):
+        code = torch.randn(len(part), n_latent, generator=generator)
+        noise = torch.randn(part.shape, generator=generator).to(device)
+        mean, logvar = decode_distribution(module.network, code.to(device))
+        part.copy_(standardize.inverse(reparameterize(mean, logvar, noise)))
+    return rows
 
 
-def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, exp(logvar)) || N(0, 1)) of each element, in nats (Kingma & Welling 2014, app. B).
+def latent_usage(network: Network, tiles: Tiles, trim: float) -> tuple[Tensor, Tensor]:
+    """KL divergence of each latent dimension in nats, and whether it is active.
 
-    Examples
-    --------
-    >>> kl_divergence(torch.tensor([0.0, 2.0]), torch.zeros(2))
-    tensor([0., 2.])
+    A dimension is active if the variance of the posterior mean over rows exceeds 0.01 [1]_. Both
+    are computed without the ``trim`` share of rows with the highest reconstruction error.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        With ``posterior``.
+    tiles : callable
+        Returns an iterable over standardised rows, as tiles of shape (m, n_features).
+    trim : float
+
+    Returns
+    -------
+    kl : Tensor of shape (n_latent,)
+        Means over rows; float64, finite.
+    active : bool Tensor of shape (n_latent,)
+
+    References
+    ----------
+    .. [1] Burda, Y., Grosse, R., & Salakhutdinov, R. (2016). Importance Weighted Autoencoders.
+           ICLR. Section 5.2.
     """
-    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+    parts = []
+    for z in tiles():
+        mu, logvar = encode_distribution(network, z)
+        parts.append((mu, logvar, (network.decode(mu) - z).square().sum(-1)))
+    mu, logvar, error = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    n_kept = max(len(error) - int(trim * len(error)), 1)
+    kept = error.topk(n_kept, largest=False, sorted=False).indices
+    mu, logvar = mu[kept].double(), logvar[kept].double()
+    kl = kl_divergence(mu, logvar).mean(0)
+    active = mu.var(0, correction=0) > _ACTIVE_VARIANCE
+    return torch.nan_to_num(kl, nan=torch.finfo(kl.dtype).max), active

@@ -1,35 +1,140 @@
-"""Standardisation of raw rows to zero mean and unit variance per feature."""
+"""Standardisation: the moments of raw rows, and the module that scales rows by them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from pyod_ae_plugin.scoring.moments import Moments, power_of_two_above
-
-# Turning a raw value into a float32 rounds it by 2**-24 of its size. If the mean lies within this
-# many standard deviations of zero, that rounding does not show beside the rounding of the result.
+# Casting a raw value to float32 rounds it by 2**-24 of its size. If the mean is within this many
+# standard deviations of zero, that is no more than the rounding of the result.
 _FLOAT32_OFFSET = 8.0
-# In these bounds a raw value that float32 cannot hold is so many standard deviations from the mean
-# that its square, and thus its score, would overflow anyway.
+# If the standard deviation is within these bounds, a raw value that overflows float32 is so many
+# standard deviations from the mean that its squared residual would overflow anyway.
 _FLOAT32_STD = (1e-30, 1e19)
 
-# So far from zero, in standard units, a network can be trained and asked for a code: float32 holds
-# the square of this, 1e8 times over.
-FARTHEST = 1e15
+# The largest standardised value that a network is trained on or asked to encode: the squares of
+# such values can be summed in float32.
+MAX_STANDARDIZED = 1e15
+
+
+class Moments:
+    """Count, mean and variance of each feature of all rows seen so far, in one pass.
+
+    The moments of each tile are computed in two passes over it and merged by the update of Chan,
+    Golub and LeVeque [1]_, which avoids cancellation. The first row is subtracted from all rows, so
+    that the mean of a constant is exactly that constant. Values are divided by a power of two that
+    exceeds all of them, so that no square overflows, not even that of 1e200.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of a row.
+
+    Attributes
+    ----------
+    n : int
+        Rows seen.
+
+    References
+    ----------
+    .. [1] Chan, T. F., Golub, G. H., & LeVeque, R. J. (1983). Algorithms for Computing the Sample
+           Variance: Analysis and Recommendations. The American Statistician 37(3).
+
+    Examples
+    --------
+    >>> moments = Moments(1)
+    >>> moments.update(torch.tensor([[1.0], [3.0]]))
+    >>> moments.update(torch.tensor([[8.0]]))
+    >>> moments.mean, moments.std.square()
+    (tensor([4.], dtype=torch.float64), tensor([8.6667], dtype=torch.float64))
+    """
+
+    def __init__(self, n_features: int) -> None:
+        self.n = 0
+        self._unit = torch.zeros(n_features, dtype=torch.float64)
+        self._origin = torch.zeros(n_features, dtype=torch.float64)
+        self._mean = torch.zeros(n_features, dtype=torch.float64)
+        self._squares = torch.zeros(n_features, dtype=torch.float64)
+
+    def update(self, rows: Tensor) -> None:
+        """Add rows [m, n_features], m >= 1, finite and of any real or boolean dtype."""
+        m, x = len(rows), rows.double()
+        self._set_unit(torch.maximum(self._unit, _power_of_two_above(x.abs().amax(0))))
+        x = x / self._unit
+        if self.n == 0:
+            self._origin = x[0]
+        x = x - self._origin
+        mean = x.mean(0)
+        difference = mean - self._mean
+        share = m / (self.n + m)
+        self._squares += (x - mean).square().sum(0) + difference.square() * (self.n * share)
+        self._mean += difference * share
+        self.n += m
+
+    def merge(self, others: Moments) -> None:
+        """Add all rows that other moments have seen. Their units may change, not their values.
+
+        Examples
+        --------
+        >>> here, there = Moments(1), Moments(1)
+        >>> here.update(torch.tensor([[1.0], [3.0]]))
+        >>> there.update(torch.tensor([[8.0]]))
+        >>> here.merge(there)
+        >>> here.n, here.mean
+        (3, tensor([4.], dtype=torch.float64))
+        """
+        unit = torch.maximum(self._unit, others._unit)
+        self._set_unit(unit)
+        others._set_unit(unit)
+        if self.n == 0:
+            self._origin = others._origin.clone()
+        difference = (others._origin - self._origin) + (others._mean - self._mean)
+        share = others.n / max(self.n + others.n, 1)
+        self._squares += others._squares + difference.square() * (self.n * share)
+        self._mean += difference * share
+        self.n += others.n
+
+    def _set_unit(self, unit: Tensor) -> None:
+        ratio = torch.where(unit > 0, self._unit / unit, 1.0)
+        self._origin *= ratio
+        self._mean *= ratio
+        self._squares *= ratio.square()
+        self._unit = unit
+
+    @property
+    def mean(self) -> Tensor:
+        """Means [n_features], float64."""
+        return (self._origin + self._mean) * self._unit
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviations [n_features], divisor n, float64."""
+        return (self._squares / self.n).sqrt() * self._unit
+
+    @property
+    def constant(self) -> Tensor:
+        """Whether a feature varies no more than n equal values do by rounding.
+
+        The bound is scikit-learn's.
+        """
+        eps = torch.finfo(torch.float64).eps
+        variance = self._squares / self.n
+        return (
+            variance <= self.n * eps * variance + (self.n * (self._origin + self._mean) * eps) ** 2
+        )
 
 
 class Standardize(nn.Module):
     """Map raw rows to float32 with zero mean and unit variance per feature.
 
     Computes ``(x - mean) / std`` as ``x * scale + shift`` with ``scale = 1 / std`` and
-    ``shift = -mean / std``. The buffers, and with them the arithmetic, are float32 where that
-    costs no accuracy, else float64: timestamps, for example, lie far from zero. Unfitted, it only
-    casts.
+    ``shift = -mean / std``. The buffers are float32 if that costs no accuracy, else float64, as
+    for timestamps, which are far from zero. The arithmetic is in the dtype of the buffers.
+    An unfitted module only casts to float32.
 
-    A feature that is constant up to rounding is centred and not scaled, unless that would hide a
-    change of it or make rounding look large: then it is measured in units of the power of two
-    above its own size, if that is less than 1, or above its rounding, if that is more.
+    A feature that is constant up to rounding is centred, and its unit is 1. If the constant is
+    smaller than 1, its unit is the power of two above it, so that changes show. If its rounding is
+    larger than 1, its unit is the power of two above the rounding.
 
     Parameters
     ----------
@@ -80,22 +185,26 @@ class Standardize(nn.Module):
         self.shift = (-mean / std).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        # contiguous: rows given by columns shall meet the same arithmetic
+        # Contiguous, so that rows stored by columns meet the same arithmetic.
         return torch.addcmul(self.shift, x.to(self.scale.dtype), self.scale).float().contiguous()
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map standardised rows [n, n_features] back to the data's own units, in float64.
 
-        What float64 cannot hold becomes the largest that it can.
+        Values beyond the range of float64 become its largest value.
         """
         return torch.nan_to_num((z.double() - self.shift) / self.scale)
 
 
 def _unit_of_constants(value: Tensor, std: Tensor) -> Tensor:
-    """Powers of two, so that scaling does not round: 1, or the size of smaller constants.
-
-    No less than what makes constants seem to vary, which is much where they are huge.
-    """
+    """Units of constant features, see :class:`Standardize`; powers of two, which do not round."""
     size = torch.where(value == 0, 1.0, value.abs())
     rounding = torch.maximum(std, torch.finfo(torch.float64).eps * size)
-    return torch.maximum(power_of_two_above(size).clamp_max(1.0), power_of_two_above(rounding))
+    return torch.maximum(_power_of_two_above(size).clamp_max(1.0), _power_of_two_above(rounding))
+
+
+def _power_of_two_above(magnitude: Tensor) -> Tensor:
+    """The power of two above a magnitude, within the range that float64 can divide by."""
+    exponent = torch.frexp(magnitude).exponent.clamp(-1021, 1023)
+    power = torch.ldexp(torch.ones_like(magnitude), exponent)
+    return torch.where(magnitude > 0, power, torch.finfo(torch.float64).tiny)

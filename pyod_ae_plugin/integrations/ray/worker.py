@@ -19,7 +19,7 @@ from pyod_ae_plugin.detectors.base import adopt, recipe_of
 from pyod_ae_plugin.detectors.fit import Group, Trained, fit_model
 from pyod_ae_plugin.detectors.inputs import TrainingRows, as_rows
 from pyod_ae_plugin.detectors.recipe import Recipe
-from pyod_ae_plugin.engine.options import TrainingOptions, chosen, n_trained
+from pyod_ae_plugin.engine.options import TrainingOptions, n_trained, resolve
 from pyod_ae_plugin.fitted import Array, Fitted
 from pyod_ae_plugin.integrations.ray.cluster import as_array, ray_module
 from pyod_ae_plugin.networks import joined
@@ -133,7 +133,7 @@ class RowsGroup(Group):
         counts = self.all_gather(n_rows)
         if self.rank > 0:
             generator.manual_seed(seed + _BETWEEN_WORKERS * self.rank)
-        batch_size, epochs, lr = chosen(options, n_trained(options, sum(counts)))
+        batch_size, epochs, lr = resolve(options, n_trained(options, sum(counts)))
         drawn = options.rows_per_member
         options = replace(
             options,

@@ -1,7 +1,7 @@
-"""Tiles on their way to a GPU and back, while it computes.
+"""Copies tiles to a GPU and back while it computes.
 
-Copies run beside computations only from and to memory that is page-locked (pinned). Two such tiles
-take turns: while one is copied, the other is filled or emptied by the CPU.
+Copies run beside computations only from and to memory that is page-locked (pinned). Two pinned
+tiles take turns: while one is copied, the CPU fills or empties the other.
 """
 
 from __future__ import annotations
@@ -12,20 +12,15 @@ import torch
 from torch import Tensor
 
 TileBefore = Callable[[int, int], Tensor]
-"""Gives the tile of so many rows (second argument) before a row (first argument)."""
+"""Takes an index and a height, and returns the tile of that many rows before the index."""
 
 
 class Upload:
-    """Tiles on the GPU, of tiles on the CPU, copied by a stream of its own.
+    """Copies tiles to the GPU on a stream of its own.
 
-    A tile that was given out may be used by what is queued before the next call but one.
-
-    Parameters
-    ----------
-    tile_before : callable
-        Gives tiles on the CPU.
-    scale : Tensor
-        Standardises the rows: on the GPU, and in float32 where the rows may come in float32.
+    A tile may be read by all work that is queued before the next call but one.
+    They are copied to the device of ``scale``, that of the standardisation. If it is float32,
+    float64 rows are copied as float32.
     """
 
     def __init__(self, tile_before: TileBefore, scale: Tensor) -> None:
@@ -40,10 +35,10 @@ class Upload:
     def __call__(self, stop: int, height: int) -> Tensor:
         computing = torch.cuda.current_stream(self._scale.device)
         turn, self._turn = self._turn, 1 - self._turn
-        # all that uses the tile given out before is queued by now
+        # all work that reads the last tile is queued by now
         self._used[1 - turn].record(computing)
         tile = self._tile_before(stop, height)
-        if not self._buffers:  # no later tile is higher
+        if not self._buffers:  # later tiles are not higher
             self._buffers = [self._new_buffers(tile) for _ in range(2)]
         pinned, resident = (buffer[:height] for buffer in self._buffers[turn])
         self._copied[turn].synchronize()
@@ -58,13 +53,13 @@ class Upload:
     def _new_buffers(self, tile: Tensor) -> tuple[Tensor, Tensor]:
         dtype = tile.dtype
         if dtype is torch.float64 and self._scale.dtype is torch.float32:
-            dtype = torch.float32  # standardisation would do so first; half as much to copy
+            dtype = torch.float32  # standardisation would cast; this copies half as much
         pinned = torch.empty(tile.shape, dtype=dtype, pin_memory=True)
         return pinned, torch.empty_like(pinned, device=self._scale.device, pin_memory=False)
 
 
 class Download:
-    """Values on their way from a GPU to tensors on the CPU."""
+    """Copies values from a GPU to tensors on the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -73,7 +68,7 @@ class Download:
         self._turn = 0
 
     def put(self, values: Tensor, target: Tensor) -> None:
-        """Copy values into a target, some time before :meth:`finish` returns."""
+        """Copy values into a target, at the latest when :meth:`finish` returns."""
         turn, self._turn = self._turn, 1 - self._turn
         self._empty(turn)
         pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -82,7 +77,7 @@ class Download:
         self._waiting[turn] = pinned, target
 
     def finish(self) -> None:
-        """Wait until all values are where they shall be."""
+        """Wait until all values are copied."""
         for turn in (self._turn, 1 - self._turn):
             self._empty(turn)
 

@@ -1,4 +1,4 @@
-"""One score of the scores of an ensemble's members."""
+"""The score head of an ensemble: one score from the scores of its members."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LOWEST_LOG_SCORE = -math.log(1000)
 
 
 class CombinedHead(ScoreHead):
-    """Scores by each member, puts them on one scale and combines them.
+    """Scores by each member, puts the scores on one scale and combines them.
 
-    A member's scale is that of its log scores on training rows: their median becomes 0 and their
-    standard deviation 1. Scores below a thousandth of the median count as that.
+    A member's log scores are scaled such that those of training rows have median 0 and standard
+    deviation 1. Scores below a thousandth of the median count as a thousandth of it.
 
     Parameters
     ----------
     head : ScoreHead
-        Scores [n_members, n] of the members, none of them negative.
+        Gives the scores [n_members, n] of the members, all of them 0 or more.
     n_members : int
-        How many there are.
+        Number of members.
     combination : {'average', 'maximization', 'median', 'aom', 'moa'}
         As in :mod:`pyod.models.combination`.
 
@@ -57,8 +57,8 @@ class CombinedHead(ScoreHead):
         super().__init__(head.n_features)
         self.head = head
         self.combination = combination
-        self.shows_nonfinite = head.shows_nonfinite
-        self.widest = head.widest
+        self.propagates_nan = head.propagates_nan
+        self.max_width = head.max_width
         self.register_buffer("location", torch.zeros(n_members, 1))
         self.register_buffer("scale", torch.ones(n_members, 1))
 
@@ -76,16 +76,16 @@ class CombinedHead(ScoreHead):
         return combine(self._from_location(self._log_scores(network, z)) / self.scale)
 
     def _from_location(self, log_scores: Tensor) -> Tensor:
-        # Copies of training rows may score 0, whose logarithm would be the whole scale.
+        # Copies of training rows may score 0, whose logarithm would dominate the scale.
         return (log_scores - self.location).clamp_min(LOWEST_LOG_SCORE)
 
     def _log_scores(self, network: Network, z: Tensor) -> Tensor:
-        smallest = torch.finfo(torch.float32).tiny  # a row rebuilt exactly has a score too
+        smallest = torch.finfo(torch.float32).tiny  # a row that is reconstructed exactly scores 0
         return self.head.score(network, z).clamp_min(smallest).log()
 
 
 def _median(scores: Tensor) -> Tensor:
-    # torch.median takes the lower of the two in the middle
+    # torch.median returns the lower of the two middle values
     ordered = scores.sort(dim=0).values
     return 0.5 * (ordered[(len(scores) - 1) // 2] + ordered[len(scores) // 2])
 

@@ -8,17 +8,12 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
-from pyod_ae_plugin.networks.autoencoder import AutoEncoderNetwork
-from pyod_ae_plugin.networks.image_layers import (
-    STRIDE,
-    convolution,
-    hidden_layers,
-    transposed_convolution,
-)
-from pyod_ae_plugin.networks.layers import ACTIVATIONS, GaussianOutput, Linear
-from pyod_ae_plugin.networks.variational import VariationalNetwork
+from pyod_ae_plugin.networks.activations import ACTIVATIONS
+from pyod_ae_plugin.networks.layers import Dropout, GaussianOutput, Linear, draw_weights
+from pyod_ae_plugin.networks.mlp import AutoEncoderNetwork, VariationalNetwork
 
 
 def conv(
@@ -33,22 +28,22 @@ def conv(
 ) -> AutoEncoderNetwork:
     """Convolutional autoencoder of rows that hold images.
 
-    A convolution with kernels of 3 x 3 pixels and a stride of 2 halves height and width, rounded
-    up. Of what the last one makes a linear layer makes the latent code. The decoder mirrors the
-    encoder, by transposed convolutions.
+    Each convolution, with kernels of 3 x 3 pixels and a stride of 2, halves height and width,
+    rounded up. A linear layer maps the output of the last one to the latent code. The decoder
+    mirrors the encoder with transposed convolutions.
 
     Parameters
     ----------
     n_features : int
         Width of a row.
     input_shape : sequence of int
-        ``(height, width)`` or ``(channels, height, width)`` of the image in a row, whose last
-        index runs fastest, as :meth:`numpy.ndarray.reshape` has it.
+        ``(height, width)`` or ``(channels, height, width)`` of the image in a row. The last
+        index runs fastest, as in :meth:`numpy.ndarray.reshape`.
     hidden_neuron_list : sequence of int
-        Channels that the convolutions make, and last the width of the latent code: ``[16, 32, 8]``
-        are two convolutions and a code of 8 numbers.
+        Output channels of the convolutions, then the width of the latent code: ``[16, 32, 8]``
+        gives two convolutions and a code of 8 numbers.
     hidden_activation_name : str
-        A name in ``pyod_ae_plugin.networks.layers.ACTIVATIONS``.
+        A name in ``pyod_ae_plugin.networks.activations.ACTIVATIONS``.
     batch_norm : bool
         Normalise each channel over the batch.
     dropout_rate : float
@@ -82,7 +77,7 @@ def conv(
             f"convolution, and last the width of the latent code; got {hidden_neuron_list!r}."
         )
     image = _image_shape(input_shape, n_features)
-    hidden = partial(hidden_layers, hidden_activation_name, batch_norm, dropout_rate, generator)
+    hidden = partial(_hidden_layers, hidden_activation_name, batch_norm, dropout_rate, generator)
     encoder = _encoder(image, channels, hidden, generator)
     encoder.append(Linear(_n_encoded(image, channels), n_latent, generator))
     decoder = _decoder(n_latent, channels[::-1], image, hidden, generator)
@@ -113,12 +108,12 @@ def variational_conv(
     input_shape : sequence of int
         ``(height, width)`` or ``(channels, height, width)`` of the image in a row.
     encoder_neuron_list, decoder_neuron_list : sequence of int
-        Channels that the convolutions before the latent code make, and those that the transposed
-        convolutions behind it are given.
+        Output channels of the convolutions of the encoder, and input channels of the transposed
+        convolutions of the decoder.
     latent_dim : int
         Width of the latent code.
     hidden_activation_name, output_activation_name : str
-        Names in ``pyod_ae_plugin.networks.layers.ACTIVATIONS``.
+        Names in ``pyod_ae_plugin.networks.activations.ACTIVATIONS``.
     batch_norm : bool
         Normalise each channel over the batch.
     dropout_rate : float
@@ -148,7 +143,7 @@ def variational_conv(
     torch.Size([3, 64])
     """
     image = _image_shape(input_shape, n_features)
-    hidden = partial(hidden_layers, hidden_activation_name, batch_norm, dropout_rate, generator)
+    hidden = partial(_hidden_layers, hidden_activation_name, batch_norm, dropout_rate, generator)
     n_encoded = _n_encoded(image, encoder_neuron_list)
     decoder = _decoder(latent_dim, decoder_neuron_list, image, hidden, generator)
     decoder.append(
@@ -163,11 +158,13 @@ def variational_conv(
     )
 
 
+_STRIDE, _KERNEL, _PADDING = 2, 3, 1
+
 Image = tuple[int, int, int]
 """Channels, height and width."""
 
 Hidden = Callable[[int], list[nn.Module]]
-"""From a number of channels to what stands behind a hidden layer that makes them."""
+"""Makes the layers that follow a convolution with a number of output channels."""
 
 
 def _image_shape(input_shape: Sequence[int] | None, n_features: int) -> Image:
@@ -176,7 +173,7 @@ def _image_shape(input_shape: Sequence[int] | None, n_features: int) -> Image:
             f"A convolutional network needs input_shape=, the (height, width) or (channels, "
             f"height, width) of the images in rows of {n_features} features."
         )
-    # torch takes no integers of NumPy
+    # torch does not accept NumPy's integers
     channels, height, width = map(int, (1, *input_shape) if len(input_shape) == 2 else input_shape)
     if channels * height * width != n_features:
         raise ValueError(
@@ -188,23 +185,23 @@ def _image_shape(input_shape: Sequence[int] | None, n_features: int) -> Image:
 
 
 def _sizes(image: Image, n: int) -> list[tuple[int, int]]:
-    """Heights and widths before the first and behind each of n convolutions."""
+    """Heights and widths of the input and of the output of each of n convolutions."""
     _, height, width = image
-    return [(-(-height // STRIDE**i), -(-width // STRIDE**i)) for i in range(n + 1)]
+    return [(-(-height // _STRIDE**i), -(-width // _STRIDE**i)) for i in range(n + 1)]
 
 
 def _n_encoded(image: Image, channels: Sequence[int]) -> int:
-    """Numbers that the last of the convolutions that make these channels gives of a row."""
+    """Numbers in the output of the last convolution for one row."""
     return int(channels[-1]) * math.prod(_sizes(image, len(channels))[-1])
 
 
 def _encoder(
     image: Image, channels: Sequence[int], hidden: Hidden, generator: torch.Generator
 ) -> list[nn.Module]:
-    """Layers from rows to what the last convolution makes of them, flat."""
+    """Layers from rows to the flattened output of the last convolution."""
     layers: list[nn.Module] = [nn.Unflatten(1, image)]
     for n_in, n_out in pairwise([image[0], *channels]):
-        layers += [convolution(n_in, n_out, generator), *hidden(n_out)]
+        layers += [_convolution(n_in, n_out, generator), *hidden(n_out)]
     return [*layers, nn.Flatten()]
 
 
@@ -215,13 +212,13 @@ def _decoder(
     hidden: Hidden,
     generator: torch.Generator,
 ) -> list[nn.Module]:
-    """Layers from latent codes to what the last transposed convolution is given."""
+    """Layers from latent codes to the input of the last transposed convolution."""
     *sizes, smallest = _sizes(image, len(channels))
     first = (int(channels[0]), *smallest)
     layers: list[nn.Module] = [Linear(n_latent, math.prod(first), generator)]
     layers += [nn.Unflatten(1, first), *hidden(channels[0])]
     for (n_in, n_out), size in zip(pairwise(channels), sizes[:0:-1], strict=True):
-        layers += [transposed_convolution(n_in, n_out, size, generator), *hidden(n_out)]
+        layers += [_transposed_convolution(n_in, n_out, size, generator), *hidden(n_out)]
     return layers
 
 
@@ -235,9 +232,64 @@ def _output(
     """The last layer of a decoder, from images of ``n_in`` channels to rows."""
     n_out, *size = image
 
-    def rows(*behind: nn.Module) -> nn.Module:
-        layer = transposed_convolution(n_in, n_out, size, generator)
-        return nn.Sequential(layer, nn.Flatten(), *behind)
+    def to_rows(*activation: nn.Module) -> nn.Module:
+        layer = _transposed_convolution(n_in, n_out, size, generator)
+        return nn.Sequential(layer, nn.Flatten(), *activation)
 
-    mean = rows() if activation == "identity" else rows(ACTIVATIONS[activation]())
-    return GaussianOutput(mean, rows()) if learn_variance else mean
+    mean = to_rows() if activation == "identity" else to_rows(ACTIVATIONS[activation].make())
+    return GaussianOutput(mean, to_rows()) if learn_variance else mean
+
+
+class ImageBatchNorm(nn.BatchNorm2d):
+    """:class:`torch.nn.BatchNorm2d` that normalises a single pixel by its running statistics.
+
+    Notes
+    -----
+    Shapes:
+
+    - Input: ``(n, num_features, height, width)``, n >= 1
+    - Output: the same
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == self.num_features:
+            return nn.functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+def _hidden_layers(
+    activation: str,
+    batch_norm: bool,
+    dropout_rate: float,
+    generator: torch.Generator,
+    n_channels: int,
+) -> list[nn.Module]:
+    """Norm, activation and dropout after a convolution with ``n_channels`` output channels."""
+    layers: list[nn.Module] = [ImageBatchNorm(n_channels)] if batch_norm else []
+    # Softmax runs over the units of a layer; here these are the channels.
+    layers.append(nn.Softmax2d() if activation == "softmax" else ACTIVATIONS[activation].make())
+    return [*layers, Dropout(dropout_rate, generator)] if dropout_rate > 0 else layers
+
+
+def _convolution(n_in: int, n_out: int, generator: torch.Generator) -> nn.Conv2d:
+    """A convolution that halves height and width, rounded up."""
+    geometry = (_KERNEL, _STRIDE, _PADDING)
+    # The constructor of torch's own layers would draw from the global generator.
+    layer: nn.Conv2d = skip_init(nn.Conv2d, n_in, n_out, *geometry, device=generator.device)
+    draw_weights(layer, n_in * _KERNEL**2, generator)
+    return layer
+
+
+def _transposed_convolution(
+    n_in: int, n_out: int, size: Sequence[int], generator: torch.Generator
+) -> nn.ConvTranspose2d:
+    """A convolution that restores images to the size that they had before they were halved."""
+    geometry = (_KERNEL, _STRIDE, _PADDING, [(n - 1) % _STRIDE for n in size])
+    layer: nn.ConvTranspose2d = skip_init(
+        nn.ConvTranspose2d, n_in, n_out, *geometry, device=generator.device
+    )
+    # The kernels that overlap a pixel contribute this many inputs on average.
+    draw_weights(layer, n_in * _KERNEL**2 / _STRIDE**2, generator)
+    return layer

@@ -1,8 +1,8 @@
-"""The Triton kernel that takes rows through a whole scoring module; importing it needs triton.
+"""The Triton kernel that computes a whole scoring module; importing it needs triton.
 
-Every width is padded to a power of two, and what pads weights is zero. Widths and activations
-come as the hexadecimal digits of one integer each, that of the first layer the lowest, since
-Triton before 3.6 does not take a tuple of constants apart.
+Every width is padded to a power of two, and weights are padded with zeros. Widths and activations
+are the hexadecimal digits of one integer each, the first layer's the lowest, because Triton before
+3.6 cannot unpack a tuple of constants.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -13,31 +13,22 @@ import torch
 import triton
 import triton.language as tl
 
-from pyod_ae_plugin.scoring import ensemble, module
+from pyod_ae_plugin.networks.activations import ACTIVATIONS as KNOWN_ACTIVATIONS
+from pyod_ae_plugin.scoring import combination, module
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 2):
     raise ImportError(f"The fused kernel needs triton 3.2 or later, not {triton.__version__}.")
 
-ACTIVATION_NAMES = (
-    "identity",
-    "relu",
-    "leaky_relu",
-    "elu",
-    "silu",
-    "gelu",
-    "sigmoid",
-    "tanh",
-    "softplus",
-)
-IDENTITY, RELU, LEAKY_RELU, ELU, SILU, GELU, SIGMOID, TANH, SOFTPLUS = (
-    tl.constexpr(code) for code in range(len(ACTIVATION_NAMES))
+RELU, LEAKY_RELU, ELU, SILU, GELU, SIGMOID, TANH, SOFTPLUS = (
+    tl.constexpr(KNOWN_ACTIVATIONS[name].kernel_code)
+    for name in ("relu", "leaky_relu", "elu", "silu", "gelu", "sigmoid", "tanh", "softplus")
 )
 HIGHEST_SCORE = tl.constexpr(module.HIGHEST_SCORE)
 SMALLEST_SCORE = tl.constexpr(torch.finfo(torch.float32).tiny)
-LOWEST_LOG_SCORE = tl.constexpr(ensemble.LOWEST_LOG_SCORE)
+LOWEST_LOG_SCORE = tl.constexpr(combination.LOWEST_LOG_SCORE)
 REFERENCES_AT_A_TIME = tl.constexpr(64)
 # In full float32 a thread holds its rows of one factor and its columns of the other in registers.
-# They do not fit for more inputs than this, and every multiplication would wait for memory.
+# With more inputs than this they do not fit, and every multiplication would wait for memory.
 _INPUTS_AT_A_TIME = tl.constexpr(16)
 _ALL_NAN = tl.constexpr(tl.PropagateNan.ALL)
 
@@ -46,8 +37,8 @@ _ALL_NAN = tl.constexpr(tl.PropagateNan.ALL)
 def score_rows(
     rows,  # [n, N_FEATURES]
     scores,  # [n]
-    scale,  # [2, width]: of each feature, and what is added then
-    matrices,  # [N_MEMBERS, MATRICES_SIZE]: of layers, whitening, references
+    scale,  # [2, width]: scale and shift of each feature
+    matrices,  # [N_MEMBERS, MATRICES_SIZE]: weights, whitening, references
     vectors,  # [N_MEMBERS, VECTORS_SIZE]: biases, centers, half squared norms of references
     calibration,  # [2, N_MEMBERS]: location and scale of log scores
     n,
@@ -86,7 +77,7 @@ def score_rows(
             N_ENCODING,
             PRECISION,
         )
-        # an activation may turn the zeros of padding into something else
+        # an activation may map the zeros of padding to other values
         residual = tl.where(feature[None, :] < N_FEATURES, h - z, 0.0)
         N_CODE: tl.constexpr = 1 << (WIDTHS >> (4 * N_ENCODING) & 15)
         length = _length(
@@ -103,12 +94,12 @@ def score_rows(
         )
         if COMBINES:
             log_score = tl.log(tl.maximum(length, SMALLEST_SCORE, propagate_nan=_ALL_NAN))
-            apart = log_score - tl.load(calibration + member)
-            apart = tl.maximum(apart, LOWEST_LOG_SCORE, propagate_nan=_ALL_NAN)
-            score += apart / tl.load(calibration + N_MEMBERS + member) / N_MEMBERS
+            distance = log_score - tl.load(calibration + member)
+            distance = tl.maximum(distance, LOWEST_LOG_SCORE, propagate_nan=_ALL_NAN)
+            score += distance / tl.load(calibration + N_MEMBERS + member) / N_MEMBERS
         else:
             score += length
-    # neither NaN nor infinity is less
+    # the comparison is false for NaN and infinity
     score = tl.where(score < HIGHEST_SCORE, score, HIGHEST_SCORE)
     tl.store(scores + row, score, mask=row < n)
 
@@ -124,7 +115,7 @@ def _forward(
     N_ENCODING: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Reconstructions and codes of standardised rows, and where the next parameters begin."""
+    """Reconstructions and codes of standardised rows, and pointers to the next parameters."""
     code = h
     for i in tl.static_range(N_LAYERS):
         h, matrix, vector = _layer(
@@ -186,7 +177,7 @@ def _length(
     N_REFERENCES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Length of the residual, whitened, with the code, from the nearest of the references."""
+    """Length of the whitened residual and code, or their distance to the nearest references."""
     if WHITENS:
         residual, matrix, vector = _whitened(residual, matrix, vector, N_IN, PRECISION)
     square = tl.sum(residual * residual, 1)
@@ -255,7 +246,7 @@ def _plus_product(
 def _columns(x, N_IN: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr):
     """Every STEP-th column, STEP a power of two up to 8.
 
-    Neighbouring columns lie in one thread, so that taking every other one moves nothing.
+    Neighbouring columns belong to one thread, so taking every other one moves no data.
     """
     for bit in tl.static_range(3):
         if STEP >> bit > 1:

@@ -1,4 +1,4 @@
-"""What scores rows fastest on a GPU: one fused kernel, or a recorded graph of the plain way."""
+"""The fastest way to score rows on a GPU: the fused kernel, a recorded graph, or the module."""
 
 from __future__ import annotations
 
@@ -14,45 +14,39 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from pyod_ae_plugin.engine.graphs import RecordedTiles, is_of_known_layers
-from pyod_ae_plugin.engine.triton_kernels import FusedScore, Precision, fused_score_function
-from pyod_ae_plugin.networks.layers import is_hooked
+from pyod_ae_plugin.engine.cuda.fused import FusedScore, Precision, fused_score_function
+from pyod_ae_plugin.engine.cuda.graphs import RecordedTiles
+from pyod_ae_plugin.engine.pipeline import read_scoring
 from pyod_ae_plugin.scoring import ScoringModule
 
-# What was made for a module, by what it hangs on. Made anew when that changes.
-_made: WeakKeyDictionary[ScoringModule, dict[tuple[Any, ...], Callable[[Tensor], Tensor]]]
-_made = WeakKeyDictionary()
-_making = threading.Lock()
+# The functions made for each module, by all that they depend on.
+_cache: WeakKeyDictionary[ScoringModule, dict[tuple[Any, ...], Callable[[Tensor], Tensor]]]
+_cache = WeakKeyDictionary()
+_cache_lock = threading.Lock()
 
 
 def gpu_score_function(module: ScoringModule, precision: Precision) -> Callable[[Tensor], Tensor]:
-    """Return what scores rows fastest on the GPU of a module.
+    """Return the fastest function that scores rows on the GPU of a module.
 
-    That is a :class:`~pyod_ae_plugin.engine.triton_kernels.FusedScore` where there is one; else
-    for networks of this package the module as a CUDA graph; else the module itself. It is for
-    this thread and the stream that is current.
-
-    Parameters
-    ----------
-    module : ScoringModule
-    precision : {'float32', 'tf32', 'bfloat16'}
-        Of the factors in matrix products.
+    That is a :class:`~pyod_ae_plugin.engine.cuda.fused.FusedScore` if the kernel knows the module;
+    else the module as a CUDA graph, if its network is known; else the module itself. The function
+    may be called by this thread, on the current stream.
     """
     device = module.standardize.scale.device
     stream = torch.cuda.current_stream(device).cuda_stream
     weights = tuple(map(_identity, chain(module.parameters(), module.buffers())))
-    key = threading.get_ident(), stream, precision, is_hooked(module), weights
-    with _making:
-        made = _made.setdefault(module, {})
-        if key not in made:
-            for old in [k for k in made if k[-1] != weights]:
-                del made[old]
-            made[key] = _new_function(module, precision)
-        return made[key]
+    key = threading.get_ident(), stream, precision, read_scoring(module), weights
+    with _cache_lock:
+        functions = _cache.setdefault(module, {})
+        if key not in functions:
+            for old in [k for k in functions if k[-1] != weights]:
+                del functions[old]
+            functions[key] = _new_function(module, precision)
+        return functions[key]
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:
-    # memory that was freed may come back at the same place, so the version counts too
+    # new memory may have the address of memory that was freed, so the version counts too
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
@@ -60,26 +54,25 @@ def _new_function(module: ScoringModule, precision: Precision) -> Callable[[Tens
     fused = fused_score_function(module, precision)
     if fused is not None and _compiles(fused, module):
         return fused
-    # what is kept for a module must not keep the module
-    scored_by = weakref.ref(module)
+    # functions in the cache must not keep the module alive
+    module_ref = weakref.ref(module)
 
     def plain(tile: Tensor) -> Tensor:
         with _matrix_products(precision):
-            scores: Tensor = cast(ScoringModule, scored_by())(tile)
+            scores: Tensor = cast(ScoringModule, module_ref())(tile)
             return scores.float()
 
-    replayable = is_of_known_layers(module.network) and not is_hooked(module)
-    return RecordedTiles(plain) if replayable else plain
+    return plain if read_scoring(module) is None else RecordedTiles(plain)
 
 
 def _compiles(fused: FusedScore, module: ScoringModule) -> bool:
-    """Whether the fused kernel can be compiled and has room on this GPU; else warn."""
+    """Whether the fused kernel compiles and fits this GPU; warn if not."""
     scale = module.standardize.scale
     try:
         fused(scale.new_zeros(1, len(scale)))
     except torch.cuda.OutOfMemoryError:
         raise
-    except Exception as error:  # of Triton, of its driver or of the C compiler, without a base
+    except Exception as error:  # Triton, its driver and the C compiler have no common base class
         warnings.warn(
             f"The fused kernel cannot be used here ({error!r}). Rows are scored on the GPU by "
             "several kernels, which is slower and otherwise the same.",
@@ -92,7 +85,7 @@ def _compiles(fused: FusedScore, module: ScoringModule) -> bool:
 
 @contextmanager
 def _matrix_products(precision: Precision) -> Iterator[None]:
-    """Compute matrix products with factors of a precision."""
+    """Compute matrix products inside with factors of a precision."""
     before = torch.backends.cuda.matmul.allow_tf32
     lower = torch.autocast("cuda", torch.bfloat16) if precision == "bfloat16" else nullcontext()
     try:

@@ -1,4 +1,4 @@
-"""What each feature of a row adds to its score: integrated gradients of a scoring module."""
+"""Contributions of features to scores: integrated gradients of a scoring module."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
     Feature j of a row contributes ``z_j`` times the mean of ``d score / d z_j`` on the straight
     line from the mean training row, 0 in standard units, to the row [1]_. By the fundamental
     theorem of calculus contributions sum to the score less the score of the mean training row.
-    Where the score head is additive, a sum over features, the mean row's own summands are added,
-    so that contributions sum to the score.
-    The mean is by Gauss-Legendre quadrature with 16 nodes [2]_. What that leaves of the sum, about
-    1% for scores with kinks, is shared out in proportion to the sizes of the contributions.
+    If the score head is additive, a sum of feature terms, the terms of the mean row are added, so
+    that contributions sum to the score.
+    The mean is computed by Gauss-Legendre quadrature with 16 nodes [2]_. Its error, about 1% of
+    the sum for scores with kinks, is distributed in proportion to the sizes of the contributions.
 
-    A residual alone does not tell which feature is strange: a network that lets a strange value
-    through to its code rebuilds every other feature badly.
+    Residuals alone do not tell which feature is abnormal: if an abnormal value affects the latent
+    code, the network reconstructs all other features badly.
 
-    Where float32 overflows on the way, the score is shared out in proportion to ``abs(z_j)``.
+    If float32 overflows, the score is distributed in proportion to ``abs(z_j)``.
 
     Parameters
     ----------
     module : ScoringModule
-        Its score head must be differentiable, as are all that are made of operations of torch.
+        Its score head must be differentiable, as any head made of torch's operations is.
     x : Tensor of shape (n, n_features)
         Raw rows of any real or boolean dtype.
 
     Returns
     -------
     Tensor of shape (n, n_features)
-        float64, finite.
+        Finite, float64.
 
     Raises
     ------
@@ -60,21 +60,21 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
     >>> contributions(module, torch.tensor([[3.0, -4.0]]))  # 9 / 5 and 16 / 5, of a length of 5
     tensor([[1.8000, 3.2000]], dtype=torch.float64)
     """
-    with torch.inference_mode(False):  # its tensors could not be differentiated
+    with torch.inference_mode(False):  # inference tensors cannot be differentiated
         z = module.standardize(x)
         with torch.no_grad():
             scores = _scores(module, z)
             mean_row = torch.zeros_like(z[:1])
-            above_mean_row = (scores - _scores(module, mean_row)).unsqueeze(-1)
-            summands = module.head.summands(module.network, mean_row)
+            excess = (scores - _scores(module, mean_row)).unsqueeze(-1)
+            terms = module.head.feature_terms(module.network, mean_row)
         gradient = torch.zeros_like(z, dtype=torch.float64)
-        for place, weight in zip(*_nodes_and_weights(_N_NODES), strict=True):
-            gradient += weight * _gradient(module, place * z)
+        for node, weight in zip(*_quadrature(_N_NODES), strict=True):
+            gradient += weight * _gradient(module, node * z)
     parts = gradient * z
-    parts = parts + _shares(parts) * (above_mean_row - parts.sum(-1, keepdim=True))
+    parts = parts + _shares(parts) * (excess - parts.sum(-1, keepdim=True))
     usable = parts.isfinite().all(-1) & (scores < HIGHEST_SCORE)
-    parts = torch.where(usable.unsqueeze(-1), parts, _shares(z.double()) * above_mean_row)
-    return parts if summands is None else parts + summands
+    parts = torch.where(usable.unsqueeze(-1), parts, _shares(z.double()) * excess)
+    return parts if terms is None else parts + terms
 
 
 def _scores(module: ScoringModule, z: Tensor) -> Tensor:
@@ -88,8 +88,8 @@ def _gradient(module: ScoringModule, z: Tensor) -> Tensor:
         scores = module.head.score(module.network, z)
         if not scores.requires_grad:
             raise TypeError(
-                f"Scores of the score head {type(module.head).__name__} have no gradient, of which "
-                "explanations are made. Compute them by operations of torch, without no_grad(), "
+                f"Scores of the score head {type(module.head).__name__} have no gradient, which "
+                "explanations need. Compute them by operations of torch, without no_grad(), "
                 "detach(), item() or NumPy."
             )
         (gradient,) = torch.autograd.grad(scores.sum(), z)
@@ -97,15 +97,15 @@ def _gradient(module: ScoringModule, z: Tensor) -> Tensor:
 
 
 def _shares(x: Tensor) -> Tensor:
-    """The sizes [n, d] of what is in a row, as shares of their sum; finite."""
+    """Absolute values [n, d] as shares of their sum in each row; finite."""
     size = x.abs().nan_to_num().clamp_max(torch.finfo(torch.float32).max)
     return size / size.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def _nodes_and_weights(n: int) -> tuple[list[float], list[float]]:
-    """Gauss-Legendre quadrature on [0, 1] by the eigenvectors of the Jacobi matrix."""
+def _quadrature(n: int) -> tuple[list[float], list[float]]:
+    """Nodes and weights of Gauss-Legendre quadrature on [0, 1], from the Jacobi matrix."""
     k = torch.arange(1, n, dtype=torch.float64)
-    beside_diagonal = k / (4 * k.square() - 1).sqrt()
-    jacobi = torch.diag(beside_diagonal, 1) + torch.diag(beside_diagonal, -1)
+    off_diagonal = k / (4 * k.square() - 1).sqrt()
+    jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
     nodes, vectors = torch.linalg.eigh(jacobi)
     return ((nodes + 1) / 2).tolist(), vectors[0].square().tolist()

@@ -1,0 +1,1 @@
+"""What runs on a GPU only: copies beside computations, CUDA graphs, and the fused kernel."""

@@ -1,0 +1,400 @@
+"""Score heads that measure Mahalanobis distances, and the covariances that these are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
+
+_N_REFERENCES = 1024
+_N_REFERENCES_PER_MEMBER = 512
+
+
+# ---------------------------------------------------------------------------------------
+# Score heads
+# ---------------------------------------------------------------------------------------
+
+
+class Mahalanobis(ScoreHead):
+    """Mahalanobis length of the residual.
+
+    A feature that is always reconstructed badly counts less than one that is always reconstructed
+    well. The covariance is estimated on the training rows without the ``trim`` share of longest
+    residuals, and shrunk towards a multiple of the identity as by OAS [1]_, by at least 1%. Above
+    512 features it is low-rank plus diagonal.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of a residual.
+    members : tuple of int, default=()
+        Leading dimension of residuals, for an ensemble.
+
+    Notes
+    -----
+    Shapes:
+
+    - Input: ``(*members, n, n_features)``
+    - Output: ``(*members, n)``
+
+    References
+    ----------
+    .. [1] Chen, Y., Wiesel, A., Eldar, Y. C., & Hero, A. O. (2010). Shrinkage Algorithms for
+           MMSE Covariance Estimation. IEEE Transactions on Signal Processing 58(10).
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> keeps_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
+    >>> rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 5
+    >>> head = Mahalanobis(2)
+    >>> head.fit_to(keeps_nothing, lambda: [rows], 0.0, torch.Generator())
+    >>> head(torch.tensor([[5.0, 0.0]])).round()
+    tensor([1.])
+    """
+
+    propagates_nan = True
+
+    def __init__(self, n_features: int, members: tuple[int, ...] = ()) -> None:
+        super().__init__(n_features)
+        self.of_residual = covariance(n_features, members)
+
+    def fit_to(
+        self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
+    ) -> None:
+        (residuals,) = untrimmed_residuals(network, tiles, trim, with_codes=False)
+        self.of_residual.fit(residuals)
+
+    def forward(self, residual: Tensor) -> Tensor:
+        distance: Tensor = self.of_residual(residual)
+        return distance.sqrt()
+
+
+class JointMahalanobis(ScoreHead):
+    """Mahalanobis length of residual and latent code together.
+
+    ``sqrt(d(residual)^2 + d(code)^2)`` with the Mahalanobis distances ``d`` of
+    :class:`Mahalanobis`. A row is abnormal if it is reconstructed badly, or if its code is far
+    from the others, as are the codes of outliers that the network learned to reconstruct [1]_.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of a residual.
+    n_latent : int
+        Width of a latent code.
+    members : tuple of int, default=()
+        Leading dimension of residuals and codes, for an ensemble.
+
+    Notes
+    -----
+    Shapes:
+
+    - Input: ``(*members, n, n_features)`` and ``(*members, n, n_latent)``
+    - Output: ``(*members, n)``
+
+    References
+    ----------
+    .. [1] Denouden, T., et al. (2018). Improving Reconstruction Autoencoder Out-of-distribution
+           Detection with Mahalanobis Distance. arXiv:1812.02765.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
+    >>> keeps_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
+    >>> rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 5
+    >>> head = JointMahalanobis(2, 2)
+    >>> head.fit_to(keeps_nothing, lambda: [rows], 0.0, torch.Generator())
+    >>> row = torch.tensor([[5.0, 0.0]])
+    >>> (head(-row, row) / 2**0.5).round()  # residual and code have the same length
+    tensor([1.])
+    """
+
+    propagates_nan = True
+    uses_code = True
+
+    def __init__(self, n_features: int, n_latent: int, members: tuple[int, ...] = ()) -> None:
+        super().__init__(n_features)
+        self.of_residual = covariance(n_features, members)
+        self.of_code = covariance(n_latent, members)
+
+    def fit_to(
+        self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
+    ) -> None:
+        residuals, codes = untrimmed_residuals(network, tiles, trim, with_codes=True)
+        self.of_residual.fit(residuals)
+        self.of_code.fit(codes)
+
+    def forward(self, residual: Tensor, code: Tensor) -> Tensor:
+        distance: Tensor = self.of_residual(residual) + self.of_code(code)
+        return distance.sqrt()
+
+
+class NearestNeighbor(ScoreHead):
+    """Distance of residual and latent code to those of the nearest training rows.
+
+    Residuals and codes are whitened as by :class:`~pyod_ae_plugin.scoring.JointMahalanobis`. That
+    head measures the distance from the centre of the training rows; this one measures the distance
+    to the nearest of them, so normal rows may form clusters, rings or sheets. Rows are compared
+    with a sample of the training rows that were not trimmed [1]_: 1,024 references, or 512 for
+    each member of an ensemble. The sample has two halves. A score is the larger of the distances
+    to the nearest reference in either half, so that a training row is not compared with itself.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of a residual.
+    n_latent : int
+        Width of a latent code.
+    members : tuple of int, default=()
+        Leading dimension of residuals and codes, for an ensemble.
+
+    Notes
+    -----
+    Shapes:
+
+    - Input: ``(*members, n, n_features)`` and ``(*members, n, n_latent)``
+    - Output: ``(*members, n)``
+
+    References
+    ----------
+    .. [1] Sugiyama, M., & Borgwardt, K. M. (2013). Rapid Distance-Based Outlier Detection via
+           Sampling. NeurIPS.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin.networks import mlp
+    >>> network = mlp(2, [1], "tanh", False, 0.0, torch.Generator().manual_seed(0))
+    >>> rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    >>> head = NearestNeighbor(2, 1)
+    >>> with torch.no_grad():
+    ...     head.fit_to(network, lambda: [rows], 0.0, torch.Generator().manual_seed(0))
+    ...     near, far = head.score(network, torch.tensor([[0.0, 0.0], [9.0, 9.0]]))
+    >>> bool(far > 10 * near)
+    True
+    """
+
+    propagates_nan = True
+    uses_code = True
+
+    references: Tensor
+
+    def __init__(self, n_features: int, n_latent: int, members: tuple[int, ...] = ()) -> None:
+        super().__init__(n_features)
+        self.of_residual = covariance(n_features, members)
+        self.of_code = covariance(n_latent, members)
+        n_references = _N_REFERENCES_PER_MEMBER if members else _N_REFERENCES
+        self.register_buffer(
+            "references", torch.zeros(*members, n_references, n_features + n_latent)
+        )
+        self.max_width = self.references[..., 0].numel()
+
+    def fit_to(
+        self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
+    ) -> None:
+        residuals, codes = untrimmed_residuals(network, tiles, trim, with_codes=True)
+        self.of_residual.fit(residuals)
+        self.of_code.fit(codes)
+        sampled = [self._sample(len(x), generator) for x in residuals]
+        residual, code = (
+            torch.stack([x[rows] for x, rows in zip(vectors, sampled, strict=True)])
+            for vectors in (residuals, codes)
+        )
+        self.references = self._whitened(residual, code).view(self.references.shape)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Indices of the rows of both halves; a half repeats its rows if there are too few."""
+        n_half = self.references.shape[-2] // 2
+        shuffled = torch.randperm(n, generator=generator, device=generator.device)
+        halves = shuffled[: max(n // 2, 1)], shuffled[n // 2 :]
+        places = torch.arange(n_half, device=generator.device)
+        return torch.cat([half[places % len(half)] for half in halves])
+
+    def _whitened(self, residual: Tensor, code: Tensor) -> Tensor:
+        return torch.cat([self.of_residual.whiten(residual), self.of_code.whiten(code)], dim=-1)
+
+    def forward(self, residual: Tensor, code: Tensor) -> Tensor:
+        x = self._whitened(residual, code)
+        # |x - r|^2 = |x|^2 + 2 (|r|^2 / 2 - x r), where x r is one matrix product
+        half_norms = 0.5 * self.references.square().sum(-1).unsqueeze(-2)
+        product = torch.addmm if x.ndim == 2 else torch.baddbmm
+        distances = product(half_norms, x, self.references.mT, alpha=-1)
+        farther: Tensor = distances.unflatten(-1, (2, -1)).amin(-1).amax(-1)
+        return (x.square().sum(-1) + 2 * farther).clamp_min(0).sqrt()
+
+
+def untrimmed_residuals(
+    network: Network, tiles: Tiles, trim: float, with_codes: bool
+) -> tuple[list[Tensor], ...]:
+    """Residuals, and codes if asked for, of each member's rows without the longest residuals."""
+    residuals, codes = [], []
+    for z in tiles():
+        code = network.encode(z)
+        residuals.append(network.decode(code) - z)
+        if with_codes:
+            codes.append(code)
+    residual = torch.cat(residuals, dim=-2)
+    if not bool(torch.isfinite(residual).all()):
+        raise FloatingPointError(
+            "Training diverged: the network reconstructs training rows as infinite. Lower the "
+            "learning rate lr, and keep preprocessing=True so that the features are standardised."
+        )
+    n = residual.shape[-2]
+    kept = residual.square().sum(-1).topk(max(n - int(trim * n), 1), largest=False).indices
+    quantities = [residual, torch.cat(codes, dim=-2)] if with_codes else [residual]
+    return tuple(_rows_of_members(quantity, kept) for quantity in quantities)
+
+
+def _rows_of_members(x: Tensor, indices: Tensor) -> list[Tensor]:
+    """The indexed rows of each member, one tensor a member."""
+    members = x.reshape(-1, *x.shape[-2:]), indices.reshape(-1, indices.shape[-1])
+    return [rows[i] for rows, i in zip(*members, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------
+# Covariances
+# ---------------------------------------------------------------------------------------
+
+# A full covariance grows with the square of the width. Above this width it is low-rank plus
+# diagonal.
+_MAX_FULL_WIDTH = 512
+_RANK = 64
+_ROWS_FOR_RANK = 1024
+# Covariances are shrunk towards the mean variance by at least this share. Otherwise a direction in
+# which the training rows hardly differ would outweigh all others.
+_MIN_SHRINKAGE = 0.01
+
+
+def covariance(width: int, members: tuple[int, ...]) -> FullCovariance | LowRankCovariance:
+    """Return an unfitted covariance of the kind that suits the width."""
+    return (FullCovariance if width <= _MAX_FULL_WIDTH else LowRankCovariance)(width, members)
+
+
+class FullCovariance(nn.Module):
+    """Squared Mahalanobis distance from the mean, by a matrix product.
+
+    Notes
+    -----
+    Shapes:
+
+    - Input: ``(*members, n, width)``
+    - Output: ``(*members, n)``
+    """
+
+    center: Tensor
+    whitening: Tensor
+
+    def __init__(self, width: int, members: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(*members, 1, width))
+        self.register_buffer("whitening", torch.eye(width).expand(*members, -1, -1).clone())
+
+    def fit(self, vectors: Sequence[Tensor]) -> None:
+        """Learn from vectors [n, width] of each member."""
+        fitted = [_center_and_whitening(x.double()) for x in vectors]
+        self.center = torch.stack([c for c, _ in fitted]).view(self.center.shape).float()
+        self.whitening = torch.stack([w for _, w in fitted]).view(self.whitening.shape).float()
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """Return vectors [*members, n, width] whose lengths are the Mahalanobis distances."""
+        return torch.matmul(x - self.center, self.whitening)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.whiten(x).square().sum(-1)
+
+
+def _center_and_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
+    n, width = x.shape
+    center = x.mean(0, keepdim=True)
+    x = x - center
+    covariance = x.T @ x / n
+    shrinkage = max(_oas_shrinkage(covariance, n), _MIN_SHRINKAGE)
+    mean_variance = covariance.diagonal().mean()
+    if mean_variance < torch.finfo(torch.float32).tiny:
+        return center, torch.eye(width, dtype=x.dtype, device=x.device)
+    covariance = (1 - shrinkage) * covariance
+    covariance.diagonal().add_(shrinkage * mean_variance)
+    return center, torch.linalg.inv(torch.linalg.cholesky(covariance)).T
+
+
+def _oas_shrinkage(covariance: Tensor, n: int) -> float:
+    """Equation 23 of Chen et al. (2010), which also holds for a width of 1."""
+    width = len(covariance)
+    squares = covariance.square().sum().item()
+    trace_squared = covariance.diagonal().sum().item() ** 2
+    numerator = (1 - 2 / width) * squares + trace_squared
+    denominator = (n + 1 - 2 / width) * (squares - trace_squared / width)
+    return min(numerator / denominator, 1.0) if denominator > 0 else 1.0
+
+
+class LowRankCovariance(nn.Module):
+    """Squared Mahalanobis distance under a covariance that is low-rank plus diagonal.
+
+    Features are divided by their standard deviations. The leading eigenvectors then keep their
+    own variances, and all other directions share one.
+
+    Notes
+    -----
+    Shapes:
+
+    - Input: ``(*members, n, width)``
+    - Output: ``(*members, n)``
+    """
+
+    center: Tensor
+    scale: Tensor
+    excess: Tensor
+
+    def __init__(self, width: int, members: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(*members, 1, width))
+        self.register_buffer("scale", torch.ones(*members, 1, width))
+        self.register_buffer("excess", torch.zeros(*members, width, _RANK))
+
+    def fit(self, vectors: Sequence[Tensor]) -> None:
+        """Learn from vectors [n, width] of each member."""
+        fitted = [self._fitted(x) for x in vectors]
+        for name, values in zip(
+            ("center", "scale", "excess"), zip(*fitted, strict=True), strict=True
+        ):
+            setattr(self, name, torch.stack(values).view(getattr(self, name).shape).float())
+
+    def _fitted(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = x[:: -(-len(x) // _ROWS_FOR_RANK)].double()
+        n, width = x.shape
+        center = x.mean(0, keepdim=True)
+        x = x - center
+        variance = x.square().mean(0, keepdim=True)
+        mean_variance = variance.mean().clamp_min(torch.finfo(torch.float32).tiny)
+        std = ((1 - _MIN_SHRINKAGE) * variance + _MIN_SHRINKAGE * mean_variance).sqrt()
+        y = x / std
+        # The eigenvectors come from those of the matrix of inner products, which is smaller.
+        variances, vectors = torch.linalg.eigh(y @ y.T / n)
+        rank = min(_RANK, n - 1)
+        variances, vectors = variances[-rank:].clamp_min(1e-9), vectors[:, -rank:]
+        shared = (y.square().sum() / n - variances.sum()) / (width - rank)
+        shared = shared.clamp_min(_MIN_SHRINKAGE)
+        directions = y.T @ vectors / (n * variances).sqrt()
+        weight = (1 - shared / variances).clamp_min(0).sqrt()
+        excess = torch.zeros(width, _RANK, dtype=x.dtype, device=x.device)
+        excess[:, :rank] = directions * weight
+        return center, 1 / (std * shared.sqrt()), excess
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """Return vectors [*members, n, width] whose lengths are the Mahalanobis distances."""
+        y = (x - self.center) * self.scale
+        # The symmetric square root of I - E E', as the columns of E are orthogonal.
+        left = (1 - self.excess.square().sum(-2, keepdim=True)).clamp_min(0).sqrt()
+        explained = torch.matmul(y, self.excess) / (1 + left)
+        return y - torch.matmul(explained, self.excess.mT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (x - self.center) * self.scale
+        explained = torch.matmul(y, self.excess).square().sum(-1)
+        return (y.square().sum(-1) - explained).clamp_min(0)
