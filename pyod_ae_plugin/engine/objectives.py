@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.networks.layers import random_int16
 from pyod_ae_plugin.scoring.likelihood import (
     decode_distribution,
     encode_distribution,
@@ -46,7 +47,8 @@ class Corruptor:
     """
 
     def __init__(self, members: Sequence[Corruption]) -> None:
-        self._mask = torch.tensor([member.mask for member in members], dtype=torch.float32)
+        shares = [round(member.mask * 2**16) - 2**15 for member in members]
+        self._lowest_kept = torch.tensor(shares, dtype=torch.int32)  # of random 16-bit integers
         self._noise = torch.tensor([member.noise for member in members], dtype=torch.float32)
         self._masks = any(member.mask for member in members)
         self._adds_noise = any(member.noise for member in members)
@@ -54,14 +56,13 @@ class Corruptor:
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         member_shape = (-1, 1, 1) if x.ndim == 3 else (-1, 1)
         # Only the first batch moves them to its device.
-        self._mask, self._noise = self._mask.to(x.device), self._noise.to(x.device)
+        self._lowest_kept = self._lowest_kept.to(x.device)
+        self._noise = self._noise.to(x.device)
         if self._adds_noise:
             noise = torch.empty_like(x).normal_(generator=generator)
             x = torch.addcmul(x, noise, self._noise.view(member_shape))
         if self._masks:
-            kept = torch.empty_like(x).uniform_(generator=generator) >= self._mask.view(
-                member_shape
-            )
+            kept = random_int16(x, generator) >= self._lowest_kept.view(member_shape)
             x = x * kept
         return x
 
