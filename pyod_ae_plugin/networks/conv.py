@@ -277,7 +277,8 @@ def _convolution(n_in: int, n_out: int, generator: torch.Generator) -> nn.Conv2d
     """A convolution that halves height and width, rounded up."""
     geometry = (_KERNEL, _STRIDE, _PADDING)
     # The constructor of torch's own layers would draw from the global generator.
-    layer: nn.Conv2d = skip_init(nn.Conv2d, n_in, n_out, *geometry, device=generator.device)
+    device = torch.get_default_device()  # "meta" while a saved network is checked
+    layer: nn.Conv2d = skip_init(nn.Conv2d, n_in, n_out, *geometry, device=device)
     draw_weights(layer, n_in * _KERNEL**2, generator)
     return layer
 
@@ -288,7 +289,7 @@ def _transposed_convolution(
     """A convolution that restores images to the size that they had before they were halved."""
     geometry = (_KERNEL, _STRIDE, _PADDING, [(n - 1) % _STRIDE for n in size])
     layer: nn.ConvTranspose2d = skip_init(
-        nn.ConvTranspose2d, n_in, n_out, *geometry, device=generator.device
+        nn.ConvTranspose2d, n_in, n_out, *geometry, device=torch.get_default_device()
     )
     # The kernels that overlap a pixel contribute this many inputs on average.
     draw_weights(layer, n_in * _KERNEL**2 / _STRIDE**2, generator)
