@@ -35,16 +35,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     A reader of ``path`` finds the old file or the new one, never a part. The new file keeps the
     permissions of the old one.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "a.txt"
-    ...     with atomic_write(path) as new:
-    ...         _ = new.write_text("whole")
-    ...     path.read_text(), os.listdir(folder)
-    ('whole', ['a.txt'])
     """
     new = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     try:
@@ -64,10 +54,7 @@ def write_tensors(
 ) -> None:
     """Write tensors, contiguous and on the CPU, to a safetensors file, atomically.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be written, for example on a full disk.
+    A file that cannot be written, for example on a full disk, raises OSError.
     """
     with atomic_write(path) as new:
         try:
@@ -87,21 +74,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_model(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a description and tensors, so that at each moment the old or the new model is whole.
+    """Write a description, as JSON holds it, and tensors, contiguous and on the CPU.
 
-    Parameters
-    ----------
-    path : Path
-        One file if it ends in ``.safetensors``, else a folder.
-    description : mapping of str to object
-        Values that JSON holds.
-    tensors : mapping of str to Tensor
-        Contiguous, on the CPU.
-
-    Raises
-    ------
-    FileExistsError
-        If something other than a model is there.
+    At each moment the old or the new model is there, whole. A path that ends in ``.safetensors`` is
+    one file, any other a folder. Raises FileExistsError if something other than a model is there.
     """
     path = path.resolve()
     if path.exists() and not _is_replaceable(path):
@@ -118,20 +94,10 @@ def write_model(path: Path, description: Mapping[str, Any], tensors: Mapping[str
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what :func:`write_model` wrote.
+    """Read the description and the tensors that :func:`write_model` wrote.
 
-    Returns
-    -------
-    description : dict of str to object
-    tensors : dict of str to Tensor
-        Views of the file, which take no memory of their own: copy those that are to stay.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no model.
-    ValueError
-        If the model is not as it was written.
+    The tensors are views of the file and take no memory of their own: copy those that are to stay.
+    Raises FileNotFoundError if there is no model, and ValueError if it is not as it was written.
     """
     described_in = path / _DESCRIPTION if path.is_dir() else path
     if not described_in.is_file():
@@ -224,11 +190,7 @@ def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> st
 class Checkpoint:
     """A file that holds the state of one fit.
 
-    Parameters
-    ----------
-    path : Path
-    fingerprint : str
-        Tells this fit from others: the state of another fit is refused.
+    The fingerprint tells this fit from others: the state of another fit is refused.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -236,13 +198,7 @@ class Checkpoint:
         self._described = {"format": _CHECKPOINT_FORMAT, "fit": fingerprint}
 
     def save(self, state: Mapping[str, Tensor]) -> None:
-        """Write a state.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written, for example on a full disk; the last state stays as it is.
-        """
+        """Write a state. If an OSError is raised, the last state stays as it is."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         try:
             write_tensors(self.path, tensors, self._described)
@@ -257,10 +213,7 @@ class Checkpoint:
     def load(self) -> dict[str, Tensor] | None:
         """Return the state that was written last, or None if there is no file.
 
-        Raises
-        ------
-        ValueError
-            If the file is damaged or is of another fit.
+        A file that is damaged or is of another fit raises ValueError.
         """
         if not self.path.exists():
             return None

@@ -20,34 +20,19 @@ METRICS = ("roc_auc", "average_precision", "precision_at_n")
 
 @dataclass(frozen=True)
 class Result:
-    """Result of one detector on one data set with one seed.
-
-    Attributes
-    ----------
-    detector, dataset : str
-    seed : int
-    n_train, n_features : int
-        Shape of the training rows, or of the data set if it could not be split.
-    roc_auc, average_precision, precision_at_n : float
-        Ranking quality of the scores, where n is the number of outliers; NaN after an error.
-    fit_seconds, score_seconds : float
-        Time of ``fit`` on the training rows and of ``decision_function`` on the test rows; NaN
-        after an error.
-    error : str
-        Type and message of the exception that ended the run; empty if there was none.
-    """
+    """Result of one detector on one data set with one seed; figures are NaN after an error."""
 
     detector: str
     dataset: str
     seed: int
-    n_train: int
+    n_train: int  # rows of the data set if it could not be split
     n_features: int
     roc_auc: float = float("nan")
     average_precision: float = float("nan")
-    precision_at_n: float = float("nan")
+    precision_at_n: float = float("nan")  # n is the number of outliers
     fit_seconds: float = float("nan")
-    score_seconds: float = float("nan")
-    error: str = ""
+    score_seconds: float = float("nan")  # of decision_function on the test rows
+    error: str = ""  # type and message of the exception that ended the run
 
 
 def run(
@@ -57,24 +42,11 @@ def run(
     protocol: Protocol,
     n_seeds: int,
 ) -> Iterator[Result]:
-    """Evaluate every detector on every data set with every seed.
+    """Evaluate every detector on every data set, which ``protocol.draw`` returned, with every seed.
 
-    Parameters
-    ----------
-    datasets : iterable of Dataset
-        Returned by ``protocol.draw``.
-    detectors : sequence of str
-        Names of detectors.
-    create : callable
-        Takes a name and keyword arguments, and returns a detector.
-    protocol : Protocol
-    n_seeds : int
-        The seeds are ``protocol.first_seed`` and the ``n_seeds - 1`` that follow it.
-
-    Yields
-    ------
-    Result
-        One for each run, as it ends. A run that fails yields one with ``error`` set.
+    ``create`` takes a name and keyword arguments and returns a detector. The seeds are
+    ``protocol.first_seed`` and the ``n_seeds - 1`` that follow it. Each result is yielded as its
+    run ends; a run that fails yields one with ``error`` set.
     """
     for dataset in datasets:
         for seed in range(protocol.first_seed, protocol.first_seed + n_seeds):

@@ -11,42 +11,26 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from pyod_ae_plugin.benchmarking.datasets import Array, Dataset
+from pyod_ae_plugin.benchmarking.datasets import Dataset
+from pyod_ae_plugin.fitted import Array
 
 
 @dataclass(frozen=True)
 class Protocol(ABC):
     """How a data set is sampled, split and scaled.
 
-    Parameters
-    ----------
-    max_rows : int, default=10_000
-        At most this many rows are drawn from a data set.
-
-    Attributes
-    ----------
-    name : str
-    first_seed : int
-        The first seed; the next ones are this plus 1, 2, ...
-    n_seeds : int
-        Default number of seeds.
-    scaler : type
-        Class of the scaler that is fitted on the training rows. Features are scaled for all
-        detectors alike, because detectors that measure distances depend on it.
-    params : mapping
-        Parameters that are set on detectors that support them.
-    evaluates_training_scores : bool
-        Whether ``decision_scores_`` are evaluated instead of scores of other rows.
+    Features are scaled for all detectors alike, because detectors that measure distances depend on
+    it.
     """
 
-    max_rows: int = 10_000
+    max_rows: int = 10_000  # drawn from a data set at most
 
     name: ClassVar[str]
     first_seed: ClassVar[int] = 0
-    n_seeds: ClassVar[int] = 1
-    scaler: ClassVar[type] = StandardScaler
-    params: ClassVar[Mapping[str, Any]] = {}
-    evaluates_training_scores: ClassVar[bool] = False
+    n_seeds: ClassVar[int] = 1  # default number of seeds
+    scaler: ClassVar[type] = StandardScaler  # fitted on the training rows
+    params: ClassVar[Mapping[str, Any]] = {}  # set on detectors that have them
+    evaluates_training_scores: ClassVar[bool] = False  # decision_scores_, not scores of other rows
 
     def draw(self, dataset: Dataset) -> Dataset:
         """Draw the rows that all seeds share, stratified by label."""
@@ -54,20 +38,10 @@ class Protocol(ABC):
 
     @abstractmethod
     def split(self, dataset: Dataset, seed: int) -> tuple[Array, Array, Array]:
-        """Split the rows that ``draw`` returned; see :meth:`scaled_split` for the result."""
+        """Training rows, test rows and test labels, from the rows that ``draw`` returned."""
 
     def scaled_split(self, dataset: Dataset, seed: int) -> tuple[Array, Array, Array]:
-        """Split and scale the rows.
-
-        Returns
-        -------
-        X_train : ndarray of shape (n_train, n_features)
-            Rows to fit to.
-        X_test : ndarray of shape (n_test, n_features)
-            Rows to evaluate on.
-        y_test : ndarray of shape (n_test,)
-            Labels of the latter.
-        """
+        """Split the rows, and scale them as the training rows are."""
         X_train, X_test, y_test = self.split(dataset, seed)
         scaler = self.scaler().fit(X_train)
         return scaler.transform(X_train), scaler.transform(X_test), y_test
@@ -102,19 +76,11 @@ class NoveltyProtocol(Protocol):
 
 @dataclass(frozen=True)
 class AdBenchProtocol(Protocol):
-    """Fit to 70 % of the rows, outliers included; evaluate on the other 30 %, as ADBench does.
+    """Fit to 70 % of the rows, outliers included; evaluate on the other 30 %, as ADBench [1]_ does.
 
     The same seed gives the same rows as the unsupervised mode of ADBench 0.1.11. Rows are drawn
     for each seed separately and regardless of labels, the split is stratified, and features are
     scaled to [0, 1].
-
-    Parameters
-    ----------
-    max_rows : int, default=10_000
-        At most this many rows are drawn from a data set.
-    duplicates : bool, default=False
-        Whether to draw 1,000 rows with replacement from data sets that have fewer, as ADBench does
-        by default. Copies of a row can then be in both the training and the test rows.
 
     References
     ----------
@@ -128,6 +94,8 @@ class AdBenchProtocol(Protocol):
     scaler = MinMaxScaler
     min_rows: ClassVar[int] = 1_000
 
+    # Draw 1,000 rows with replacement from data sets that have fewer, as ADBench does by default.
+    # Copies of a row can then be in both the training and the test rows.
     duplicates: bool = False
 
     def draw(self, dataset: Dataset) -> Dataset:

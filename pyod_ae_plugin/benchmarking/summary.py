@@ -16,8 +16,8 @@ import numpy as np
 from rich.table import Table
 from scipy.stats import rankdata
 
-from pyod_ae_plugin.benchmarking.datasets import Array
 from pyod_ae_plugin.benchmarking.evaluation import METRICS, Result
+from pyod_ae_plugin.fitted import Array
 
 OURS = ("AutoEncoder", "AutoEncoderEnsemble", "VAE")
 _SECONDS = ("fit_seconds", "score_seconds")
@@ -26,23 +26,12 @@ _HEADINGS = ("ROC AUC", "AP", "P@n", "fit s", "score s")
 
 @dataclass(frozen=True)
 class DetectorMean:
-    """Means of a detector over data sets, all of the same weight.
-
-    Attributes
-    ----------
-    detector : str
-    values : tuple of float
-        Means of ROC AUC, average precision, precision at n, and seconds to fit and to score.
-    mean_rank : float
-        Mean rank by ROC AUC over the data sets; 1 is best.
-    failures : int
-        Number of runs that ended in an error.
-    """
+    """Means of a detector over data sets, all of the same weight."""
 
     detector: str
-    values: tuple[float, ...]
-    mean_rank: float
-    failures: int
+    values: tuple[float, ...]  # ROC AUC, AP, precision at n, seconds to fit and to score
+    mean_rank: float  # by ROC AUC; 1 is best
+    failures: int  # runs that ended in an error
 
 
 def detector_means(results: Sequence[Result]) -> list[DetectorMean]:
@@ -70,11 +59,12 @@ def dataset_table(results: Sequence[Result]) -> Table:
     for dataset, group in groupby(results, key=lambda r: r.dataset):
         runs = list(group)
         names = list(dict.fromkeys(r.detector for r in runs))
+        shape = f"{runs[0].n_train}x{runs[0].n_features}"
         rows = {name: _means(runs, name, dataset) for name in names}
         best = max(np.nan_to_num(values[0], nan=-1.0) for values in rows.values())
         for i, (name, values) in enumerate(rows.items()):
             # The data set's name is in the first of its lines, its shape in the second.
-            label = (dataset, _shape(runs[0]))[i] if i < 2 else ""
+            label = (dataset, shape)[i] if i < 2 else ""
             style = "bold" if values[0] == best else None
             table.add_row(label, name, *_cells(values), style=style)
         table.add_section()
@@ -93,13 +83,7 @@ def mean_table(results: Sequence[Result]) -> Table:
 
 
 def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
-    """Write all runs to a CSV file, or with :func:`circumstances` to a JSON file.
-
-    Raises
-    ------
-    ValueError
-        If the file name does not end in .csv or .json.
-    """
+    """Write all runs to a .csv file, or with :func:`circumstances` to a .json file."""
     rows = [asdict(result) for result in results]
     if path.suffix == ".csv":
         with path.open("w", newline="") as file:
@@ -129,11 +113,6 @@ def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
 
     Each box holds one value for each data set and seed. Detectors that failed everywhere are left
     out.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -194,7 +173,3 @@ def _cells(values: Sequence[float]) -> list[str]:
     """Format means, a missing one as a dash."""
     digits = [3] * len(METRICS) + [2, 3]
     return ["-" if v != v else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
-
-
-def _shape(result: Result) -> str:
-    return f"{result.n_train}x{result.n_features}"

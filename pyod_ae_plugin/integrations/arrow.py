@@ -11,7 +11,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-_BUFFER = 2**20
+_BUFFER = 2**20  # bytes
 
 
 def is_installed() -> bool:
@@ -33,21 +33,14 @@ def pyarrow() -> Any:
 
 
 class ParquetFiles:
-    """A table in a Parquet file, or in a folder of Parquet files, ordered by name.
-
-    Attributes
-    ----------
-    names : list of str
-        Names of the columns, of the first file.
-    n_rows : int
-        Number of rows, of all files.
-    """
+    """A table in a Parquet file, or in a folder of Parquet files, ordered by name."""
 
     def __init__(self, path: Path) -> None:
         self._files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not self._files:
             raise ValueError(f"{path}: there is no .parquet file in the folder.")
         parquet = pyarrow().parquet
+        # The first file says which columns there are; the number of rows is that of all files.
         self.names: list[str] = parquet.read_schema(self._files[0]).names
         self.n_rows = sum(parquet.read_metadata(file).num_rows for file in self._files)
 

@@ -88,32 +88,11 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
 def create_supported(
     create: Callable[..., BaseDetector], n_features: int, **params: Any
 ) -> BaseDetector:
-    """Create a detector with those parameters that it supports.
+    """Create a detector with those of the parameters that it has; the others are ignored.
 
-    Parameters
-    ----------
-    create : callable
-        Takes keyword arguments and returns a detector.
-    n_features : int
-        Number of features of the rows to come. Some detectors, such as PyOD's ``DeepSVDD``, cannot
-        be created without it.
-    **params
-        Parameters to set. Those that the detector does not have are ignored.
-
-    Returns
-    -------
-    BaseDetector
-        The detector, not fitted.
-
-    Examples
-    --------
-    >>> from functools import partial
-    >>> from pyod_ae_plugin import create_detector
-    >>> from pyod_ae_plugin.plugins.manager import create_supported
-    >>> create_supported(partial(create_detector, "pyod.IForest"), 3, random_state=7).random_state
-    7
-    >>> create_supported(partial(create_detector, "pyod.DeepSVDD"), 3, n_bins=5).n_features
-    3
+    ``create`` takes keyword arguments and returns a detector. It also gets ``n_features``, the
+    number of features of the rows to come, if it cannot be called without, as for PyOD's
+    ``DeepSVDD``.
     """
     required: dict[str, int] = {}
     try:

@@ -22,12 +22,7 @@ _PRIVATE = ("checkpoint",)
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a detector, with its value and its default as text.
-
-    Attributes
-    ----------
-    name, value, default : str
-    """
+    """A parameter of a detector, with its value and its default as text."""
 
     name: str
     value: str
@@ -41,21 +36,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page says about the model.
+    """What the page says about the model."""
 
-    Attributes
-    ----------
-    facts : dict of str to str
-        Training data, training, threshold, seed, device.
-    parameters : list of Parameter
-        First those that differ from their defaults. Each part is sorted by name.
-    versions : dict of str to str
-        Versions of Python and packages on the machine that made the report.
-    """
-
-    facts: dict[str, str]
-    parameters: list[Parameter]
-    versions: dict[str, str]
+    facts: dict[str, str]  # training data, training, threshold, seed, device
+    parameters: list[Parameter]  # those that differ from their defaults first, each part by name
+    versions: dict[str, str]  # Python and packages on the machine that made the report
 
 
 def model_card(detector: NeuralDetector) -> Card:
@@ -63,6 +48,7 @@ def model_card(detector: NeuralDetector) -> Card:
     parameters = _parameters(detector)
     values = {parameter.name: parameter.value for parameter in parameters}
     n_weights = sum(tensor.numel() for tensor in detector.model.state_dict().values())
+    losses = detector.history_.get("loss", [])
     n_held_out = len(getattr(detector, "held_out_scores_", ()))
     facts = {
         "Detector": type(detector).__name__,
@@ -70,20 +56,15 @@ def model_card(detector: NeuralDetector) -> Card:
         f"{detector.n_features_in_:,} features",
         "Rows held out for the threshold": f"{n_held_out:,}" if n_held_out else "none",
         "Threshold set by": f"contamination={values['contamination']}",
-        "Training": _training(detector.history_),
+        "Training": f"{len(losses):,} epochs, loss {losses[0]:.4g} to {losses[-1]:.4g}"
+        if losses
+        else "not recorded",
         "Weights in the network": f"{n_weights:,}",
         "Seed (random_state)": values["random_state"],
         "Scored on": str(detector.scoring_module_.standardize.scale.device),
     }
     versions = {"Python": platform.python_version(), **{p: version(p) for p in _PACKAGES}}
     return Card(facts, parameters, versions)
-
-
-def _training(history: Mapping[str, list[float]]) -> str:
-    losses = history.get("loss", [])
-    if not losses:
-        return "not recorded"
-    return f"{len(losses):,} epochs, loss {losses[0]:.4g} to {losses[-1]:.4g}"
 
 
 def _parameters(detector: NeuralDetector) -> list[Parameter]:
@@ -97,15 +78,7 @@ def _parameters(detector: NeuralDetector) -> list[Parameter]:
 
 
 def format_value(value: Any) -> str:
-    """Format a parameter's value without the memory addresses that ``repr`` may contain.
-
-    Examples
-    --------
-    >>> format_value([16, None, "relu"])
-    "[16, None, 'relu']"
-    >>> format_value({"weight_decay": 1e-05}), format_value(len)
-    ("{'weight_decay': 1e-05}", 'len')
-    """
+    """Format a parameter's value without the memory addresses that ``repr`` may contain."""
     if value is None or isinstance(value, (str, ThresholdRule)) or is_dataclass(value):
         return repr(value)
     if isinstance(value, Number):
