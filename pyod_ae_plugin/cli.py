@@ -18,8 +18,7 @@ import typer
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.benchmarking.datasets import Dataset
-    from pyod_ae_plugin.benchmarking.evaluation import Result
-    from pyod_ae_plugin.benchmarking.protocols import Protocol
+    from pyod_ae_plugin.benchmarking.evaluation import Protocol, Result
     from pyod_ae_plugin.detectors import NeuralDetector
 
 Rows = Annotated[Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")]
@@ -228,7 +227,7 @@ def bench(
 
     from pyod_ae_plugin.benchmarking import summary
     from pyod_ae_plugin.benchmarking.datasets import folder_datasets, shipped_datasets
-    from pyod_ae_plugin.benchmarking.protocols import PROTOCOLS, AdBenchProtocol
+    from pyod_ae_plugin.benchmarking.evaluation import PROTOCOLS, AdBenchProtocol
 
     names = list(dict.fromkeys(name.strip() for name in detectors.split(",") if name.strip()))
     _check_output(output, ".csv", ".json")

@@ -12,10 +12,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli
 from pyod_ae_plugin.report import rows_shown
-from pyod_ae_plugin.report.card import format_value
 from pyod_ae_plugin.report.contents import (
     MAX_STEPS,
     compute_contents,
+    format_value,
     starting_threshold,
     sweep_thresholds,
 )
