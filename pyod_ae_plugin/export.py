@@ -17,7 +17,7 @@ from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.storage import atomic_write
 
-# The oldest that were tried and could.
+# The oldest versions that were tried and worked.
 _LEAST_TORCH, _LEAST_TORCH_FOR_ONNX = "2.6", "2.11"
 _LARGEST_ONNX = 2**31  # protobuf's limit, in bytes
 _ANY_NUMBER_OF_ROWS = {"X": {0: Dim("n")}}
@@ -44,9 +44,16 @@ def export_program(fitted: Fitted) -> ExportedProgram:
     the network or the score head, or if labels are not set by a threshold on the score.
     """
     _check_torch(_LEAST_TORCH)
+    if not fitted.is_labelled_by_score:
+        raise ValueError(
+            f"{type(fitted.thresholder).__name__} labels rows by a scale of its own and not by a "
+            "threshold on the score, so its labels cannot be exported. Fit with a share of "
+            "outliers, or with a rule of pyod_ae_plugin.thresholds, as contamination; or set "
+            "threshold_ on the fitted detector."
+        )
     module = fitted.scoring_module
-    labelled = LabelledScores(copy.deepcopy(module).cpu(), _threshold(fitted)).eval()
-    # Two rows: of the numbers 0 and 1 torch would make constants.
+    labelled = LabelledScores(copy.deepcopy(module).cpu(), fitted.threshold).eval()
+    # Two rows, since torch takes the sizes 0 and 1 for constants.
     rows = torch.zeros(2, fitted.n_features, dtype=torch.float64)
     try:
         return torch.export.export(
@@ -95,18 +102,6 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
     model.metadata_props.update(properties)
     with atomic_write(path) as new:
         new.write_bytes(exported.model_proto.SerializeToString())
-
-
-def _threshold(fitted: Fitted) -> float:
-    """The score above which rows are outliers."""
-    if not fitted.is_labelled_by_score:
-        raise ValueError(
-            f"{type(fitted.thresholder).__name__} labels rows by a scale of its own and not by a "
-            "threshold on the score, so its labels cannot be exported. Fit with a share of "
-            "outliers, or with a rule of pyod_ae_plugin.thresholds, as contamination; or set "
-            "threshold_ on the fitted detector."
-        )
-    return float(fitted.threshold)
 
 
 def _check_torch(least: str) -> None:

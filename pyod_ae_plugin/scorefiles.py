@@ -57,7 +57,11 @@ class Parts:
             return kept
         scores = score(batch)
         with _write_errors(self._output):
-            self._keep(path, scores)
+            if not self._folder.exists():
+                self._folder.mkdir()
+                self._identity_file.write_text(self._identity)
+            with atomic_write(path) as new:
+                np.save(new, scores)
         return scores
 
     def __iter__(self) -> Iterator[Array]:
@@ -67,14 +71,6 @@ class Parts:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self._folder)
-
-    def _keep(self, path: Path, scores: Array) -> None:
-        """Write the scores of a batch, and before those of the first the identity."""
-        if not self._folder.exists():
-            self._folder.mkdir()
-            self._identity_file.write_text(self._identity)
-        with atomic_write(path) as new:
-            np.save(new, scores)
 
     def _path(self, i: int) -> Path:
         return self._folder / f"{i:08}.npy"

@@ -18,13 +18,14 @@ from torch import Tensor, uint8
 
 MODEL_SUFFIX = ".safetensors"
 
-_CHECKPOINT_FORMAT = "1"
 _DESCRIPTION = "detector.json"
 _KEY = "detector"  # of the description in the metadata of a single file
 _DIGEST = "sha256"
 # A crash while files are written leaves some that begin with a dot.
 _OURS = re.compile(r"detector\.json|tensors-\w+\.safetensors|\.(detector|tensors)-.*")
 _LARGEST_DESCRIPTION = 2**26  # bytes; 100,000 features with long names take 5 MiB
+# What JSON and the checks raise on a damaged file.
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 # ------------------------------------------------------------------------------ atomic writes
 
@@ -105,16 +106,15 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"{path} holds no saved detector.{lacking}")
     try:
         if path.is_dir():
-            description = _read_description(described_in)
+            if described_in.stat().st_size > _LARGEST_DESCRIPTION:
+                raise ValueError(f"{_DESCRIPTION} is larger than {_LARGEST_DESCRIPTION} bytes")
+            description = json.loads(described_in.read_text())
             tensors, _ = read_tensors(path / _tensors_name(description[_DIGEST]))
         else:
             tensors, metadata = read_tensors(path)
             description = json.loads(metadata[_KEY])
         digest = description.pop(_DIGEST)
-    # whatever JSON and safetensors raise on bytes that are not theirs
-    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(path, error) from error
-    except (RecursionError, MemoryError, SafetensorError) as error:
+    except (*_DAMAGED, OSError, MemoryError, SafetensorError) as error:
         raise damaged(path, error) from error
     if digest != _digest(description, tensors):
         raise damaged(path, "its content does not match its digest")
@@ -148,13 +148,6 @@ def _write_folder(path: Path, described: str, digest: str, tensors: Mapping[str,
     for file in path.iterdir():
         if file.name not in (_DESCRIPTION, tensors_path.name):
             file.unlink()
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LARGEST_DESCRIPTION:
-        raise ValueError(f"{path.name} is larger than {_LARGEST_DESCRIPTION} bytes")
-    description: dict[str, Any] = json.loads(path.read_text())
-    return description
 
 
 def _is_replaceable(path: Path) -> bool:
@@ -195,7 +188,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
-        self._described = {"format": _CHECKPOINT_FORMAT, "fit": fingerprint}
+        self._described = {"format": "1", "fit": fingerprint}
 
     def save(self, state: Mapping[str, Tensor]) -> None:
         """Write a state. If an OSError is raised, the last state stays as it is."""

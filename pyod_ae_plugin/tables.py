@@ -6,6 +6,7 @@ import csv
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def _csv(path: Path, columns: Sequence[str] | None, without: str | None) -> Tabl
                 pass  # until it raises an error that, unlike pyarrow's, names line and column
             raise
 
-    reader = read if arrow.is_installed() else read_in_python
+    reader = read if find_spec("pyarrow") else read_in_python
     return Table(path, selected if has_names else None, None, reader)
 
 

@@ -20,7 +20,6 @@ from pyod_ae_plugin.benchmarking.evaluation import METRICS, Result
 from pyod_ae_plugin.fitted import Array
 
 OURS = ("AutoEncoder", "AutoEncoderEnsemble", "VAE")
-_SECONDS = ("fit_seconds", "score_seconds")
 _HEADINGS = ("ROC AUC", "AP", "P@n", "fit s", "score s")
 
 
@@ -148,7 +147,7 @@ def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
 def _means(results: Iterable[Result], detector: str, dataset: str) -> list[float]:
     """Mean metrics and seconds over the seeds; NaN if all seeds failed."""
     runs = [r for r in results if r.detector == detector and r.dataset == dataset]
-    names = METRICS + _SECONDS
+    names = (*METRICS, "fit_seconds", "score_seconds")
     return list(_nanmean(np.array([[getattr(r, name) for name in names] for r in runs])))
 
 
@@ -171,5 +170,5 @@ def _table(*headings: str, title: str) -> Table:
 
 def _cells(values: Sequence[float]) -> list[str]:
     """Format means, a missing one as a dash."""
-    digits = [3] * len(METRICS) + [2, 3]
+    digits = (3, 3, 3, 2, 3)
     return ["-" if v != v else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]

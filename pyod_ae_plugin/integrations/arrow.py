@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-
-_BUFFER = 2**20  # bytes
-
-
-def is_installed() -> bool:
-    """Whether pyarrow is installed."""
-    return find_spec("pyarrow") is not None
 
 
 def pyarrow() -> Any:
@@ -48,7 +40,7 @@ class ParquetFiles:
         """Yield the columns as float64 arrays of at most ``n_rows`` rows, in order."""
         for path in self._files:
             # pyarrow.dataset would decode whole row groups, which can be of any size.
-            with pyarrow().parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
+            with pyarrow().parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
                 _check_columns(path, file.schema_arrow, columns)
                 for batch in file.iter_batches(n_rows, columns=list(columns)):
                     yield _as_array(batch.select(list(columns)))

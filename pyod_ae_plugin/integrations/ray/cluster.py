@@ -20,7 +20,7 @@ from pyod_ae_plugin.fitted import Array
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
 
-_FILE = "detector.safetensors"
+MODEL_FILE = "detector.safetensors"
 
 
 def ray_module(name: str = "ray") -> Any:
@@ -90,12 +90,12 @@ def to_bytes(detector: NeuralDetector) -> bytes:
         ),
     )
     with TemporaryDirectory() as folder:
-        lean.save(Path(folder) / _FILE)
-        return (Path(folder) / _FILE).read_bytes()
+        lean.save(Path(folder) / MODEL_FILE)
+        return (Path(folder) / MODEL_FILE).read_bytes()
 
 
 def from_bytes(content: bytes, device: str | None = None) -> NeuralDetector:
     """The detector in the contents of a ``.safetensors`` file."""
     with TemporaryDirectory() as folder:
-        (Path(folder) / _FILE).write_bytes(content)
-        return load_detector(Path(folder) / _FILE, device)
+        (Path(folder) / MODEL_FILE).write_bytes(content)
+        return load_detector(Path(folder) / MODEL_FILE, device)

@@ -14,8 +14,8 @@ from pyod_ae_plugin import load_detector
 from pyod_ae_plugin.detectors.base import adopt, check_params, fitted_of
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.saved import described_params
-from pyod_ae_plugin.integrations.ray.cluster import feature_columns, ray_module
-from pyod_ae_plugin.integrations.ray.worker import MODEL_FILE, fit_shard, raise_error
+from pyod_ae_plugin.integrations.ray.cluster import MODEL_FILE, feature_columns, ray_module
+from pyod_ae_plugin.integrations.ray.worker import fit_shard, raise_error
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector

@@ -21,7 +21,7 @@ from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.detectors.rows import TrainingRows, as_rows
 from pyod_ae_plugin.engine.options import TrainingOptions, chosen, n_trained
 from pyod_ae_plugin.fitted import Array, Fitted
-from pyod_ae_plugin.integrations.ray.cluster import as_array, ray_module
+from pyod_ae_plugin.integrations.ray.cluster import MODEL_FILE, as_array, ray_module
 from pyod_ae_plugin.networks import joined
 from pyod_ae_plugin.storage import Checkpoint
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MODEL_FILE = "detector.safetensors"
 _ERROR_FILE = "error.json"
 _READ_ROWS = 2**16
 # Distance between the seeds of two workers, so that seeds of members never coincide.
