@@ -44,8 +44,6 @@ BENCH_DETECTORS = (
     "AutoEncoder,VAE,AutoEncoderEnsemble,"
     "pyod.AutoEncoder,pyod.VAE,pyod.IForest,pyod.ECOD,pyod.KNN,pyod.LOF,pyod.HBOS"
 )
-BENCH_ROWS = 10_000  # as ADBench
-TABLE_WIDTH = 96
 
 
 def main() -> None:
@@ -216,7 +214,7 @@ def bench(
     ] = None,
     max_rows: Annotated[
         int, typer.Option(min=10, help="Draw at most this many rows from a data set.")
-    ] = BENCH_ROWS,
+    ] = 10_000,  # as ADBench
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write all runs to a .csv or .json file.")
     ] = None,
@@ -244,7 +242,7 @@ def bench(
     results = _run([rules.draw(dataset) for dataset in found], names, rules, n_seeds)
 
     console = Console()
-    console.width = max(console.width, TABLE_WIDTH)  # a narrow terminal wraps, not truncates
+    console.width = max(console.width, 96)  # a narrow terminal wraps, not truncates
     console.print(summary.dataset_table(results))
     console.print(summary.mean_table(results))
     title = f"{protocol} with duplicates" if duplicates else protocol

@@ -75,7 +75,7 @@ def plot_history(detector: NeuralDetector, ax: Axes | None = None) -> Axes:
     check_is_fitted(detector, "history_")
     history = detector.history_
     epochs = range(1, len(history["loss"]) + 1)
-    ax = _axes(ax)
+    ax = open_axes(ax)
     ax.plot(epochs, history["loss"], color=BLUE, marker=".", label="training rows")
     if "validation_loss" in history:
         validation = history["validation_loss"]
@@ -133,7 +133,7 @@ def plot_scores(
     edges, n_beyond = score_bins(scores, detector.threshold_)
     binned = scores.clip(max=edges[-1])
     bars: dict[str, Any] = {"bins": edges, "edgecolor": "black", "linewidth": 0.4}
-    ax = _axes(ax)
+    ax = open_axes(ax)
     if y is None:
         ax.hist(binned, facecolor=GREY, **bars)
     else:
@@ -195,7 +195,7 @@ def plot_roc(detector: NeuralDetector, X: Any, y: Any, ax: Axes | None = None) -
     scores, labels, flagged = _evaluated(detector, X, y)
     false_positive_rate, true_positive_rate, _ = roc_curve(labels, scores)
     name = f"{type(detector).__name__} (AUC {roc_auc_score(labels, scores):.3f})"
-    ax = _axes(ax, 4.8, 4.8)
+    ax = open_axes(ax, 4.8, 4.8)
     ax.plot(false_positive_rate, true_positive_rate, color=BLUE, label=name)
     ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="random scores")
     ax.plot(flagged[labels == 0].mean(), flagged[labels == 1].mean(), "o", **_MARK)
@@ -244,7 +244,7 @@ def plot_precision_recall(detector: NeuralDetector, X: Any, y: Any, ax: Axes | N
     precision, recall, _ = precision_recall_curve(labels, scores)
     mean = average_precision_score(labels, scores)
     name = f"{type(detector).__name__} (average precision {mean:.3f})"
-    ax = _axes(ax, 4.8, 4.8)
+    ax = open_axes(ax, 4.8, 4.8)
     # Steps, because precision between two thresholds does not lie on a straight line.
     ax.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=name)
     ax.axhline(labels.mean(), color=GREY, linestyle=":", label="random scores")
@@ -316,7 +316,7 @@ def plot_latent(detector: NeuralDetector, X: Any, y: Any = None, ax: Axes | None
     else:
         labels, classes = checked_labels(y, len(codes)), ("inliers", "outliers")
     points, (x_name, y_name) = in_two_dimensions(codes, lambda: detector.decision_function(X))
-    ax = _axes(ax)
+    ax = open_axes(ax)
     for label, name, color, marker in zip((0, 1), classes, (BLUE, ORANGE), ".x", strict=True):
         drawn = points[labels == label]
         ax.scatter(drawn[:, 0], drawn[:, 1], s=25, color=color, marker=marker, label=name)
@@ -372,7 +372,7 @@ def plot_reconstruction(
     given, reconstructed = given[drawn], reconstructed[drawn]
 
     places = np.arange(len(drawn))
-    ax = _axes(ax, 7, 1.3 + 0.3 * len(drawn))
+    ax = open_axes(ax, 7, 1.3 + 0.3 * len(drawn))
     ax.hlines(places, given, reconstructed, color=GREY, linewidth=3)
     ax.plot(reconstructed, places, "s", color=ORANGE, mfc="white", label="reconstruction")
     ax.plot(given, places, "o", color=BLUE, label="row")
@@ -439,7 +439,7 @@ def plot_images(
     # 1 is drawn black: strokes are dark on white, and so are differences.
     strips = [_side_by_side(x, shape) for x in (*shades, np.abs(shades[0] - shades[1]))]
     height, width = strips[0].shape
-    ax = _axes(ax, min(1.2 * len(given) + 1, 14), 4)
+    ax = open_axes(ax, min(1.2 * len(given) + 1, 14), 4)
     ax.imshow(np.vstack(strips), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     ax.set_yticks(height * (np.arange(3) + 0.5), ["row", "reconstruction", "difference"])
     middles = width / len(given) * (np.arange(len(given)) + 0.5)
@@ -507,7 +507,7 @@ def plot_explanation(
         lengths.append(contributions[others].sum())
         colors.append(GREY)
 
-    ax = _axes(ax, 7, 1.3 + 0.36 * len(labels))
+    ax = open_axes(ax, 7, 1.3 + 0.36 * len(labels))
     bars = ax.barh(range(len(labels)), lengths, color=colors)
     ax.bar_label(bars, fmt="{:+.3g}", padding=3)
     ax.set_yticks(range(len(labels)), labels)
@@ -568,7 +568,7 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
         label = "outlier" if labels[i] else ""
         cells.append([i + 1, row_name, f"{scores[order[i]]:.4g}", label, reasons])
 
-    ax = _axes(ax, 9, 0.8 + 0.3 * len(cells))
+    ax = open_axes(ax, 9, 0.8 + 0.3 * len(cells))
     columns = ["Rank", "Row", "Score", "Label", "Largest contributions"]
     table = ax.table(
         cells, colLabels=columns, cellLoc="left", colLoc="left", edges="horizontal", loc="center"
@@ -587,8 +587,11 @@ def _feature_names(detector: NeuralDetector) -> Array:
     return np.array(names, dtype=object)
 
 
-def _axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
-    """Return ax, or the axes of a new figure of this size in inches, with an open frame."""
+# ---------------------------------------------------------------- shared with reports and charts
+
+
+def open_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
+    """Return ax, or the axes of a new pyplot figure of this size in inches, with an open frame."""
     if ax is None:
         try:
             from matplotlib import pyplot
@@ -598,9 +601,6 @@ def _axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
         ax = pyplot.subplots(figsize=(width, height), layout="constrained")[1]
     ax.spines[["top", "right"]].set_visible(False)
     return ax
-
-
-# ---------------------------------------------------------------- shared with reports
 
 
 def score_bins(scores: Array, threshold: float) -> tuple[list[float], int]:

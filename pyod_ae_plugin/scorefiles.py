@@ -22,8 +22,6 @@ from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.tables import Table
 
 WRITABLE = (".csv", ".npy", ".npz", ".parquet")
-# Rows that are kept for the drift test, which needs no more.
-_SAMPLE_ROWS = 10_000
 
 
 class Scored(NamedTuple):
@@ -96,7 +94,8 @@ def score_table(
     check_writable(output)
     parts = Parts(output, _identity(table, model, device))
     n_outliers = 0
-    sample, generator = RowSample(_SAMPLE_ROWS), torch.Generator().manual_seed(0)
+    # The drift test needs no more than 10,000 rows.
+    sample, generator = RowSample(10_000), torch.Generator().manual_seed(0)
     for batch in table.with_progress("Scoring"):
         scores = parts.add(batch, score)
         sample = sample.added(as_rows(batch)[:], generator)

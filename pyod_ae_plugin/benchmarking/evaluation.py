@@ -102,7 +102,6 @@ class AdBenchProtocol(Protocol):
     first_seed = 1
     n_seeds = 3
     scaler = MinMaxScaler
-    min_rows: ClassVar[int] = 1_000
 
     # Draw 1,000 rows with replacement from data sets that have fewer, as ADBench does by default.
     # Copies of a row can then be in both the training and the test rows.
@@ -118,8 +117,8 @@ class AdBenchProtocol(Protocol):
         # ADBench seeds NumPy's global legacy generator once, and draws and splits with it.
         rng = np.random.RandomState(seed)
         drawn = np.arange(n_rows)
-        if self.duplicates and n_rows < self.min_rows:
-            drawn = rng.choice(n_rows, self.min_rows, replace=True)
+        if self.duplicates and n_rows < 1_000:
+            drawn = rng.choice(n_rows, 1_000, replace=True)
         elif n_rows > self.max_rows:
             drawn = rng.choice(n_rows, self.max_rows, replace=False)
         y = dataset.y[drawn]

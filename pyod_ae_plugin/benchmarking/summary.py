@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from scipy.stats import rankdata
 
 from pyod_ae_plugin.benchmarking.evaluation import METRICS, Result
 from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.plots import BLUE, GREY, open_axes
+from pyod_ae_plugin.report.contents import package_versions
 
 OURS = ("AutoEncoder", "AutoEncoderEnsemble", "VAE")
 _HEADINGS = ("ROC AUC", "AP", "P@n", "fit s", "score s")
@@ -98,12 +99,11 @@ def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
 
 def circumstances(protocol: str) -> dict[str, Any]:
     """Describe what results depend on: protocol, versions and machine."""
-    packages = ("pyod-ae-plugin", "pyod", "torch", "scikit-learn", "numpy")
     return {
         "protocol": protocol,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "versions": {package: version(package) for package in packages},
+        "versions": package_versions(),
     }
 
 
@@ -113,15 +113,9 @@ def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
     Each box holds one value for each data set and seed. Detectors that failed everywhere are left
     out.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Charts need matplotlib: pip install 'pyod-ae-plugin[plots]'.") from error
-
     means = [m for m in reversed(detector_means(results)) if m.values[0] == m.values[0]]
     aucs = [[r.roc_auc for r in results if r.detector == m.detector and not r.error] for m in means]
-    figure = Figure(figsize=(8, 1.2 + 0.42 * len(means)), layout="constrained")
-    axes = figure.add_subplot()
+    axes = open_axes(None, 8, 1.2 + 0.42 * len(means))
     boxes = axes.boxplot(
         aucs,
         orientation="horizontal",
@@ -134,14 +128,14 @@ def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
     )
     for box, mean in zip(boxes["boxes"], means, strict=True):
         ours = mean.detector in OURS
-        box.set(facecolor="#0072B2" if ours else "#DDDDDD", hatch="//" if ours else None)
+        box.set(facecolor=BLUE if ours else GREY, hatch="//" if ours else None)
     axes.set_yticks(
         range(1, len(means) + 1), [f"{m.detector}  (mean {m.values[0]:.3f})" for m in means]
     )
     axes.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel="ROC AUC, one value for each data set and seed", title=title)
     axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=150)
+    axes.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
 
 
 def _means(results: Iterable[Result], detector: str, dataset: str) -> list[float]:

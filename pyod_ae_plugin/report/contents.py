@@ -231,9 +231,13 @@ def model_card(detector: NeuralDetector) -> Card:
         "Seed (random_state)": values["random_state"],
         "Scored on": str(detector.scoring_module_.standardize.scale.device),
     }
+    return Card(facts, parameters, {"Python": platform.python_version(), **package_versions()})
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
     packages = ("pyod-ae-plugin", "pyod", "torch", "scikit-learn", "numpy")
-    versions = {"Python": platform.python_version(), **{p: version(p) for p in packages}}
-    return Card(facts, parameters, versions)
+    return {package: version(package) for package in packages}
 
 
 def _parameters(detector: NeuralDetector) -> list[Parameter]:

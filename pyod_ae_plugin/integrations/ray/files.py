@@ -96,10 +96,10 @@ def _errors_named(data: Path) -> Iterator[None]:
     except ray_module("ray.exceptions").RayError as error:
         # Ray hands on only the text of a worker's traceback.
         kinds = "|".join(kind.__name__ for kind in USER_ERRORS)
-        told = re.findall(f"^(?:{kinds}): (.+)$", str(error), re.MULTILINE)
-        if not told:
+        messages = re.findall(f"^(?:{kinds}): (.+)$", str(error), re.MULTILINE)
+        if not messages:
             raise
-        raise ValueError(f"{data}: {told[-1]}") from error
+        raise ValueError(f"{data}: {messages[-1]}") from error
 
 
 def _kind_of(device: str) -> Literal["cpu", "cuda"]:
