@@ -1,8 +1,8 @@
 """Plots of detectors, each drawn on one matplotlib Axes.
 
 The colours can be told apart with colour-blind eyes. Classes also differ in marker or hatch, so
-that a black-and-white print loses nothing. Without matplotlib (extra ``plots``) and without ``ax``
-each function raises an ImportError.
+that a black-and-white print loses nothing. Each function raises an ImportError if matplotlib (extra
+``plots``) is missing.
 """
 
 from __future__ import annotations
