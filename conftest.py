@@ -3,7 +3,12 @@
 import os
 from importlib.util import find_spec
 
-import torch
+# On some processors MKL, which computes torch's matrix products, rounds those with few columns by
+# the place of a row in memory, unless it is told not to: docs/numbers.md. It reads this at its first
+# product.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+import torch  # noqa: E402
 
 if not torch.cuda.is_available():
     # Triton decides when it is first imported, and torch may be what imports it.

@@ -29,10 +29,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tables import table
 
 from pyod_ae_plugin import create_detector
-from pyod_ae_plugin.benchmarking.datasets import Array, Dataset, folder_datasets
-from pyod_ae_plugin.benchmarking.evaluation import Result
-from pyod_ae_plugin.benchmarking.protocols import OutlierProtocol
+from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets
+from pyod_ae_plugin.benchmarking.evaluation import OutlierProtocol, Result
 from pyod_ae_plugin.benchmarking.summary import circumstances, write_results
+from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.integrations.ray import fit_dataset
 
 Fit = Callable[[BaseDetector, Array], BaseDetector]

@@ -33,8 +33,13 @@ from tqdm import tqdm
 
 from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
-from pyod_ae_plugin.benchmarking.evaluation import Result, evaluate
-from pyod_ae_plugin.benchmarking.protocols import NoveltyProtocol, OutlierProtocol, Protocol
+from pyod_ae_plugin.benchmarking.evaluation import (
+    NoveltyProtocol,
+    OutlierProtocol,
+    Protocol,
+    Result,
+    evaluate,
+)
 from pyod_ae_plugin.benchmarking.summary import (
     circumstances,
     detector_means,

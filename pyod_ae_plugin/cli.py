@@ -11,7 +11,6 @@ import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,9 +18,12 @@ import typer
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.benchmarking.datasets import Dataset
-    from pyod_ae_plugin.benchmarking.evaluation import Result
-    from pyod_ae_plugin.benchmarking.protocols import Protocol
+    from pyod_ae_plugin.benchmarking.evaluation import Protocol, Result
+    from pyod_ae_plugin.detectors import NeuralDetector
 
+Rows = Annotated[Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")]
+Model = Annotated[Path, typer.Option(help="A model that `pyod-ae fit` saved.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: as fitted.")]
 Engine = Annotated[
     Literal["local", "ray"],
     typer.Option(help="Where to compute: this machine, or a Ray cluster."),
@@ -42,8 +44,6 @@ BENCH_DETECTORS = (
     "AutoEncoder,VAE,AutoEncoderEnsemble,"
     "pyod.AutoEncoder,pyod.VAE,pyod.IForest,pyod.ECOD,pyod.KNN,pyod.LOF,pyod.HBOS"
 )
-BENCH_ROWS = 10_000  # as ADBench
-TABLE_WIDTH = 96
 
 
 def main() -> None:
@@ -65,9 +65,7 @@ def list_detectors() -> None:
 
 @app.command()
 def fit(
-    data: Annotated[
-        Path, typer.Argument(help="Training rows: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")
-    ],
+    data: Rows,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Where to save: a folder or .safetensors file."),
@@ -116,14 +114,12 @@ def fit(
 
 @app.command()
 def score(
-    data: Annotated[
-        Path, typer.Argument(help="Rows to score: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")
-    ],
-    model: Annotated[Path, typer.Option(help="A model that `pyod-ae fit` saved.")],
+    data: Rows,
+    model: Model,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet file to write.")
     ],
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as fitted.")] = None,
+    device: Device = None,
     engine: Engine = "local",
     address: Address = None,
 ) -> None:
@@ -147,8 +143,7 @@ def score(
 
     check_writable(output)
     detector = load_detector(model, device)
-    names = getattr(detector, "feature_names_in_", None)
-    table = read_table(data, columns=None if names is None else list(names))
+    table = read_table(data, columns=_features(detector))
     # Columns have been matched by name already, and batches have no names to check again.
     warnings.filterwarnings("ignore", "X does not have valid feature names")
     scored = score_table(
@@ -165,15 +160,13 @@ def score(
 
 @app.command()
 def report(
-    data: Annotated[
-        Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")
-    ],
-    model: Annotated[Path, typer.Option(help="A model that `pyod-ae fit` saved.")],
+    data: Rows,
+    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .html file to write.")],
     label: Annotated[
         str | None, typer.Option(help="Name of a column of true labels: 0 inliers, 1 outliers.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as fitted.")] = None,
+    device: Device = None,
 ) -> None:
     """Write a report on a table, by a saved detector: one page to read in a browser."""
     from pyod_ae_plugin import load_detector
@@ -181,17 +174,15 @@ def report(
     from pyod_ae_plugin.tables import read_table
 
     require_bokeh()
-    if output.suffix != ".html" or not output.resolve().parent.is_dir():
-        raise typer.BadParameter(f"{output} must end in .html, and its folder must exist.")
+    _check_output(output, ".html")
     detector = load_detector(model, device)
-    names = getattr(detector, "feature_names_in_", None)
-    table = read_table(data, columns=None if names is None else list(names), without=label)
+    table = read_table(data, columns=_features(detector), without=label)
     labels = None if label is None else read_table(data, columns=[label]).values[:, 0]
     batches = table.with_progress("Reading")
     contents = compute_contents(detector, batches, labels, lambda i: i + 1, source=data.name)
     Report(contents).save(output)
-    n_flagged = contents.n_flagged
-    typer.echo(f"Reported on {contents.n_rows} rows: {n_flagged} outliers. Written to {output}.")
+    n_rows, n_outliers = contents.n_rows, contents.n_flagged
+    typer.echo(f"Reported on {n_rows} rows: {n_outliers} outliers. Written to {output}.")
 
 
 @app.command()
@@ -223,7 +214,7 @@ def bench(
     ] = None,
     max_rows: Annotated[
         int, typer.Option(min=10, help="Draw at most this many rows from a data set.")
-    ] = BENCH_ROWS,
+    ] = 10_000,  # as ADBench
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write all runs to a .csv or .json file.")
     ] = None,
@@ -232,13 +223,9 @@ def bench(
     """Compare detectors on labelled data sets, by default on those of scikit-learn."""
     from rich.console import Console
 
-    from pyod_ae_plugin.benchmarking.protocols import PROTOCOLS, AdBenchProtocol
-    from pyod_ae_plugin.benchmarking.summary import (
-        dataset_table,
-        draw_chart,
-        mean_table,
-        write_results,
-    )
+    from pyod_ae_plugin.benchmarking import summary
+    from pyod_ae_plugin.benchmarking.datasets import folder_datasets, shipped_datasets
+    from pyod_ae_plugin.benchmarking.evaluation import PROTOCOLS, AdBenchProtocol
 
     names = list(dict.fromkeys(name.strip() for name in detectors.split(",") if name.strip()))
     _check_output(output, ".csv", ".json")
@@ -251,18 +238,19 @@ def bench(
         else PROTOCOLS[protocol](max_rows)
     )
     n_seeds = seeds or rules.n_seeds
-    results = _run(_datasets(data, rules), names, rules, n_seeds)
+    found = shipped_datasets() if data is None else folder_datasets(data)
+    results = _run([rules.draw(dataset) for dataset in found], names, rules, n_seeds)
 
     console = Console()
-    console.width = max(console.width, TABLE_WIDTH)  # a narrow terminal wraps, not truncates
-    console.print(dataset_table(results))
-    console.print(mean_table(results))
+    console.width = max(console.width, 96)  # a narrow terminal wraps, not truncates
+    console.print(summary.dataset_table(results))
+    console.print(summary.mean_table(results))
     title = f"{protocol} with duplicates" if duplicates else protocol
     console.print(f"Protocol {title}, {n_seeds} seed(s), at most {max_rows} rows per data set.")
     if output is not None:
-        write_results(results, output, title)
+        summary.write_results(results, output, title)
     if chart is not None:
-        draw_chart(results, chart, f"Protocol {title}")
+        summary.draw_chart(results, chart, f"Protocol {title}")
     failures = [result for result in results if result.error]
     for result in failures:
         typer.secho(f"{result.detector} on {result.dataset}: {result.error}", fg="red", err=True)
@@ -301,12 +289,10 @@ def _run(
     return results
 
 
-def _datasets(folder: Path | None, protocol: Protocol) -> list[Dataset]:
-    """Read the data sets of a folder, or those of scikit-learn, and draw their rows."""
-    from pyod_ae_plugin.benchmarking.datasets import folder_datasets, shipped_datasets
-
-    datasets: Iterator[Dataset] = shipped_datasets() if folder is None else folder_datasets(folder)
-    return [protocol.draw(dataset) for dataset in datasets]
+def _features(detector: NeuralDetector) -> list[str] | None:
+    """Names of the features that the detector was fitted to, if it was fitted to names."""
+    names = getattr(detector, "feature_names_in_", None)
+    return None if names is None else list(names)
 
 
 def _on_ray(engine: str, address: str | None) -> bool:

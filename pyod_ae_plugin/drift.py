@@ -1,19 +1,17 @@
-"""Whether new rows come from where the training rows came from."""
+"""Tests whether new rows are distributed as the training rows were."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import comb
 from scipy.stats import ks_2samp, kstwo
 
-from pyod_ae_plugin.fitted import Fitted, spread_sample
+from pyod_ae_plugin.fitted import Array, Fitted, spread_sample
 
-Array = np.ndarray[Any, Any]
-
-# Beyond, asymptotic p-values are close to the exact ones, and much cheaper.
+# With more rows asymptotic p-values are close to the exact ones, and much cheaper.
 _MOST_EXACT = 1_000
 _MOST_NAMED = 5
 
@@ -24,14 +22,14 @@ class Comparison(NamedTuple):
     Parameters
     ----------
     name : str
-        Of the feature, or 'score'.
+        Name of the feature, or 'score'.
     statistic : float in [0, 1]
-        Largest distance between the two empirical distribution functions: how large the difference
-        is, whatever the number of rows.
+        Largest distance between the two empirical distribution functions: the size of the
+        difference, whatever the number of rows.
     p_value : float
         NaN if the statistic was not tested.
     adjusted_p_value : float
-        By Holm's procedure, over all tests of the report.
+        Adjusted by Holm's procedure, over all tests of the report.
 
     Examples
     --------
@@ -58,20 +56,17 @@ class DriftReport:
     features : tuple of Comparison
         One for each feature, in their order.
     score : Comparison
-        Of the anomaly scores; tested only where scores of rows that were held out are there.
+        The anomaly scores. They are tested only if rows were held out from training.
     alpha : float
         If nothing drifted, the probability that anything is called drifted is at most this.
-    n_rows : int
-        New rows.
-    n_reference : int
-        Rows of training that they were compared with.
+    n_rows, n_reference : int
+        Numbers of new rows and of training rows that were compared.
     critical_value : float
-        Where a feature's KS statistic is above about this, it has drifted, whatever the others are.
-        The fewer rows, the higher it is: what lies below may have drifted unseen.
-    outlier_share : float
-        Of the new rows.
-    expected_outlier_share : float
-        Of the rows held out, or else of the training rows.
+        KS statistic above about which a feature has drifted, whatever the others are. With fewer
+        rows it is higher, and smaller drift may go unseen.
+    outlier_share, expected_outlier_share : float
+        Share of outliers among the new rows, and among the rows held out (or else those of
+        training).
 
     Examples
     --------
@@ -100,17 +95,17 @@ class DriftReport:
 
     @property
     def score_drifted(self) -> bool:
-        """Whether the scores did; False if they were not tested."""
+        """Whether the scores drifted; False if they were not tested."""
         return self.score.adjusted_p_value <= self.alpha
 
     @property
     def drifted(self) -> bool:
-        """Whether anything did."""
+        """Whether any feature or the scores drifted."""
         return self.score_drifted or bool(self.drifted_features)
 
     def __str__(self) -> str:
         """Two lines: the features; the score and the outliers."""
-        return f"{self._about_features()}\n{self._about_score()}; {self._about_outliers()}."
+        return f"{self._about_features()}\n{self._about_rows()}"
 
     def _about_features(self) -> str:
         names, k = self.drifted_features, len(self.features)
@@ -124,42 +119,28 @@ class DriftReport:
         others = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         return f"Drift in {len(names)} of {k} features: {named}{others}."
 
-    def _about_score(self) -> str:
+    def _about_rows(self) -> str:
         if np.isnan(self.score.p_value):
-            return "Scores not tested, which needs held_out_threshold=True"
-        found = "Drift" if self.score_drifted else "No drift"
-        return f"{found} in the scores (KS {self.score.statistic:.2f})"
-
-    def _about_outliers(self) -> str:
-        expected = "training" if np.isnan(self.score.p_value) else "the rows held out"
+            score, expected = "Scores not tested, which needs held_out_threshold=True", "training"
+        else:
+            found = "Drift" if self.score_drifted else "No drift"
+            score = f"{found} in the scores (KS {self.score.statistic:.2f})"
+            expected = "the rows held out"
         return (
-            f"{self.outlier_share:.1%} of {self.n_rows} rows are outliers, "
-            f"{self.expected_outlier_share:.1%} in {expected}"
+            f"{score}; {self.outlier_share:.1%} of {self.n_rows} rows are outliers, "
+            f"{self.expected_outlier_share:.1%} in {expected}."
         )
 
 
 def compare(fitted: Fitted, rows: Array, scores: Array, alpha: float) -> DriftReport:
-    """Compare new rows and their scores with those of training.
+    """Compare new rows [n, n_features] and their scores [n] with those of training.
 
     Each feature, and the score, is compared by the two-sample Kolmogorov-Smirnov test. Holm's
     procedure [1]_ adjusts the p-values: it needs nothing of how features depend on each other, and
-    keeps the probability of any false alarm, where Benjamini and Hochberg's would keep the share
-    of false alarms among many.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        What was learned. Scores are tested where rows were kept from training: those of rows that
-        the network was trained on are lower.
-    rows : ndarray of shape (n, n_features)
-    scores : ndarray of shape (n,)
-        Of the new rows.
-    alpha : float
-
-    Raises
-    ------
-    ValueError
-        If the rows are so few that no test could find anything, whatever their values.
+    keeps the probability of any false alarm, where Benjamini and Hochberg's would keep the share of
+    false alarms among many. Scores are tested where rows were kept from training: those of rows
+    that the network was trained on are lower. Raises ValueError if the rows are so few that no test
+    could find anything.
 
     References
     ----------
@@ -168,11 +149,12 @@ def compare(fitted: Fitted, rows: Array, scores: Array, alpha: float) -> DriftRe
     """
     test_scores = fitted.held_out_scores is not None
     expected = fitted.decision_scores if fitted.held_out_scores is None else fitted.held_out_scores
-    names = fitted.feature_names_in
-    names = [f"x{i}" for i in range(fitted.n_features)] if names is None else names
-    reference, n_tests = fitted.drift_reference, len(names) + test_scores
-    _check_enough(len(rows), len(reference), n_tests, alpha)
-    rows, reference = _of_one_precision(rows, reference)
+    names = [f"x{i}" for i in range(fitted.n_features)]
+    if fitted.feature_names_in is not None:
+        names = list(fitted.feature_names_in)
+    n, m, n_tests = len(rows), len(fitted.drift_reference), len(names) + test_scores
+    _check_enough(n, m, n_tests, alpha)
+    rows, reference = _in_coarser_type(rows, fitted.drift_reference)
     pairs = [
         *zip(rows.T, reference.T, strict=True),
         (scores, expected[spread_sample(len(expected))]),
@@ -188,22 +170,16 @@ def compare(fitted: Fitted, rows: Array, scores: Array, alpha: float) -> DriftRe
         features=tuple(features),
         score=score,
         alpha=alpha,
-        n_rows=len(rows),
-        n_reference=len(reference),
-        critical_value=_critical_value(len(rows), len(reference), alpha / n_tests),
+        n_rows=n,
+        n_reference=m,
+        critical_value=float(kstwo.isf(alpha / n_tests, max(round(n * m / (n + m)), 1))),
         outlier_share=float(fitted.labels_of(scores).mean()),
         expected_outlier_share=float(fitted.labels_of(expected).mean()),
     )
 
 
 def holm(p_values: Array) -> Array:
-    """P-values [k], adjusted by Holm's procedure.
-
-    Examples
-    --------
-    >>> holm(np.array([0.5, 0.01, 0.02]))
-    array([0.5 , 0.03, 0.04])
-    """
+    """P-values [k], adjusted by Holm's procedure."""
     order, k = p_values.argsort(), len(p_values)
     adjusted = np.empty(k)
     adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(k, 0, -1)).clip(max=1)
@@ -218,10 +194,6 @@ def _ks(a: Array, b: Array) -> tuple[float, float]:
     return float(statistic), float(p_value)
 
 
-def _critical_value(n: int, m: int, level: float) -> float:
-    return float(kstwo.isf(level, max(round(n * m / (n + m)), 1)))
-
-
 def _check_enough(n: int, m: int, n_tests: int, alpha: float) -> None:
     """Raise if even samples that do not overlap would not differ significantly."""
     smallest_p_value = 2 / comb(n + m, n)
@@ -232,8 +204,8 @@ def _check_enough(n: int, m: int, n_tests: int, alpha: float) -> None:
         )
 
 
-def _of_one_precision(*arrays: Array) -> list[Array]:
-    """Arrays in the coarsest of their floating-point types: 0.1 in two of these is no drift."""
+def _in_coarser_type(*arrays: Array) -> list[Array]:
+    """Convert to the coarser floating-point type, so that 0.1 in both of them is no drift."""
     types = [array.dtype for array in arrays if array.dtype.kind == "f"]
     coarsest = min(types, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
     return [array.astype(coarsest, copy=False) for array in arrays]

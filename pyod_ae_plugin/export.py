@@ -17,37 +17,14 @@ from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.storage import atomic_write
 
-OPSET = 18
-
-# The oldest that were tried and could.
+# The oldest versions that were tried and worked.
 _LEAST_TORCH, _LEAST_TORCH_FOR_ONNX = "2.6", "2.11"
 _LARGEST_ONNX = 2**31  # protobuf's limit, in bytes
 _ANY_NUMBER_OF_ROWS = {"X": {0: Dim("n")}}
 
 
 class LabelledScores(nn.Module):
-    """Scores and labels of raw rows, as a detector's ``decision_function`` and ``predict``.
-
-    Parameters
-    ----------
-    module : ScoringModule
-    threshold : float
-        Rows with larger scores are outliers.
-
-    **Shape**
-
-    - Input: ``(n, n_features)``
-    - Output: ``(n,)``, float32, and ``(n,)``, int64
-
-    Examples
-    --------
-    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
-    >>> from pyod_ae_plugin.scoring import Euclidean, Standardize
-    >>> keep_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
-    >>> module = ScoringModule(Standardize(2), keep_nothing, Euclidean(2))
-    >>> LabelledScores(module, 3.0)(torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
-    (tensor([5., 1.]), tensor([1, 0]))
-    """
+    """Scores [n] (float32) and labels [n] (int64) of raw rows [n, n_features]."""
 
     def __init__(self, module: ScoringModule, threshold: float) -> None:
         super().__init__()
@@ -62,28 +39,21 @@ class LabelledScores(nn.Module):
 def export_program(fitted: Fitted) -> ExportedProgram:
     """Export what was fitted, on the CPU, for float64 rows of any number.
 
-    Parameters
-    ----------
-    fitted : Fitted
-        Its scoring module stays as it is.
-
-    Returns
-    -------
-    torch.export.ExportedProgram
-        Takes X [n, n_features] and returns scores [n] and labels [n].
-
-    Raises
-    ------
-    ImportError
-        If torch is too old.
-    ValueError
-        If torch cannot export the network or the score head, or labels are not set by a threshold
-        on the score.
+    The program takes X [n, n_features] and returns scores [n] and labels [n]. The scoring module
+    stays as it is. Raises ImportError if torch is too old, and ValueError if torch cannot export
+    the network or the score head, or if labels are not set by a threshold on the score.
     """
     _check_torch(_LEAST_TORCH)
+    if not fitted.is_labelled_by_score:
+        raise ValueError(
+            f"{type(fitted.thresholder).__name__} labels rows by a scale of its own and not by a "
+            "threshold on the score, so its labels cannot be exported. Fit with a share of "
+            "outliers, or with a rule of pyod_ae_plugin.thresholds, as contamination; or set "
+            "threshold_ on the fitted detector."
+        )
     module = fitted.scoring_module
-    labelled = LabelledScores(copy.deepcopy(module).cpu(), _threshold(fitted)).eval()
-    # Two rows: of the numbers 0 and 1 torch would make constants.
+    labelled = LabelledScores(copy.deepcopy(module).cpu(), fitted.threshold).eval()
+    # Two rows, since torch takes the sizes 0 and 1 for constants.
     rows = torch.zeros(2, fitted.n_features, dtype=torch.float64)
     try:
         return torch.export.export(
@@ -96,20 +66,8 @@ def export_program(fitted: Fitted) -> ExportedProgram:
 def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
     """Write what was fitted to an ONNX file of opset 18, atomically.
 
-    Parameters
-    ----------
-    fitted : Fitted
-        Its scoring module stays as it is.
-    path : Path
-    detector : str
-        Name of the detector, which the file's properties hold beside threshold and feature names.
-
-    Raises
-    ------
-    ImportError
-        If onnxscript is not installed, or torch is too old.
-    ValueError
-        As :func:`export_program`, and if the weights are too large for ONNX.
+    The file's properties hold the name of the detector, the threshold and the feature names. Raises
+    as :func:`export_program`, and ValueError if the weights are too large for ONNX.
     """
     _check_torch(_LEAST_TORCH_FOR_ONNX)
     translations = _translations()
@@ -129,7 +87,7 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
             input_names=["X"],
             output_names=["scores", "labels"],
             dynamic_shapes=_ANY_NUMBER_OF_ROWS,
-            opset_version=OPSET,
+            opset_version=18,
             custom_translation_table=translations,
             verbose=False,
         )
@@ -146,18 +104,6 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
         new.write_bytes(exported.model_proto.SerializeToString())
 
 
-def _threshold(fitted: Fitted) -> float:
-    """The score above which rows are outliers."""
-    if not fitted.is_labelled_by_score:
-        raise ValueError(
-            f"{type(fitted.thresholder).__name__} labels rows by a scale of its own and not by a "
-            "threshold on the score, so its labels cannot be exported. Fit with a share of "
-            "outliers, or with a rule of pyod_ae_plugin.thresholds, as contamination; or set "
-            "threshold_ on the fitted detector."
-        )
-    return float(fitted.threshold)
-
-
 def _check_torch(least: str) -> None:
     if torch.__version__ < least:
         raise ImportError(
@@ -167,7 +113,7 @@ def _check_torch(least: str) -> None:
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """What shall stand in ONNX for torch's operators where torch has it otherwise.
+    """Translations to ONNX that take the place of those of torch.
 
     Torch takes Clip for a clamp with one bound. Its other bound is then the largest float32, so
     that an infinite score would become a finite one.

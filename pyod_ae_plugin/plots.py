@@ -1,7 +1,8 @@
 """Plots of detectors, each drawn on one matplotlib Axes.
 
 The colours can be told apart with colour-blind eyes. Classes also differ in marker or hatch, so
-that a black-and-white print loses nothing.
+that a black-and-white print loses nothing. Each function raises an ImportError if matplotlib (extra
+``plots``) is missing.
 """
 
 from __future__ import annotations
@@ -54,34 +55,27 @@ def plot_history(detector: NeuralDetector, ax: Axes | None = None) -> Axes:
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted detector.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
     matplotlib.axes.Axes
         The axes drawn on.
 
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-
     Examples
     --------
     >>> import numpy as np
-    >>> from matplotlib.figure import Figure
     >>> from pyod_ae_plugin import AutoEncoder
     >>> from pyod_ae_plugin.plots import plot_history
     >>> X = np.random.default_rng(0).normal(size=(300, 5))
     >>> detector = AutoEncoder(epoch_num=20, device="cpu", verbose=0).fit(X)
-    >>> axes = plot_history(detector, ax=Figure().add_subplot())
-    >>> len(axes.lines[0].get_xdata())
+    >>> len(plot_history(detector).lines[0].get_xdata())
     20
     """
     check_is_fitted(detector, "history_")
     history = detector.history_
     epochs = range(1, len(history["loss"]) + 1)
-    ax = _axes(ax)
+    ax = open_axes(ax)
     ax.plot(epochs, history["loss"], color=BLUE, marker=".", label="training rows")
     if "validation_loss" in history:
         validation = history["validation_loss"]
@@ -112,7 +106,7 @@ def plot_scores(
     y : array-like of shape (n_samples,) or None, default=None
         True labels, 0 for inliers and 1 for outliers.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
@@ -121,21 +115,17 @@ def plot_scores(
 
     Raises
     ------
-    ImportError
-        If matplotlib is not installed.
     ValueError
         If y does not hold one label, 0 or 1, for each row.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from matplotlib.figure import Figure
     >>> from pyod_ae_plugin import AutoEncoder
     >>> from pyod_ae_plugin.plots import plot_scores
     >>> X = np.random.default_rng(0).normal(size=(300, 5))
     >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-    >>> axes = plot_scores(detector, ax=Figure().add_subplot())
-    >>> axes.get_title()
+    >>> plot_scores(detector).get_title()
     '300 rows, 30 above the threshold'
     """
     check_is_fitted(detector, "scoring_module_")
@@ -143,7 +133,7 @@ def plot_scores(
     edges, n_beyond = score_bins(scores, detector.threshold_)
     binned = scores.clip(max=edges[-1])
     bars: dict[str, Any] = {"bins": edges, "edgecolor": "black", "linewidth": 0.4}
-    ax = _axes(ax)
+    ax = open_axes(ax)
     if y is None:
         ax.hist(binned, facecolor=GREY, **bars)
     else:
@@ -176,11 +166,11 @@ def plot_roc(detector: NeuralDetector, X: Any, y: Any, ax: Axes | None = None) -
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted detector.
     X : array-like of shape (n_samples, n_features)
-        Rows to score. They need not be the training rows.
+        Rows to score.
     y : array-like of shape (n_samples,)
         True labels, 0 for inliers and 1 for outliers. Both classes must occur.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
@@ -189,37 +179,26 @@ def plot_roc(detector: NeuralDetector, X: Any, y: Any, ax: Axes | None = None) -
 
     Raises
     ------
-    ImportError
-        If matplotlib is not installed.
     ValueError
         If y does not hold one label, 0 or 1, for each row, or holds one class only.
 
-    See Also
-    --------
-    sklearn.metrics.roc_curve : Computes the curve.
-
     Examples
     --------
-    >>> from matplotlib.figure import Figure
     >>> from pyod.utils.data import generate_data
     >>> from pyod_ae_plugin import AutoEncoder
     >>> from pyod_ae_plugin.plots import plot_roc
     >>> X, _, y, _ = generate_data(n_train=300, n_test=1, n_features=5, random_state=0)
     >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-    >>> axes = plot_roc(detector, X, y, ax=Figure().add_subplot())
-    >>> axes.get_xlabel()
+    >>> plot_roc(detector, X, y).get_xlabel()
     'False positive rate'
     """
-    scores = detector.decision_function(X)
-    labels = _labels_of_both_classes(y, len(scores))
-    flagged = np.asarray(detector.predict(X)) == 1
+    scores, labels, flagged = _evaluated(detector, X, y)
     false_positive_rate, true_positive_rate, _ = roc_curve(labels, scores)
     name = f"{type(detector).__name__} (AUC {roc_auc_score(labels, scores):.3f})"
-    ax = _axes(ax, 4.8, 4.8)
+    ax = open_axes(ax, 4.8, 4.8)
     ax.plot(false_positive_rate, true_positive_rate, color=BLUE, label=name)
     ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="random scores")
-    at_threshold = flagged[labels == 0].mean(), flagged[labels == 1].mean()
-    ax.plot(*at_threshold, **_THRESHOLD_MARK)
+    ax.plot(flagged[labels == 0].mean(), flagged[labels == 1].mean(), "o", **_MARK)
     ax.set(xlabel="False positive rate", ylabel="True positive rate", title="ROC")
     ax.legend(loc="lower right", frameon=False)
     return ax
@@ -235,11 +214,11 @@ def plot_precision_recall(detector: NeuralDetector, X: Any, y: Any, ax: Axes | N
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted detector.
     X : array-like of shape (n_samples, n_features)
-        Rows to score. They need not be the training rows.
+        Rows to score.
     y : array-like of shape (n_samples,)
         True labels, 0 for inliers and 1 for outliers. Both classes must occur.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
@@ -248,62 +227,47 @@ def plot_precision_recall(detector: NeuralDetector, X: Any, y: Any, ax: Axes | N
 
     Raises
     ------
-    ImportError
-        If matplotlib is not installed.
     ValueError
         If y does not hold one label, 0 or 1, for each row, or holds one class only.
 
-    See Also
-    --------
-    sklearn.metrics.precision_recall_curve : Computes the curve.
-
     Examples
     --------
-    >>> from matplotlib.figure import Figure
     >>> from pyod.utils.data import generate_data
     >>> from pyod_ae_plugin import AutoEncoder
     >>> from pyod_ae_plugin.plots import plot_precision_recall
     >>> X, _, y, _ = generate_data(n_train=300, n_test=1, n_features=5, random_state=0)
     >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-    >>> axes = plot_precision_recall(detector, X, y, ax=Figure().add_subplot())
-    >>> axes.get_ylabel()
+    >>> plot_precision_recall(detector, X, y).get_ylabel()
     'Precision'
     """
-    scores = detector.decision_function(X)
-    labels = _labels_of_both_classes(y, len(scores))
-    flagged = np.asarray(detector.predict(X)) == 1
+    scores, labels, flagged = _evaluated(detector, X, y)
     precision, recall, _ = precision_recall_curve(labels, scores)
     mean = average_precision_score(labels, scores)
     name = f"{type(detector).__name__} (average precision {mean:.3f})"
-    ax = _axes(ax, 4.8, 4.8)
+    ax = open_axes(ax, 4.8, 4.8)
     # Steps, because precision between two thresholds does not lie on a straight line.
     ax.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=name)
     ax.axhline(labels.mean(), color=GREY, linestyle=":", label="random scores")
     if flagged.any():
-        ax.plot(flagged[labels == 1].mean(), labels[flagged].mean(), **_THRESHOLD_MARK)
+        ax.plot(flagged[labels == 1].mean(), labels[flagged].mean(), "o", **_MARK)
     ax.set(xlabel="Recall", ylabel="Precision", title="Precision and recall", ylim=(0, 1.05))
     ax.legend(loc="lower left", frameon=False)
     return ax
 
 
-_THRESHOLD_MARK: dict[str, Any] = {
-    "marker": "o",
-    "markersize": 8,
-    "markerfacecolor": "white",
-    "color": "black",
-    "linestyle": "",
-    "label": "at the threshold",
-}
+_MARK: dict[str, Any] = {"color": "black", "mfc": "white", "ms": 8, "label": "at the threshold"}
 
 
-def _labels_of_both_classes(y: Any, n: int) -> Array:
-    labels = checked_labels(y, n)
+def _evaluated(detector: NeuralDetector, X: Any, y: Any) -> tuple[Array, Array, Array]:
+    """Scores, true labels (of both classes) and whether the detector calls a row an outlier."""
+    scores = detector.decision_function(X)
+    labels = checked_labels(y, len(scores))
     if labels.min() == labels.max():
         raise ValueError(
-            f"y must hold inliers and outliers, got {n} labels that are all {labels[0]}. A curve "
-            "needs rows of both classes."
+            f"y must hold inliers and outliers, got {len(labels)} labels that are all {labels[0]}. "
+            "A curve needs rows of both classes."
         )
-    return labels
+    return scores, labels, np.asarray(detector.predict(X)) == 1
 
 
 # ---------------------------------------------------------------- latent space
@@ -320,11 +284,11 @@ def plot_latent(detector: NeuralDetector, X: Any, y: Any = None, ax: Axes | None
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted detector.
     X : array-like of shape (n_samples, n_features)
-        Rows to draw. They need not be the training rows.
+        Rows to draw.
     y : array-like of shape (n_samples,) or None, default=None
         True labels, 0 for inliers and 1 for outliers. None takes the detector's predictions.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
@@ -333,22 +297,18 @@ def plot_latent(detector: NeuralDetector, X: Any, y: Any = None, ax: Axes | None
 
     Raises
     ------
-    ImportError
-        If matplotlib is not installed.
     ValueError
         If y does not hold one label, 0 or 1, for each row.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from matplotlib.figure import Figure
     >>> from pyod_ae_plugin import VAE
     >>> from pyod_ae_plugin.plots import plot_latent
     >>> X = np.random.default_rng(0).normal(size=(300, 5))
     >>> detector = VAE(latent_dim=2, device="cpu", verbose=0).fit(X)
-    >>> axes = plot_latent(detector, X, ax=Figure().add_subplot())
-    >>> axes.get_xlabel(), axes.get_ylabel()
-    ('Latent dimension 1', 'Latent dimension 2')
+    >>> plot_latent(detector, X).get_xlabel()
+    'Latent dimension 1'
     """
     codes = detector.transform(X)
     if y is None:
@@ -356,7 +316,7 @@ def plot_latent(detector: NeuralDetector, X: Any, y: Any = None, ax: Axes | None
     else:
         labels, classes = checked_labels(y, len(codes)), ("inliers", "outliers")
     points, (x_name, y_name) = in_two_dimensions(codes, lambda: detector.decision_function(X))
-    ax = _axes(ax)
+    ax = open_axes(ax)
     for label, name, color, marker in zip((0, 1), classes, (BLUE, ORANGE), ".x", strict=True):
         drawn = points[labels == label]
         ax.scatter(drawn[:, 0], drawn[:, 1], s=25, color=color, marker=marker, label=name)
@@ -380,35 +340,28 @@ def plot_reconstruction(
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted detector.
     X : array-like of shape (n_samples, n_features)
-        Rows to choose from. They need not be the training rows.
+        Rows to choose from.
     i : int, default=0
         Position in X of the row to draw.
     max_features : int, default=20
         Number of features to draw.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
     matplotlib.axes.Axes
         The axes drawn on.
 
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-
     Examples
     --------
     >>> import numpy as np
-    >>> from matplotlib.figure import Figure
     >>> from pyod_ae_plugin import AutoEncoder
     >>> from pyod_ae_plugin.plots import plot_reconstruction
     >>> X = np.random.default_rng(0).normal(size=(300, 5))
     >>> X[7, 3] = 8
     >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-    >>> axes = plot_reconstruction(detector, X, 7, ax=Figure().add_subplot())
-    >>> axes.get_yticklabels()[0].get_text()
+    >>> plot_reconstruction(detector, X, 7).get_yticklabels()[0].get_text()
     'feature 3'
     """
     row = _safe_indexing(X, [i])
@@ -419,7 +372,7 @@ def plot_reconstruction(
     given, reconstructed = given[drawn], reconstructed[drawn]
 
     places = np.arange(len(drawn))
-    ax = _axes(ax, 7, 1.3 + 0.3 * len(drawn))
+    ax = open_axes(ax, 7, 1.3 + 0.3 * len(drawn))
     ax.hlines(places, given, reconstructed, color=GREY, linewidth=3)
     ax.plot(reconstructed, places, "s", color=ORANGE, mfc="white", label="reconstruction")
     ax.plot(given, places, "o", color=BLUE, label="row")
@@ -443,12 +396,12 @@ def plot_images(
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted detector.
     X : array-like of shape (n_samples, n_features)
-        Rows to draw, all of them, side by side. They need not be the training rows.
+        Rows to draw, all of them, side by side.
     image_shape : tuple of int or None, default=None
         (height, width) or (channels, height, width). Channels are averaged. None takes the
         detector's ``input_shape``.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
@@ -457,20 +410,17 @@ def plot_images(
 
     Raises
     ------
-    ImportError
-        If matplotlib is not installed.
     ValueError
         If images of this shape do not have as many values as a row.
 
     Examples
     --------
-    >>> from matplotlib.figure import Figure
     >>> from sklearn.datasets import load_digits
     >>> from pyod_ae_plugin import AutoEncoder
     >>> from pyod_ae_plugin.plots import plot_images
     >>> X = load_digits().data
     >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-    >>> axes = plot_images(detector, X[:10], (8, 8), ax=Figure().add_subplot())
+    >>> axes = plot_images(detector, X[:10], (8, 8))
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['row', 'reconstruction', 'difference']
     """
@@ -489,7 +439,7 @@ def plot_images(
     # 1 is drawn black: strokes are dark on white, and so are differences.
     strips = [_side_by_side(x, shape) for x in (*shades, np.abs(shades[0] - shades[1]))]
     height, width = strips[0].shape
-    ax = _axes(ax, min(1.2 * len(given) + 1, 14), 4)
+    ax = open_axes(ax, min(1.2 * len(given) + 1, 14), 4)
     ax.imshow(np.vstack(strips), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     ax.set_yticks(height * (np.arange(3) + 0.5), ["row", "reconstruction", "difference"])
     middles = width / len(given) * (np.arange(len(given)) + 0.5)
@@ -510,46 +460,37 @@ def _side_by_side(rows: Array, shape: Sequence[int]) -> Array:
 def plot_explanation(
     detector: NeuralDetector, X: Any, i: int = 0, max_features: int = 10, ax: Axes | None = None
 ) -> Axes:
-    """Draw what each feature of a row contributes to its score, the largest contributions on top.
+    """Draw what each feature of a row contributes to its score, as ``explain`` computes it.
+
+    The largest contributions are on top.
 
     Parameters
     ----------
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted detector.
     X : array-like of shape (n_samples, n_features)
-        Rows to choose from. They need not be the training rows.
+        Rows to choose from.
     i : int, default=0
         Position in X of the row to draw.
     max_features : int, default=10
         Number of features with a bar of their own. The others share one.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
     matplotlib.axes.Axes
         The axes drawn on.
 
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-
-    See Also
-    --------
-    pyod_ae_plugin.AutoEncoder.explain : Computes the contributions.
-
     Examples
     --------
     >>> import numpy as np
-    >>> from matplotlib.figure import Figure
     >>> from pyod_ae_plugin import AutoEncoder
     >>> from pyod_ae_plugin.plots import plot_explanation
     >>> X = np.random.default_rng(0).normal(size=(300, 5))
     >>> X[7, 3] = 8
     >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-    >>> axes = plot_explanation(detector, X, 7, ax=Figure().add_subplot())
-    >>> axes.get_yticklabels()[0].get_text()
+    >>> plot_explanation(detector, X, 7).get_yticklabels()[0].get_text()
     'feature 3 = 8'
     """
     row = _safe_indexing(X, [i])
@@ -566,7 +507,7 @@ def plot_explanation(
         lengths.append(contributions[others].sum())
         colors.append(GREY)
 
-    ax = _axes(ax, 7, 1.3 + 0.36 * len(labels))
+    ax = open_axes(ax, 7, 1.3 + 0.36 * len(labels))
     bars = ax.barh(range(len(labels)), lengths, color=colors)
     ax.bar_label(bars, fmt="{:+.3g}", padding=3)
     ax.set_yticks(range(len(labels)), labels)
@@ -592,38 +533,26 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
     detector : AutoEncoder, VAE or AutoEncoderEnsemble
         Fitted detector.
     X : array-like of shape (n_samples, n_features)
-        Rows to score. They need not be the training rows. Rows of a DataFrame are named by its
-        index, others by their position.
+        Rows to score. Those of a DataFrame are named by its index, others by their position.
     n : int, default=10
         Number of rows in the table, the highest score first.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. None makes a new figure with :mod:`matplotlib.pyplot`.
+        Axes to draw on. Default: those of a new pyplot figure.
 
     Returns
     -------
     matplotlib.axes.Axes
         The axes drawn on.
 
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-
-    See Also
-    --------
-    pyod_ae_plugin.AutoEncoder.explain : Computes the contributions.
-
     Examples
     --------
     >>> import numpy as np
-    >>> from matplotlib.figure import Figure
     >>> from pyod_ae_plugin import AutoEncoder
     >>> from pyod_ae_plugin.plots import plot_top
     >>> X = np.random.default_rng(0).normal(size=(300, 5))
     >>> X[7, 3] = 8
     >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
-    >>> axes = plot_top(detector, X, 3, ax=Figure().add_subplot())
-    >>> axes.tables[0][1, 1].get_text().get_text()
+    >>> plot_top(detector, X, 3).tables[0][1, 1].get_text().get_text()
     '7'
     """
     scores = detector.decision_function(X)
@@ -639,7 +568,7 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
         label = "outlier" if labels[i] else ""
         cells.append([i + 1, row_name, f"{scores[order[i]]:.4g}", label, reasons])
 
-    ax = _axes(ax, 9, 0.8 + 0.3 * len(cells))
+    ax = open_axes(ax, 9, 0.8 + 0.3 * len(cells))
     columns = ["Rank", "Row", "Score", "Label", "Largest contributions"]
     table = ax.table(
         cells, colLabels=columns, cellLoc="left", colLoc="left", edges="horizontal", loc="center"
@@ -658,8 +587,11 @@ def _feature_names(detector: NeuralDetector) -> Array:
     return np.array(names, dtype=object)
 
 
-def _axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
-    """Return ax, or the axes of a new figure of this size in inches, with an open frame."""
+# ---------------------------------------------------------------- shared with reports and charts
+
+
+def open_axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
+    """Return ax, or the axes of a new pyplot figure of this size in inches, with an open frame."""
     if ax is None:
         try:
             from matplotlib import pyplot
@@ -669,9 +601,6 @@ def _axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
         ax = pyplot.subplots(figsize=(width, height), layout="constrained")[1]
     ax.spines[["top", "right"]].set_visible(False)
     return ax
-
-
-# ---------------------------------------------------------------- shared with reports
 
 
 def score_bins(scores: Array, threshold: float) -> tuple[list[float], int]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,44 +16,27 @@ import torch
 from pyod_ae_plugin import __version__
 from pyod_ae_plugin.detectors.inputs import as_rows
 from pyod_ae_plugin.engine.rows import RowSample
+from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.storage import atomic_write
 from pyod_ae_plugin.tables import Table
 
-Array = np.ndarray[Any, Any]
-
 WRITABLE = (".csv", ".npy", ".npz", ".parquet")
-# Rows that are kept for the drift test, which needs no more.
-_SAMPLE_ROWS = 10_000
 
 
 class Scored(NamedTuple):
-    """Summary of the rows that were scored.
-
-    Attributes
-    ----------
-    n_rows : int
-        Number of rows.
-    n_outliers : int
-        Number of rows with a score above the threshold.
-    sample : ndarray of shape (n, n_features)
-        A uniform sample of at most 10,000 of the rows.
-    """
+    """Summary of the rows that were scored."""
 
     n_rows: int
-    n_outliers: int
-    sample: Array
+    n_outliers: int  # scores above the threshold
+    sample: Array  # a uniform sample of at most 10,000 rows
 
 
 class Parts:
     """The scores of each batch, kept in a hidden folder beside the output.
 
-    Parameters
-    ----------
-    output : Path
-        The file that the scores are for.
-    identity : str
-        Digest of the table, the model and the device. Parts with another one are deleted.
+    The identity is a digest of the table, the model and the device. Parts with another one are
+    deleted.
     """
 
     def __init__(self, output: Path, identity: str) -> None:
@@ -72,7 +55,11 @@ class Parts:
             return kept
         scores = score(batch)
         with _write_errors(self._output):
-            self._keep(path, scores)
+            if not self._folder.exists():
+                self._folder.mkdir()
+                self._identity_file.write_text(self._identity)
+            with atomic_write(path) as new:
+                np.save(new, scores)
         return scores
 
     def __iter__(self) -> Iterator[Array]:
@@ -82,14 +69,6 @@ class Parts:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self._folder)
-
-    def _keep(self, path: Path, scores: Array) -> None:
-        """Write the scores of a batch, and before those of the first the identity."""
-        if not self._folder.exists():
-            self._folder.mkdir()
-            self._identity_file.write_text(self._identity)
-        with atomic_write(path) as new:
-            np.save(new, scores)
 
     def _path(self, i: int) -> Path:
         return self._folder / f"{i:08}.npy"
@@ -103,42 +82,20 @@ def score_table(
     model: Path,
     device: str | None,
 ) -> Scored:
-    """Write score and label of each row of a table to a file.
+    """Write score and label of each row of a table to a CSV, NPY, NPZ or Parquet file.
 
-    The file is written as a whole or not at all. If the call is interrupted, another one with the
-    same arguments resumes at the batch where it stopped.
+    ``score`` maps rows [n, n_features] to scores [n]; rows above the threshold are labelled 1. The
+    file is written as a whole or not at all. If the call is interrupted, another one with the same
+    table, saved model and device resumes at the batch where it stopped.
 
-    Parameters
-    ----------
-    table : Table
-        The rows.
-    score : callable
-        Maps rows [n, n_features] to scores [n].
-    threshold : float
-        Rows with a larger score are labelled 1, others 0.
-    output : Path
-        A CSV, NPY, NPZ or Parquet file.
-    model : Path
-        File or folder of the saved detector. Scores of an interrupted call are used again only if
-        table, model and device are the same.
-    device : str or None
-        The device that ``score`` uses.
-
-    Returns
-    -------
-    Scored
-
-    Raises
-    ------
-    ValueError
-        If the table is empty or damaged, or ``output`` has another ending.
-    OSError
-        If ``output`` cannot be written.
+    Raises ValueError if the table is empty or damaged or the output has another ending, and OSError
+    if the output cannot be written.
     """
     check_writable(output)
     parts = Parts(output, _identity(table, model, device))
     n_outliers = 0
-    sample, generator = RowSample(_SAMPLE_ROWS), torch.Generator().manual_seed(0)
+    # The drift test needs no more than 10,000 rows.
+    sample, generator = RowSample(10_000), torch.Generator().manual_seed(0)
     for batch in table.with_progress("Scoring"):
         scores = parts.add(batch, score)
         sample = sample.added(as_rows(batch)[:], generator)

@@ -18,13 +18,14 @@ from torch import Tensor, uint8
 
 MODEL_SUFFIX = ".safetensors"
 
-_CHECKPOINT_FORMAT = "1"
 _DESCRIPTION = "detector.json"
 _KEY = "detector"  # of the description in the metadata of a single file
 _DIGEST = "sha256"
 # A crash while files are written leaves some that begin with a dot.
 _OURS = re.compile(r"detector\.json|tensors-\w+\.safetensors|\.(detector|tensors)-.*")
 _LARGEST_DESCRIPTION = 2**26  # bytes; 100,000 features with long names take 5 MiB
+# What JSON and the checks raise on a damaged file.
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 # ------------------------------------------------------------------------------ atomic writes
 
@@ -35,16 +36,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     A reader of ``path`` finds the old file or the new one, never a part. The new file keeps the
     permissions of the old one.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "a.txt"
-    ...     with atomic_write(path) as new:
-    ...         _ = new.write_text("whole")
-    ...     path.read_text(), os.listdir(folder)
-    ('whole', ['a.txt'])
     """
     new = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     try:
@@ -64,10 +55,7 @@ def write_tensors(
 ) -> None:
     """Write tensors, contiguous and on the CPU, to a safetensors file, atomically.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be written, for example on a full disk.
+    A file that cannot be written, for example on a full disk, raises OSError.
     """
     with atomic_write(path) as new:
         try:
@@ -87,21 +75,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_model(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a description and tensors, so that at each moment the old or the new model is whole.
+    """Write a description, as JSON holds it, and tensors, contiguous and on the CPU.
 
-    Parameters
-    ----------
-    path : Path
-        One file if it ends in ``.safetensors``, else a folder.
-    description : mapping of str to object
-        Values that JSON holds.
-    tensors : mapping of str to Tensor
-        Contiguous, on the CPU.
-
-    Raises
-    ------
-    FileExistsError
-        If something other than a model is there.
+    At each moment the old or the new model is there, whole. A path that ends in ``.safetensors`` is
+    one file, any other a folder. Raises FileExistsError if something other than a model is there.
     """
     path = path.resolve()
     if path.exists() and not _is_replaceable(path):
@@ -118,20 +95,10 @@ def write_model(path: Path, description: Mapping[str, Any], tensors: Mapping[str
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what :func:`write_model` wrote.
+    """Read the description and the tensors that :func:`write_model` wrote.
 
-    Returns
-    -------
-    description : dict of str to object
-    tensors : dict of str to Tensor
-        Views of the file, which take no memory of their own: copy those that are to stay.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no model.
-    ValueError
-        If the model is not as it was written.
+    The tensors are views of the file and take no memory of their own: copy those that are to stay.
+    Raises FileNotFoundError if there is no model, and ValueError if it is not as it was written.
     """
     described_in = path / _DESCRIPTION if path.is_dir() else path
     if not described_in.is_file():
@@ -139,16 +106,15 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"{path} holds no saved detector.{lacking}")
     try:
         if path.is_dir():
-            description = _read_description(described_in)
+            if described_in.stat().st_size > _LARGEST_DESCRIPTION:
+                raise ValueError(f"{_DESCRIPTION} is larger than {_LARGEST_DESCRIPTION} bytes")
+            description = json.loads(described_in.read_text())
             tensors, _ = read_tensors(path / _tensors_name(description[_DIGEST]))
         else:
             tensors, metadata = read_tensors(path)
             description = json.loads(metadata[_KEY])
         digest = description.pop(_DIGEST)
-    # whatever JSON and safetensors raise on bytes that are not theirs
-    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(path, error) from error
-    except (RecursionError, MemoryError, SafetensorError) as error:
+    except (*_DAMAGED, OSError, MemoryError, SafetensorError) as error:
         raise damaged(path, error) from error
     if digest != _digest(description, tensors):
         raise damaged(path, "its content does not match its digest")
@@ -184,13 +150,6 @@ def _write_folder(path: Path, described: str, digest: str, tensors: Mapping[str,
             file.unlink()
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LARGEST_DESCRIPTION:
-        raise ValueError(f"{path.name} is larger than {_LARGEST_DESCRIPTION} bytes")
-    description: dict[str, Any] = json.loads(path.read_text())
-    return description
-
-
 def _is_replaceable(path: Path) -> bool:
     """Whether a folder is empty or holds a model and nothing else, or a file is a model."""
     if path.is_dir() == (path.suffix == MODEL_SUFFIX):
@@ -224,25 +183,15 @@ def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> st
 class Checkpoint:
     """A file that holds the state of one fit.
 
-    Parameters
-    ----------
-    path : Path
-    fingerprint : str
-        Tells this fit from others: the state of another fit is refused.
+    The fingerprint tells this fit from others: the state of another fit is refused.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
-        self._described = {"format": _CHECKPOINT_FORMAT, "fit": fingerprint}
+        self._described = {"format": "1", "fit": fingerprint}
 
     def save(self, state: Mapping[str, Tensor]) -> None:
-        """Write a state.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written, for example on a full disk; the last state stays as it is.
-        """
+        """Write a state. If an OSError is raised, the last state stays as it is."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         try:
             write_tensors(self.path, tensors, self._described)
@@ -257,10 +206,7 @@ class Checkpoint:
     def load(self) -> dict[str, Tensor] | None:
         """Return the state that was written last, or None if there is no file.
 
-        Raises
-        ------
-        ValueError
-            If the file is damaged or is of another fit.
+        A file that is damaged or is of another fit raises ValueError.
         """
         if not self.path.exists():
             return None

@@ -6,6 +6,7 @@ import csv
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,32 +27,17 @@ _DAMAGED = (ValueError, EOFError, zipfile.BadZipFile, csv.Error)
 
 @dataclass(frozen=True)
 class Table:
-    """A table of finite numbers in a file. Each iteration over it reads the file.
-
-    Attributes
-    ----------
-    path : Path
-        The file or folder.
-    names : list of str or None
-        Names of the columns; None if the file has no names.
-    n_rows : int or None
-        Number of rows; None if it is not known before reading.
-    read : callable
-        Returns an iterator over batches of shape (n, n_columns), whose values are not checked.
-    """
+    """A table of finite numbers in a file. Each iteration over it reads the file."""
 
     path: Path
-    names: list[str] | None
-    n_rows: int | None
-    read: Callable[[], Iterator[Array]]
+    names: list[str] | None  # None if the file has no names
+    n_rows: int | None  # None if it is not known before reading
+    read: Callable[[], Iterator[Array]]  # batches [n, n_columns], not checked
 
     def __iter__(self) -> Iterator[Array]:
         """Yield batches of rows, in order.
 
-        Raises
-        ------
-        ValueError
-            If the table is empty or damaged, or a cell is not a finite number.
+        An empty or damaged table, or a cell that is not a finite number, raises ValueError.
         """
         n_before = 0
         try:
@@ -98,36 +84,15 @@ class Table:
 def read_table(
     path: Path, columns: Sequence[str] | None = None, without: str | None = None
 ) -> Table:
-    """Open a table of numbers.
+    """Open a table of numbers, to be read in batches; its values are checked when they are read.
 
-    The first line of a CSV file holds the names of the columns unless all its cells are numbers.
-    An NPZ file is read at its array X or at its only array, and as a whole. All other files are
-    read in batches and can be larger than memory. A folder is read as the Parquet files in it,
-    ordered by name.
+    ``columns`` names the columns to read, in this order (default: all; ignored if the file has no
+    names), ``without`` one to leave out. The first line of a CSV file holds names unless all its
+    cells are numbers. An NPZ file is read at its array X or at its only array, and as a whole; all
+    others can be larger than memory. A folder is read as the Parquet files in it, ordered by name.
 
-    Parameters
-    ----------
-    path : Path
-        The file or folder.
-    columns : sequence of str or None, default=None
-        Names of the columns to read, in this order; None reads all. Ignored if the file has no
-        names.
-    without : str or None, default=None
-        Name of a column to leave out.
-
-    Returns
-    -------
-    Table
-        Its values are checked when they are read.
-
-    Raises
-    ------
-    ValueError
-        If the kind of file is unknown, a column is missing, or the file is damaged.
-    FileNotFoundError
-        If the file does not exist.
-    ImportError
-        If the file is Parquet and pyarrow is not installed.
+    Raises ValueError if the kind of file is unknown, a column is missing or the file is damaged,
+    FileNotFoundError if there is no file, and ImportError if it is Parquet and pyarrow is missing.
     """
     kind = ".parquet" if path.is_dir() else path.suffix.lower()
     if kind not in READABLE:
@@ -230,7 +195,7 @@ def _csv(path: Path, columns: Sequence[str] | None, without: str | None) -> Tabl
                 pass  # until it raises an error that, unlike pyarrow's, names line and column
             raise
 
-    reader = read if arrow.is_installed() else read_in_python
+    reader = read if find_spec("pyarrow") else read_in_python
     return Table(path, selected if has_names else None, None, reader)
 
 

@@ -21,16 +21,16 @@ Array = np.ndarray[Any, Any]
 
 
 class ThresholdRule(BaseEstimator, abc.ABC):  # type: ignore[misc]
-    """Base class of rules by which scores above a threshold are outliers.
+    """Base class of rules that label scores above a threshold as outliers.
 
-    A subclass provides ``_threshold``.
+    A subclass provides ``_threshold``, which maps scores [n] to the threshold.
 
     Attributes
     ----------
     thresh_ : float
         Rows with larger scores are outliers.
     labels_ : ndarray of shape (n,)
-        0 for the inliers and 1 for the outliers among the scores that it was fitted to.
+        Labels of the scores that the rule was fitted to: 0 for inliers, 1 for outliers.
 
     Examples
     --------
@@ -107,7 +107,7 @@ class MeanStd(ThresholdRule):
     Parameters
     ----------
     k : float, default=2.0
-        How many.
+        Number of standard deviations.
 
     Examples
     --------
@@ -127,12 +127,12 @@ class MeanStd(ThresholdRule):
 
 
 class TopN(ThresholdRule):
-    """The so many highest scores, as a reviewer has time for; fewer where scores are equal.
+    """The n highest scores, as many as a reviewer has time for; fewer where scores are equal.
 
     Parameters
     ----------
     n : int, default=10
-        How many of the scores that the rule is fitted to are outliers.
+        Number of outliers among the scores that the rule is fitted to.
 
     Examples
     --------
@@ -156,7 +156,7 @@ class TopN(ThresholdRule):
 class Quantile(ThresholdRule):
     """A quantile of the scores.
 
-    ``Quantile(0.9)`` is what ``contamination=0.1`` stands for, and takes quantiles below 0.5 too.
+    ``Quantile(0.9)`` is the rule of ``contamination=0.1``, which has to be at most 0.5.
 
     Parameters
     ----------

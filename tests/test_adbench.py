@@ -11,8 +11,7 @@ import pytest
 
 from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.datasets import Dataset
-from pyod_ae_plugin.benchmarking.evaluation import run
-from pyod_ae_plugin.benchmarking.protocols import AdBenchProtocol
+from pyod_ae_plugin.benchmarking.evaluation import AdBenchProtocol, run
 from pyod_ae_plugin.integrations.adbench import adbench_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "adbench.md"

@@ -11,12 +11,13 @@ from sklearn.preprocessing import MinMaxScaler
 
 from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
-from pyod_ae_plugin.benchmarking.evaluation import Result, run
-from pyod_ae_plugin.benchmarking.protocols import (
+from pyod_ae_plugin.benchmarking.evaluation import (
     PROTOCOLS,
     AdBenchProtocol,
     NoveltyProtocol,
     OutlierProtocol,
+    Result,
+    run,
 )
 from pyod_ae_plugin.benchmarking.summary import (
     dataset_table,

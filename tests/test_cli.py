@@ -287,7 +287,7 @@ def small_batches(monkeypatch):
 
 @pytest.fixture
 def without_pyarrow(monkeypatch):
-    monkeypatch.setattr(tables.arrow, "is_installed", lambda: False)
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
 
 
 def write_rows(path, X):

@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pyod_ae_plugin import AutoEncoder, create_detector, detector_names, load_detector
-from pyod_ae_plugin.plugins.manager import find
+from pyod_ae_plugin.plugins.manager import create_supported, find
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "examples" / "plugin_template"
@@ -116,8 +117,7 @@ def test_the_tutorial_builds_the_template():
 def test_a_plugin_s_detector_is_benchmarked_by_name(shown):
     results, kind, shape = shown("""
 from pyod_ae_plugin.benchmarking.datasets import Dataset
-from pyod_ae_plugin.benchmarking.evaluation import run
-from pyod_ae_plugin.benchmarking.protocols import AdBenchProtocol
+from pyod_ae_plugin.benchmarking.evaluation import AdBenchProtocol, run
 from pyod_ae_plugin.integrations.adbench import adbench_model
 warnings.simplefilter("ignore")
 toy = Dataset("toy", X, np.repeat([0, 1], [90, 10]))
@@ -185,6 +185,12 @@ def test_the_package_s_own_parts_come_through_the_hooks():
     assert find("pyod_ae_networks", "conv", "network").__name__ == "conv"
     assert create_detector("pyod.KNN", n_neighbors=3).n_neighbors == 3
     assert detector_names() == sorted(detector_names())
+
+
+def test_detectors_get_the_parameters_that_they_have():
+    forest = create_supported(partial(create_detector, "pyod.IForest"), 3, random_state=7, n_bins=5)
+    assert forest.random_state == 7
+    assert create_supported(partial(create_detector, "pyod.DeepSVDD"), 3, n_bins=5).n_features == 3
 
 
 def test_unknown_names_list_the_known_ones():

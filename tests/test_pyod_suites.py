@@ -18,8 +18,7 @@ from sklearn.model_selection import train_test_split
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, create_detector, detector_names
 from pyod_ae_plugin.benchmarking.datasets import Dataset
-from pyod_ae_plugin.benchmarking.evaluation import run
-from pyod_ae_plugin.benchmarking.protocols import OutlierProtocol
+from pyod_ae_plugin.benchmarking.evaluation import OutlierProtocol, run
 from pyod_ae_plugin.plugins.manager import create_supported
 
 PYODS = [name for name in detector_names() if name.startswith("pyod.")]

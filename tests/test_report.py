@@ -15,10 +15,11 @@ from pyod_ae_plugin.report import rows_shown
 from pyod_ae_plugin.report.contents import (
     MAX_STEPS,
     compute_contents,
+    format_value,
     starting_threshold,
     sweep_thresholds,
 )
-from pyod_ae_plugin.report.page import json_text
+from pyod_ae_plugin.report.page import format_number, format_percent, json_text
 from pyod_ae_plugin.report.rows_shown import sample_rows, top_rows
 
 LIMIT = 5_000_000
@@ -241,6 +242,15 @@ def test_names_stay_text(quick, X):
     assert "alert(1)" in page
     assert "<script>alert" not in page
     assert page.count("<script") == page.count("</script>") == 4
+
+
+def test_numbers_and_values_as_text():
+    numbers = [format_number(x) for x in (2014.0, 0.123456, 31415.92, 1e-12, 3.4e38)]
+    assert numbers == ["2014", "0.1235", "31416", "1e-12", "3.4e+38"]
+    assert [format_percent(x) for x in (0.1, 0.00012)] == ["10.0%", "0.01%"]
+    assert format_value([16, None, "relu"]) == "[16, None, 'relu']"
+    assert format_value({"weight_decay": 1e-05}) == "{'weight_decay': 1e-05}"
+    assert format_value(len) == "len"
 
 
 def test_json_ends_no_element():

@@ -6,13 +6,12 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.model_selection import train_test_split
 
-Array = np.ndarray[Any, Any]
+from pyod_ae_plugin.fitted import Array
 
 WINE_OUTLIERS = 10
 DIGIT_OUTLIERS = 20
@@ -20,15 +19,7 @@ DIGIT_OUTLIERS = 20
 
 @dataclass(frozen=True)
 class Dataset:
-    """A table of rows that are labelled as outliers or inliers.
-
-    Attributes
-    ----------
-    name : str
-    X : ndarray of shape (n_samples, n_features)
-    y : ndarray of shape (n_samples,)
-        1 for outliers, 0 for inliers.
-    """
+    """A table of rows X [n, n_features] with labels y [n]: 1 for outliers, 0 for inliers."""
 
     name: str
     X: Array
@@ -74,18 +65,8 @@ def shipped_datasets() -> Iterator[Dataset]:
 def folder_datasets(folder: Path) -> Iterator[Dataset]:
     """Yield the data sets of a folder of ``.npz`` files, ordered by number and name.
 
-    Parameters
-    ----------
-    folder : Path
-        Its files hold arrays X [n, n_features] and y [n], 1 for outliers and 0 for inliers, as
-        those of ADBench do.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or ``.npz`` files in it do not exist.
-    ValueError
-        If a file cannot be read, or its arrays have another form.
+    The files hold arrays X [n, n_features] and y [n], 1 for outliers and 0 for inliers, as those of
+    ADBench do. Raises FileNotFoundError if there are none, and ValueError if one has another form.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")

@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,33 +15,23 @@ import numpy as np
 from rich.table import Table
 from scipy.stats import rankdata
 
-from pyod_ae_plugin.benchmarking.datasets import Array
 from pyod_ae_plugin.benchmarking.evaluation import METRICS, Result
+from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.plots import BLUE, GREY, open_axes
+from pyod_ae_plugin.report.contents import package_versions
 
 OURS = ("AutoEncoder", "AutoEncoderEnsemble", "VAE")
-_SECONDS = ("fit_seconds", "score_seconds")
 _HEADINGS = ("ROC AUC", "AP", "P@n", "fit s", "score s")
 
 
 @dataclass(frozen=True)
 class DetectorMean:
-    """Means of a detector over data sets, all of the same weight.
-
-    Attributes
-    ----------
-    detector : str
-    values : tuple of float
-        Means of ROC AUC, average precision, precision at n, and seconds to fit and to score.
-    mean_rank : float
-        Mean rank by ROC AUC over the data sets; 1 is best.
-    failures : int
-        Number of runs that ended in an error.
-    """
+    """Means of a detector over data sets, all of the same weight."""
 
     detector: str
-    values: tuple[float, ...]
-    mean_rank: float
-    failures: int
+    values: tuple[float, ...]  # ROC AUC, AP, precision at n, seconds to fit and to score
+    mean_rank: float  # by ROC AUC; 1 is best
+    failures: int  # runs that ended in an error
 
 
 def detector_means(results: Sequence[Result]) -> list[DetectorMean]:
@@ -70,11 +59,12 @@ def dataset_table(results: Sequence[Result]) -> Table:
     for dataset, group in groupby(results, key=lambda r: r.dataset):
         runs = list(group)
         names = list(dict.fromkeys(r.detector for r in runs))
+        shape = f"{runs[0].n_train}x{runs[0].n_features}"
         rows = {name: _means(runs, name, dataset) for name in names}
         best = max(np.nan_to_num(values[0], nan=-1.0) for values in rows.values())
         for i, (name, values) in enumerate(rows.items()):
             # The data set's name is in the first of its lines, its shape in the second.
-            label = (dataset, _shape(runs[0]))[i] if i < 2 else ""
+            label = (dataset, shape)[i] if i < 2 else ""
             style = "bold" if values[0] == best else None
             table.add_row(label, name, *_cells(values), style=style)
         table.add_section()
@@ -93,13 +83,7 @@ def mean_table(results: Sequence[Result]) -> Table:
 
 
 def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
-    """Write all runs to a CSV file, or with :func:`circumstances` to a JSON file.
-
-    Raises
-    ------
-    ValueError
-        If the file name does not end in .csv or .json.
-    """
+    """Write all runs to a .csv file, or with :func:`circumstances` to a .json file."""
     rows = [asdict(result) for result in results]
     if path.suffix == ".csv":
         with path.open("w", newline="") as file:
@@ -115,12 +99,11 @@ def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
 
 def circumstances(protocol: str) -> dict[str, Any]:
     """Describe what results depend on: protocol, versions and machine."""
-    packages = ("pyod-ae-plugin", "pyod", "torch", "scikit-learn", "numpy")
     return {
         "protocol": protocol,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "versions": {package: version(package) for package in packages},
+        "versions": package_versions(),
     }
 
 
@@ -129,21 +112,10 @@ def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
 
     Each box holds one value for each data set and seed. Detectors that failed everywhere are left
     out.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Charts need matplotlib: pip install 'pyod-ae-plugin[plots]'.") from error
-
     means = [m for m in reversed(detector_means(results)) if m.values[0] == m.values[0]]
     aucs = [[r.roc_auc for r in results if r.detector == m.detector and not r.error] for m in means]
-    figure = Figure(figsize=(8, 1.2 + 0.42 * len(means)), layout="constrained")
-    axes = figure.add_subplot()
+    axes = open_axes(None, 8, 1.2 + 0.42 * len(means))
     boxes = axes.boxplot(
         aucs,
         orientation="horizontal",
@@ -156,20 +128,20 @@ def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
     )
     for box, mean in zip(boxes["boxes"], means, strict=True):
         ours = mean.detector in OURS
-        box.set(facecolor="#0072B2" if ours else "#DDDDDD", hatch="//" if ours else None)
+        box.set(facecolor=BLUE if ours else GREY, hatch="//" if ours else None)
     axes.set_yticks(
         range(1, len(means) + 1), [f"{m.detector}  (mean {m.values[0]:.3f})" for m in means]
     )
     axes.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel="ROC AUC, one value for each data set and seed", title=title)
     axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=150)
+    axes.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
 
 
 def _means(results: Iterable[Result], detector: str, dataset: str) -> list[float]:
     """Mean metrics and seconds over the seeds; NaN if all seeds failed."""
     runs = [r for r in results if r.detector == detector and r.dataset == dataset]
-    names = METRICS + _SECONDS
+    names = (*METRICS, "fit_seconds", "score_seconds")
     return list(_nanmean(np.array([[getattr(r, name) for name in names] for r in runs])))
 
 
@@ -192,9 +164,5 @@ def _table(*headings: str, title: str) -> Table:
 
 def _cells(values: Sequence[float]) -> list[str]:
     """Format means, a missing one as a dash."""
-    digits = [3] * len(METRICS) + [2, 3]
+    digits = (3, 3, 3, 2, 3)
     return ["-" if v != v else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
-
-
-def _shape(result: Result) -> str:
-    return f"{result.n_train}x{result.n_features}"

@@ -26,7 +26,7 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
     """Add our detectors to an engine, in place.
 
     Two attributes of the engine are replaced; PyOD's classes, PyOD's modules and other engines are
-    not changed.
+    not changed. The page :doc:`/integrations` says what stays as PyOD has it.
 
     ``engine.kb`` becomes a copy of its knowledge base with these additions. ADEngine creates a
     detector from the class path in its knowledge base, so it plans, runs and compares our detectors
@@ -60,17 +60,6 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
     ------
     TypeError
         If ``engine`` is not an ADEngine.
-
-    Notes
-    -----
-    Some behaviour of PyOD's engine does not depend on its knowledge base and is not changed:
-
-    - ``compare_detectors`` without names and ``get_kb_for_routing`` sort by the rank in ADBench's
-      paper. Our detectors have no rank there and come last.
-    - A plan by name sets ``contamination`` only. Our detectors then show a progress bar on stderr,
-      unless its ``params`` contain ``verbose=0``. Plans by routing set ``verbose=0``.
-    - ``explain_findings`` of the MCP server has no access to the detector, and compares features
-      with their means for all detectors.
 
     Examples
     --------

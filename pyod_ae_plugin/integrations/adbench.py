@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pyod.models.base import BaseDetector
 
+from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.plugins.manager import create_detector, create_supported
-
-Array = np.ndarray[Any, Any]
 
 
 class AdBenchModel:
@@ -60,23 +59,11 @@ class AdBenchModel:
         return create_supported(create, n_features, **params)
 
     def fit(self, X_train: Array, y_train: Array) -> AdBenchModel:
-        """Create and fit the detector. It gets the labels only if its ``fit`` requires them.
-
-        Parameters
-        ----------
-        X_train : ndarray of shape (n_samples, n_features)
-        y_train : ndarray of shape (n_samples,)
-            1 for known outliers, 0 for all other rows.
-
-        Returns
-        -------
-        self
-        """
+        """Create and fit the detector. It gets the labels only if its ``fit`` requires them."""
         self.detector_ = self.create(X_train.shape[1], self.seed)
-        if _needs_labels(self.detector_):
-            self.detector_.fit(X_train, y_train)
-        else:
-            self.detector_.fit(X_train)
+        y = signature(self.detector_.fit).parameters.get("y")
+        needs_labels = y is not None and y.default is Parameter.empty
+        self.detector_.fit(X_train, *([y_train] if needs_labels else []))
         return self
 
     def predict_score(self, X: Array) -> Array:
@@ -129,9 +116,3 @@ def adbench_model(name: str, **params: Any) -> type[AdBenchModel]:
     # ADBench prints errors and goes on without results, so create one here to raise them now.
     model.create(n_features=1, seed=0)
     return model
-
-
-def _needs_labels(detector: BaseDetector) -> bool:
-    """Whether the detector's ``fit`` has a required parameter ``y``."""
-    y = signature(detector.fit).parameters.get("y")
-    return y is not None and y.default is Parameter.empty

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-
-_BUFFER = 2**20
-
-
-def is_installed() -> bool:
-    """Whether pyarrow is installed."""
-    return find_spec("pyarrow") is not None
 
 
 def pyarrow() -> Any:
@@ -33,21 +25,14 @@ def pyarrow() -> Any:
 
 
 class ParquetFiles:
-    """A table in a Parquet file, or in a folder of Parquet files, ordered by name.
-
-    Attributes
-    ----------
-    names : list of str
-        Names of the columns, of the first file.
-    n_rows : int
-        Number of rows, of all files.
-    """
+    """A table in a Parquet file, or in a folder of Parquet files, ordered by name."""
 
     def __init__(self, path: Path) -> None:
         self._files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not self._files:
             raise ValueError(f"{path}: there is no .parquet file in the folder.")
         parquet = pyarrow().parquet
+        # The first file says which columns there are; the number of rows is that of all files.
         self.names: list[str] = parquet.read_schema(self._files[0]).names
         self.n_rows = sum(parquet.read_metadata(file).num_rows for file in self._files)
 
@@ -55,7 +40,7 @@ class ParquetFiles:
         """Yield the columns as float64 arrays of at most ``n_rows`` rows, in order."""
         for path in self._files:
             # pyarrow.dataset would decode whole row groups, which can be of any size.
-            with pyarrow().parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
+            with pyarrow().parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
                 _check_columns(path, file.schema_arrow, columns)
                 for batch in file.iter_batches(n_rows, columns=list(columns)):
                     yield _as_array(batch.select(list(columns)))

@@ -27,8 +27,8 @@ def extend_mcp_server(*, random_state: int | None = None, replace: bool = False)
     Parameters
     ----------
     random_state : int or None, default=None
-        Seed of the detectors that the tools run. None keeps the seed of the engine; a new engine
-        has none.
+        Seed of the detectors that the tools run. Default: the seed of the engine; a new one has
+        none.
     replace : bool, default=False
         See :func:`~pyod_ae_plugin.integrations.ad_engine.extend`.
 
@@ -60,15 +60,8 @@ def extend_mcp_server(*, random_state: int | None = None, replace: bool = False)
 def serve(random_state: int | None = None, replace: bool = False) -> None:
     """Run PyOD's MCP server with the detectors of pyod_ae_plugin until stdin ends.
 
-    Parameters
-    ----------
-    random_state, replace
-        See :func:`extend_mcp_server`.
-
-    Raises
-    ------
-    ImportError
-        If mcp is not installed, or in a version that PyOD's server does not support.
+    Takes the arguments of :func:`extend_mcp_server`. Raises ImportError if mcp is not installed, or
+    in a version that PyOD's server does not support.
     """
     from pyod import mcp_server
 

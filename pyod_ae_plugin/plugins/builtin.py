@@ -29,12 +29,8 @@ def pyod_ae_networks() -> dict[str, Callable[..., Any]]:
     """Return the fully connected and the convolutional networks."""
     from pyod_ae_plugin import networks
 
-    return {
-        "mlp": networks.mlp,
-        "variational_mlp": networks.variational_mlp,
-        "conv": networks.conv,
-        "variational_conv": networks.variational_conv,
-    }
+    factories = (networks.mlp, networks.variational_mlp, networks.conv, networks.variational_conv)
+    return {factory.__name__: factory for factory in factories}
 
 
 @hookimpl
@@ -68,8 +64,10 @@ def _pyod_detectors() -> dict[str, Callable[..., BaseDetector]]:
 def _create(class_path: str, **params: Any) -> BaseDetector:
     """Create a detector of PyOD; an ImportError names the extra to install."""
     module, _, name = class_path.rpartition(".")
-    if name == "LSCP" and "detector_list" not in params:
-        params["detector_list"] = _lscp_members()
+    if name == "LSCP" and "detector_list" not in params:  # required; those of PyOD's comparison
+        from pyod.models.lof import LOF
+
+        params["detector_list"] = [LOF(n_neighbors=n) for n in range(5, 55, 5)]
     try:
         detector: BaseDetector = getattr(importlib.import_module(module), name)(**params)
     except ImportError as error:
@@ -78,10 +76,3 @@ def _create(class_path: str, **params: Any) -> BaseDetector:
             "pip install 'pyod-ae-plugin[ensembles]'."
         ) from error
     return detector
-
-
-def _lscp_members() -> list[BaseDetector]:
-    """Default for LSCP's required ``detector_list``: the detectors of PyOD's comparison."""
-    from pyod.models.lof import LOF
-
-    return [LOF(n_neighbors=n_neighbors) for n_neighbors in range(5, 55, 5)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,7 @@ def detector_names() -> list[str]:
     Returns
     -------
     list of str
-        The detectors of this package and of plugins, and PyOD's detectors for tabular data as
-        ``pyod.<Class>``.
+        Those of this package and of plugins, and PyOD's for tabular data as ``pyod.<Class>``.
 
     Examples
     --------
@@ -88,32 +87,11 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
 def create_supported(
     create: Callable[..., BaseDetector], n_features: int, **params: Any
 ) -> BaseDetector:
-    """Create a detector with those parameters that it supports.
+    """Create a detector with those of the parameters that it has; the others are ignored.
 
-    Parameters
-    ----------
-    create : callable
-        Takes keyword arguments and returns a detector.
-    n_features : int
-        Number of features of the rows to come. Some detectors, such as PyOD's ``DeepSVDD``, cannot
-        be created without it.
-    **params
-        Parameters to set. Those that the detector does not have are ignored.
-
-    Returns
-    -------
-    BaseDetector
-        The detector, not fitted.
-
-    Examples
-    --------
-    >>> from functools import partial
-    >>> from pyod_ae_plugin import create_detector
-    >>> from pyod_ae_plugin.plugins.manager import create_supported
-    >>> create_supported(partial(create_detector, "pyod.IForest"), 3, random_state=7).random_state
-    7
-    >>> create_supported(partial(create_detector, "pyod.DeepSVDD"), 3, n_bins=5).n_features
-    3
+    ``create`` takes keyword arguments and returns a detector. It also gets ``n_features``, the
+    number of features of the rows to come, if it cannot be called without, as for PyOD's
+    ``DeepSVDD``.
     """
     required: dict[str, int] = {}
     try:
@@ -140,34 +118,28 @@ def find(hook: str, name: str, kind: str) -> Callable[..., Any]:
 def _provided(hook: str) -> dict[str, Callable[..., Any]]:
     """Collect by name what plugins provide through a hook; the first plugin wins a name."""
     found: dict[str, Callable[..., Any]] = {}
-    for plugin, offers in _offers(hook):
-        for name, offer in offers.items():
-            if not isinstance(name, str) or not callable(offer):
-                _warn(
-                    plugin,
-                    f"provides {name!r}: {offer!r} through {hook}, not a name and a callable",
-                )
-            elif name in found:
-                _warn(plugin, f"provides {name!r} through {hook}, a name that is already taken")
-            else:
-                found[name] = offer
-    return found
-
-
-def _offers(hook: str) -> Iterator[tuple[str, Mapping[str, Callable[..., Any]]]]:
-    """Call the hook of each plugin separately, so that an error in one does not affect the rest."""
     manager = plugin_manager()
     # Registration order puts ours first. pluggy's own order can be changed by a plugin.
     order = [name for name, _ in manager.list_name_plugin()]
     implementations = getattr(manager.hook, hook).get_hookimpls()
     for implementation in sorted(implementations, key=lambda i: order.index(i.plugin_name)):
+        plugin = implementation.plugin_name
+        # Each is called by itself, so that an error in one does not affect the others.
         try:
             provided = implementation.function()
             offers = {} if provided is None else dict(provided)
         except Exception as error:  # a third-party hook can raise anything
-            _warn(implementation.plugin_name, f"raises in {hook}", error)
-        else:
-            yield implementation.plugin_name, offers
+            _warn(plugin, f"raises in {hook}", error)
+            continue
+        for name, offer in offers.items():
+            if not isinstance(name, str) or not callable(offer):
+                what = f"provides {name!r}: {offer!r} through {hook}, not a name and a callable"
+                _warn(plugin, what)
+            elif name in found:
+                _warn(plugin, f"provides {name!r} through {hook}, a name that is already taken")
+            else:
+                found[name] = offer
+    return found
 
 
 def _warn(plugin: str, what: str, error: Exception | None = None) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pyod_ae_plugin.detectors.base import fitted_of
-from pyod_ae_plugin.plots import Array, checked_labels, score_bins
-from pyod_ae_plugin.report.card import Card, model_card
+from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.plots import checked_labels, score_bins
 from pyod_ae_plugin.report.rows_shown import Feature, Points, RankedRow, describe_rows
+from pyod_ae_plugin.thresholds import ThresholdRule
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -26,56 +31,24 @@ MAX_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that a report shows.
+    """Everything that a report shows."""
 
-    Attributes
-    ----------
-    source : str
-        Name of the data.
-    n_rows, n_features : int
-        Shape of the data.
-    n_flagged : int
-        Number of rows above the starting threshold.
-    n_outliers : int or None
-        Number of true outliers. None without labels.
-    roc_auc, average_precision : float or None
-        None without labels of both classes.
-    sweep : Sweep
-        Counts for every threshold that the reader may choose.
-    start : StartingThreshold
-        The threshold at first.
-    histogram : Histogram
-        Distribution of the scores.
-    ranked : list of RankedRow
-        The highest score first.
-    features : list of Feature
-        The largest share first.
-    points : Points
-        Rows in the latent space.
-    card : Card
-        The model card.
-    made : str
-        Date and time.
-    seconds : float
-        Duration of scoring.
-    """
-
-    source: str
+    source: str  # name of the data
     n_rows: int
     n_features: int
-    n_flagged: int
-    n_outliers: int | None
-    roc_auc: float | None
-    average_precision: float | None
+    n_flagged: int  # rows above the starting threshold
+    n_outliers: int | None  # true outliers; None without labels
+    roc_auc: float | None  # None without labels of both classes
+    average_precision: float | None  # None without labels of both classes
     sweep: Sweep
     start: StartingThreshold
     histogram: Histogram
-    ranked: list[RankedRow]
-    features: list[Feature]
+    ranked: list[RankedRow]  # the highest score first
+    features: list[Feature]  # the largest share first
     points: Points
     card: Card
-    made: str
-    seconds: float
+    made: str  # date and time
+    seconds: float  # duration of scoring
 
 
 def compute_contents(
@@ -87,22 +60,9 @@ def compute_contents(
 ) -> Contents:
     """Score rows and compute what a report shows of them.
 
-    Parameters
-    ----------
-    detector : NeuralDetector
-        Fitted detector.
-    batches : iterable of ndarray of shape (n, n_features)
-        The rows. They are read twice: for scoring, and for the rows that are shown individually.
-    y : array-like of shape (n_rows,) or None, default=None
-        True labels, 0 for inliers and 1 for outliers.
-    name_of : callable, default=str
-        Maps the position of a row to its name.
-    source : str, default=''
-        Name of the data.
-
-    Returns
-    -------
-    Contents
+    The batches of rows [n, n_features] are read twice: for scoring, and for the rows that are shown
+    individually. ``y`` holds their true labels, 0 or 1. ``name_of`` maps the position of a row to
+    its name, and ``source`` names the data.
     """
     with warnings.catch_warnings():
         # The caller has matched the feature names; the batches are plain arrays.
@@ -139,40 +99,16 @@ def compute_contents(
 
 @dataclass(frozen=True)
 class StartingThreshold:
-    """The threshold that the page starts with.
-
-    Attributes
-    ----------
-    threshold : float
-        On the scale of the scores.
-    n_differing : int
-        Number of rows that the detector labels differently. 0, unless its labels do not follow from
-        any threshold on the score.
-    """
+    """The threshold that the page starts with, on the scale of the scores."""
 
     threshold: float
-    n_differing: int
+    n_differing: int  # rows that the detector labels differently, as some thresholders do
 
 
 def starting_threshold(scores: Array, predicted: Array, threshold: float) -> StartingThreshold:
     """The threshold that gives the detector's labels or, if there is none, flags as many rows.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-    predicted : ndarray of shape (n,)
-        The detector's labels.
-    threshold : float
-        The detector's ``threshold_``. Some thresholders give it on a scale of their own.
-
-    Returns
-    -------
-    StartingThreshold
-
-    Examples
-    --------
-    >>> starting_threshold(np.array([1.0, 3.0, 2.0]), np.array([0, 1, 0]), threshold=0.5)
-    StartingThreshold(threshold=2.0, n_differing=0)
+    ``threshold`` is the detector's, which some thresholders give on a scale of their own.
     """
     if not np.array_equal(scores > threshold, predicted == 1):
         n_inliers = int((predicted == 0).sum())
@@ -185,51 +121,20 @@ def starting_threshold(scores: Array, predicted: Array, threshold: float) -> Sta
 
 @dataclass(frozen=True)
 class Sweep:
-    """Exact numbers of rows above each of a series of thresholds.
+    """Exact numbers of rows above each of a series of thresholds."""
 
-    Attributes
-    ----------
-    thresholds : ndarray of shape (n_steps,)
-        Scores that occur, ascending.
-    n_above : ndarray of shape (n_steps,)
-        Number of rows with a score above the threshold.
-    n_outliers_above : ndarray of shape (n_steps,) or None
-        Number of true outliers among them. None without labels.
-    is_complete : bool
-        Whether all scores that occur are thresholds. Then the counts at any other threshold are
-        known as well.
-    """
-
-    thresholds: Array
-    n_above: Array
-    n_outliers_above: Array | None
-    is_complete: bool
+    thresholds: Array  # [n_steps], scores that occur, ascending
+    n_above: Array  # [n_steps], rows with a score above the threshold
+    n_outliers_above: Array | None  # [n_steps], true outliers among them; None without labels
+    is_complete: bool  # every score is a threshold, so counts at other thresholds are known, too
 
 
 def sweep_thresholds(scores: Array, labels: Array | None, threshold: float) -> Sweep:
-    """Count the rows above each threshold.
+    """Count the rows above each threshold, and with labels (0 or 1) the true outliers among them.
 
     If there are more than ``MAX_STEPS`` distinct scores, the thresholds are the highest half of
     ``MAX_STEPS``, since useful thresholds lie there; others, evenly spaced over the ranks below;
     and the last score that does not exceed ``threshold``, which flags the same rows.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-    labels : ndarray of shape (n,) or None
-        True labels, 0 or 1.
-    threshold : float
-        The starting threshold.
-
-    Returns
-    -------
-    Sweep
-
-    Examples
-    --------
-    >>> counts = sweep_thresholds(np.array([1.0, 3.0, 2.0, 3.0]), np.array([0, 1, 0, 0]), 2.5)
-    >>> counts.thresholds, counts.n_above, counts.n_outliers_above
-    (array([1., 2., 3.]), array([3, 2, 0]), array([1, 1, 0]))
     """
     order = np.argsort(scores, kind="stable")
     ascending = scores[order]
@@ -254,30 +159,15 @@ def sweep_thresholds(scores: Array, labels: Array | None, threshold: float) -> S
     )
 
 
-# ---------------------------------------------------------------- histogram
-
-
 @dataclass(frozen=True)
 class Histogram:
-    """Numbers of rows in bins of scores.
+    """Numbers of rows in bins of scores."""
 
-    Attributes
-    ----------
-    edges : ndarray of shape (n_bins + 1,)
-        Edges of the bins.
-    inliers, outliers : ndarray of shape (n_bins,)
-        Number of rows in each bin by true label. Without labels all rows count as inliers.
-    n_beyond : int
-        Number of rows above the last edge. They are counted in the last bin.
-    low, high : float
-        Range of the axis. It includes the bins and the starting threshold.
-    """
-
-    edges: Array
-    inliers: Array
-    outliers: Array
-    n_beyond: int
-    low: float
+    edges: Array  # [n_bins + 1]
+    inliers: Array  # [n_bins], rows by true label; without labels all are inliers
+    outliers: Array  # [n_bins]
+    n_beyond: int  # rows above the last edge, which are counted in the last bin
+    low: float  # the range of the axis, which includes the starting threshold
     high: float
 
 
@@ -293,3 +183,82 @@ def _histogram(scores: Array, labels: Array | None, threshold: float) -> Histogr
         low=min(edges[0], threshold),
         high=max(edges[-1], threshold),
     )
+
+
+# ---------------------------------------------------------------- model card
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a detector, with its value and its default as text."""
+
+    name: str
+    value: str
+    default: str
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the value differs from the default."""
+        return self.value != self.default
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page says about the model."""
+
+    facts: dict[str, str]  # training data, training, threshold, seed, device
+    parameters: list[Parameter]  # those that differ from their defaults first, each part by name
+    versions: dict[str, str]  # Python and packages on the machine that made the report
+
+
+def model_card(detector: NeuralDetector) -> Card:
+    """Describe a fitted detector without revealing anything about the machine or its users."""
+    parameters = _parameters(detector)
+    values = {parameter.name: parameter.value for parameter in parameters}
+    n_weights = sum(tensor.numel() for tensor in detector.model.state_dict().values())
+    losses = detector.history_.get("loss", [])
+    n_held_out = len(getattr(detector, "held_out_scores_", ()))
+    facts = {
+        "Detector": type(detector).__name__,
+        "Fitted to": f"{len(detector.decision_scores_):,} rows of "
+        f"{detector.n_features_in_:,} features",
+        "Rows held out for the threshold": f"{n_held_out:,}" if n_held_out else "none",
+        "Threshold set by": f"contamination={values['contamination']}",
+        "Training": f"{len(losses):,} epochs, loss {losses[0]:.4g} to {losses[-1]:.4g}"
+        if losses
+        else "not recorded",
+        "Weights in the network": f"{n_weights:,}",
+        "Seed (random_state)": values["random_state"],
+        "Scored on": str(detector.scoring_module_.standardize.scale.device),
+    }
+    return Card(facts, parameters, {"Python": platform.python_version(), **package_versions()})
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    packages = ("pyod-ae-plugin", "pyod", "torch", "scikit-learn", "numpy")
+    return {package: version(package) for package in packages}
+
+
+def _parameters(detector: NeuralDetector) -> list[Parameter]:
+    signature = inspect.signature(type(detector)).parameters
+    parameters = [
+        Parameter(name, format_value(value), format_value(signature[name].default))
+        for name, value in detector.get_params(deep=False).items()
+        if name != "checkpoint"  # a path says something about the machine
+    ]
+    return sorted(parameters, key=lambda parameter: (not parameter.is_set, parameter.name))
+
+
+def format_value(value: Any) -> str:
+    """Format a parameter's value without the memory addresses that ``repr`` may contain."""
+    if value is None or isinstance(value, (str, ThresholdRule)) or is_dataclass(value):
+        return repr(value)
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k!r}: {format_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        inside = ", ".join(map(format_value, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    return str(getattr(value, "__qualname__", type(value).__name__))

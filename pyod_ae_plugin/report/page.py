@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyod_ae_plugin.plots import BLUE, GREY, ORANGE, Array
+from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.plots import BLUE, GREY, ORANGE
 from pyod_ae_plugin.report.contents import Contents, Histogram
 
 if TYPE_CHECKING:
@@ -63,25 +64,13 @@ def _source_hash(script: str) -> str:
 
 
 def format_number(x: float) -> str:
-    """Format a number with four significant digits, or as an integer from 10,000 to a billion.
-
-    Examples
-    --------
-    >>> [format_number(x) for x in (2014.0, 0.123456, 31415.92, 1e-12, 3.4e38)]
-    ['2014', '0.1235', '31416', '1e-12', '3.4e+38']
-    """
+    """Format with four significant digits, or as an integer from 10,000 to a billion."""
     is_whole = math.isfinite(x) and x == round(x)
     return f"{x:.0f}" if abs(x) < 1e9 and (is_whole or abs(x) >= 1e4) else f"{x:.4g}"
 
 
 def format_percent(share: float) -> str:
-    """Format a share of 1 as a percentage.
-
-    Examples
-    --------
-    >>> format_percent(0.1), format_percent(0.00012)
-    ('10.0%', '0.01%')
-    """
+    """Format a share of 1 as a percentage."""
     return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.2%}"
 
 

@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyod_ae_plugin.plots import (
-    Array,
-    in_standard_units,
-    in_two_dimensions,
-    plain_feature_names,
-)
+from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.plots import in_standard_units, in_two_dimensions, plain_feature_names
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -28,51 +24,26 @@ MAX_NAME = 80  # characters of a name
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a feature contributes to the score of a row.
-
-    Attributes
-    ----------
-    feature : str
-        Name of the feature.
-    value, reconstruction : float
-        In the units of the data.
-    deviation : float or None
-        The value in standard deviations of the training rows from their mean. None if the detector
-        does not standardise features.
-    contribution : float
-        On the scale of the scores.
-    """
+    """Contribution of a feature to the score of a row, on the scale of the scores."""
 
     feature: str
     value: float
     reconstruction: float
+    # The value in standard deviations of the training rows from their mean; None if the detector
+    # does not standardise features.
     deviation: float | None
     contribution: float
 
 
 @dataclass(frozen=True)
 class RankedRow:
-    """A row with one of the highest scores.
+    """A row with one of the highest scores."""
 
-    Attributes
-    ----------
-    name : str
-        Index label or number of the row.
-    score : float
-        Anomaly score.
-    label : int or None
-        True label. None without labels.
-    contributions : list of Contribution
-        The largest by absolute value, in descending order.
-    rest : float
-        Sum of the contributions of all other features.
-    """
-
-    name: str
+    name: str  # index label or number
     score: float
-    label: int | None
-    contributions: list[Contribution]
-    rest: float
+    label: int | None  # true label
+    contributions: list[Contribution]  # the largest by absolute value, descending
+    rest: float  # sum of the contributions of all other features
 
     @property
     def reasons(self) -> list[Contribution]:
@@ -82,52 +53,24 @@ class RankedRow:
 
 @dataclass(frozen=True)
 class Feature:
-    """How much a feature matters in the ranked rows.
-
-    Attributes
-    ----------
-    name : str
-        Name of the feature.
-    share : float
-        Its share of the summed absolute contributions of all features, between 0 and 1.
-    n_largest : int
-        Number of rows in which it contributes most.
-    """
+    """How much a feature matters in the ranked rows."""
 
     name: str
-    share: float
-    n_largest: int
+    share: float  # of the summed absolute contributions of all features
+    n_largest: int  # rows in which it contributes most
 
 
 @dataclass(frozen=True)
 class Points:
-    """Rows drawn in the latent space. For some of them the feature values are drawn, too.
+    """Rows [n] drawn in the latent space. For m of them the feature values are drawn, too."""
 
-    Attributes
-    ----------
-    names : list of str
-        Index labels or numbers of the n rows.
-    scores : ndarray of shape (n,)
-        Anomaly scores.
-    labels : ndarray of shape (n,) or None
-        True labels. None without labels.
-    places : ndarray of shape (n, 2)
-        Coordinates in the figure.
-    axes : list of str
-        Names of the two coordinates.
-    with_values : ndarray of shape (m,)
-        Indices of the points whose feature values are drawn.
-    values : ndarray of shape (m, n_features)
-        Their values of the features in ``Contents.features``, in that order.
-    """
-
-    names: list[str]
+    names: list[str]  # index labels or numbers
     scores: Array
-    labels: Array | None
-    places: Array
-    axes: list[str]
-    with_values: Array
-    values: Array
+    labels: Array | None  # true labels
+    places: Array  # [n, 2], coordinates in the figure
+    axes: list[str]  # names of the two coordinates
+    with_values: Array  # [m], indices of the points whose feature values are drawn
+    values: Array  # [m, k], their values of the features in ``Contents.features``
 
 
 def describe_rows(
@@ -229,11 +172,6 @@ def sample_rows(scores: Array, n: int) -> Array:
     """Ascending indices of n rows: half have the highest scores, half are drawn from the others.
 
     The sample is the same each time. If there are no more than n rows, all are taken.
-
-    Examples
-    --------
-    >>> sample_rows(np.arange(1000.0), 4)[-2:]
-    array([998, 999])
     """
     if n >= len(scores):
         return np.arange(len(scores))
@@ -244,13 +182,7 @@ def sample_rows(scores: Array, n: int) -> Array:
 
 
 def take_rows(batches: Iterable[Array], indices: Array) -> Iterator[tuple[Array, Array]]:
-    """Take rows from batches by ascending indices: from each batch the indices and their rows.
-
-    Examples
-    --------
-    >>> [rows.tolist() for _, rows in take_rows([np.eye(2), np.ones((3, 2))], np.array([1, 4]))]
-    [[[0.0, 1.0]], [[1.0, 1.0]]]
-    """
+    """Take rows from batches by ascending indices: from each batch the indices and their rows."""
     start = 0
     for batch in batches:
         stop = start + len(batch)

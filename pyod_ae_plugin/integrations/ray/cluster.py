@@ -1,4 +1,4 @@
-"""What all that runs on Ray shares: Ray itself, columns of datasets, detectors as bytes."""
+"""Shared by all that runs on Ray: Ray itself, columns of datasets, detectors as bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyod_ae_plugin.fitted import Array
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
 
-_FILE = "detector.safetensors"
+MODEL_FILE = "detector.safetensors"
 
 
 def ray_module(name: str = "ray") -> Any:
@@ -33,7 +33,7 @@ def ray_module(name: str = "ray") -> Any:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster, or to one on this machine; stay so where that was so before."""
+    """Connect to a cluster, or to one on this machine, unless there is a connection already."""
     ray = ray_module()
     if ray.is_initialized():
         yield
@@ -48,12 +48,9 @@ def connected(address: str | None) -> Iterator[None]:
 def feature_columns(
     detector: NeuralDetector | None, columns: Sequence[str], asked: Sequence[str] | None
 ) -> list[str]:
-    """The columns asked for, or else those that the detector was fitted to, or else all.
+    """The columns asked for, else those that the detector was fitted to, else all.
 
-    Raises
-    ------
-    ValueError
-        If the dataset lacks one.
+    A column that the dataset lacks raises ValueError.
     """
     fitted_to = getattr(detector, "feature_names_in_", None)
     names = list(columns if fitted_to is None else fitted_to) if asked is None else list(asked)
@@ -67,13 +64,7 @@ def feature_columns(
 
 
 def as_array(batch: Mapping[str, Array], names: Sequence[str]) -> Array:
-    """Columns of numbers, or of arrays of numbers, side by side.
-
-    Raises
-    ------
-    TypeError
-        If a column holds anything else.
-    """
+    """Join columns of numbers, or of arrays of numbers; any other column raises TypeError."""
     for name in names:
         if batch[name].dtype.kind not in "biuf":
             raise TypeError(
@@ -84,7 +75,7 @@ def as_array(batch: Mapping[str, Array], names: Sequence[str]) -> Array:
 
 
 def to_bytes(detector: NeuralDetector) -> bytes:
-    """What scores rows, as the contents of a ``.safetensors`` file; nothing of training rows."""
+    """Contents of a ``.safetensors`` file that scores rows and holds nothing of training rows."""
     fitted = fitted_of(detector)
     lean = copy.copy(detector)
     adopt(
@@ -99,12 +90,12 @@ def to_bytes(detector: NeuralDetector) -> bytes:
         ),
     )
     with TemporaryDirectory() as folder:
-        lean.save(Path(folder) / _FILE)
-        return (Path(folder) / _FILE).read_bytes()
+        lean.save(Path(folder) / MODEL_FILE)
+        return (Path(folder) / MODEL_FILE).read_bytes()
 
 
 def from_bytes(content: bytes, device: str | None = None) -> NeuralDetector:
-    """The detector of the contents of a ``.safetensors`` file."""
+    """The detector in the contents of a ``.safetensors`` file."""
     with TemporaryDirectory() as folder:
-        (Path(folder) / _FILE).write_bytes(content)
-        return load_detector(Path(folder) / _FILE, device)
+        (Path(folder) / MODEL_FILE).write_bytes(content)
+        return load_detector(Path(folder) / MODEL_FILE, device)

@@ -24,23 +24,14 @@ READABLE = (".csv", ".npy", ".parquet")
 def read_dataset(path: Path) -> Any:
     """Open a table as a Ray dataset, in the order of its rows.
 
-    Parameters
-    ----------
-    path : Path
-        CSV with a first line of names, NPY, Parquet, or a folder of Parquet files, which are
-        taken by the order of their names.
-
-    Raises
-    ------
-    ValueError
-        If it is of another kind, or a CSV file has no names.
-    FileNotFoundError
-        If it is not there.
+    It is CSV with a first line of names, NPY, Parquet, or a folder of Parquet files, ordered by
+    name. Any other kind, or a CSV file without names, raises ValueError; no file,
+    FileNotFoundError.
     """
     kind = ".parquet" if path.is_dir() else path.suffix.lower()
     if kind not in READABLE:
         raise ValueError(
-            f"{path}: the engine 'ray' reads {', '.join(READABLE)} files and folders of the last."
+            f"{path}: the engine 'ray' reads {', '.join(READABLE)} files and folders of Parquet."
         )
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file.")
@@ -54,8 +45,7 @@ def read_dataset(path: Path) -> Any:
     dataset = data.read_csv(str(path))
     if all(map(_is_number, dataset.columns())):
         raise ValueError(
-            f"{path}: the first line holds numbers. The engine 'ray' needs names of the columns "
-            "there."
+            f"{path}: the first line holds numbers; the engine 'ray' needs names of columns there."
         )
     return dataset
 
@@ -63,8 +53,8 @@ def read_dataset(path: Path) -> Any:
 def fit_files(
     detector: NeuralDetector, data: Path, without: str | None, workers: int, address: str | None
 ) -> None:
-    """Fit a detector to a table, but for a column; on GPUs where its ``device`` asks for them."""
-    with connected(address), _told_of(data):
+    """Fit a detector to the columns of a table but one; on GPUs if the detector's device is one."""
+    with connected(address), _errors_named(data):
         dataset = read_dataset(data)
         names = dataset.columns()
         if without is not None and without not in names:
@@ -77,19 +67,15 @@ def fit_files(
 def score_files(
     detector: NeuralDetector, data: Path, output: Path, device: str | None, address: str | None
 ) -> tuple[int, int]:
-    """Write keys, scores and labels of a table to a folder of Parquet files.
+    """Write keys, scores and labels of a table to a folder of Parquet files, whole or not at all.
 
-    The folder is there as a whole or not at all.
-
-    Returns
-    -------
-    n_rows, n_outliers : int
+    Returns the numbers of rows and of outliers.
     """
     _check_folder(output)
     new = output.resolve().with_name(f".{output.name}.new")
     shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
     try:
-        with connected(address), _told_of(data):
+        with connected(address), _errors_named(data):
             scored = score_dataset(detector, read_dataset(data), device=_kind_of(device or "cpu"))
             write_parquet(scored, str(new))
         if not new.exists():  # Ray leaves no folder behind that no row was written to
@@ -103,17 +89,17 @@ def score_files(
 
 
 @contextmanager
-def _told_of(data: Path) -> Iterator[None]:
-    """Say in a line what a worker made of a table that is at fault."""
+def _errors_named(data: Path) -> Iterator[None]:
+    """Raise an error of a worker, which came of the table, as one line that names the table."""
     try:
         yield
     except ray_module("ray.exceptions").RayError as error:
-        # Of what a worker raised there is only the text of its traceback.
+        # Ray hands on only the text of a worker's traceback.
         kinds = "|".join(kind.__name__ for kind in USER_ERRORS)
-        told = re.findall(f"^(?:{kinds}): (.+)$", str(error), re.MULTILINE)
-        if not told:
+        messages = re.findall(f"^(?:{kinds}): (.+)$", str(error), re.MULTILINE)
+        if not messages:
             raise
-        raise ValueError(f"{data}: {told[-1]}") from error
+        raise ValueError(f"{data}: {messages[-1]}") from error
 
 
 def _kind_of(device: str) -> Literal["cpu", "cuda"]:

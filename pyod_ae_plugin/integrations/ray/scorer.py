@@ -36,32 +36,32 @@ def score_dataset(
     """Score and label each row of a Ray dataset, on the workers of a cluster.
 
     Each worker loads the detector once, from the contents of a ``.safetensors`` file. The scores
-    are those of ``detector.decision_function`` on the same kind of device, to the last bit. Like
-    all that is done to Ray's datasets it is done when the rows are asked for: by
-    :func:`~pyod_ae_plugin.integrations.ray.write_parquet`, ``iter_batches`` and the like. A worker
-    that dies is replaced, and what it had not delivered is scored again.
+    are those of ``detector.decision_function`` on the same kind of device, to the last bit. As with
+    all operations on Ray's datasets, rows are scored when they are asked for: by
+    :func:`~pyod_ae_plugin.integrations.ray.write_parquet`, ``iter_batches`` and the like. If a
+    worker dies, another takes its place and scores again what was not delivered.
 
     Parameters
     ----------
     detector : NeuralDetector
-        Fitted, and of a class that an installed plugin registers, there as here.
+        Fitted, and of a class that a plugin registers on the workers, too.
     dataset : ray.data.Dataset
-        Its rows, from Parquet, CSV, NumPy or wherever Ray reads from.
+        The rows, from Parquet, CSV, NumPy or wherever Ray reads from.
     features : sequence of str or None, default=None
-        Columns of numbers, or of arrays of them, in the order of the features in fit. None is the
+        Columns of numbers, or of arrays of them, in the order of the features in fit. Default: the
         names that the detector was fitted to, or all columns if it was fitted to none.
     workers : int or None, default=None
-        None is as many as the cluster has room for.
+        Number of workers. Default: as many as the cluster has room for.
     device : {'cpu', 'cuda'}, default='cpu'
         Each worker takes one CPU, or one GPU.
     batch_size : int, default=65536
-        Rows that a worker takes at a time. No score depends on it.
+        Rows that a worker takes at a time. Scores do not depend on it.
 
     Returns
     -------
     ray.data.Dataset
-        The columns that are no features, such as keys, and besides them ``score`` and ``label``
-        (1 for outliers). The order is that of the rows.
+        The columns that are no features, such as keys, then ``score`` and ``label`` (1 for
+        outliers), in the order of the rows.
 
     Raises
     ------
@@ -70,17 +70,16 @@ def score_dataset(
     NotFittedError
         Before fit.
     ValueError
-        If the dataset lacks a column, or has one called ``score`` or ``label`` that is no
-        feature. When the rows are asked for, if a cell is not a finite number.
+        If the dataset lacks a column, or has one called ``score`` or ``label`` that is no feature.
+        When the rows are asked for, if a cell is not a finite number.
 
     See Also
     --------
     pyod_ae_plugin.integrations.ray.fit_dataset : Fits a detector to such a dataset.
-    pyod_ae_plugin.integrations.ray.write_parquet : Writes the scores, in their order.
 
     Examples
     --------
-    >>> import numpy as np, ray.data  # doctest: +SKIP
+    >>> import ray.data  # doctest: +SKIP
     >>> from pyod_ae_plugin import load_detector
     >>> from pyod_ae_plugin.integrations.ray import score_dataset, write_parquet
     >>> rows = ray.data.read_parquet("s3://bucket/rows/")  # doctest: +SKIP
@@ -109,7 +108,7 @@ def score_dataset(
 
 
 class Scorer:
-    """A detector on a worker; scores and labels batches of columns."""
+    """A detector on a worker, which scores and labels batches of columns."""
 
     def __init__(
         self, content: bytes, names: Sequence[str], kept: Sequence[str], device: str
@@ -118,7 +117,7 @@ class Scorer:
         self._names, self._kept = names, kept
 
     def __call__(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Columns that are kept, scores and labels."""
+        """The columns that are kept, scores and labels."""
         rows = as_array(batch, self._names)
         scores = self._detector.decision_function(rows) if len(rows) else np.empty(0)
         labels = fitted_of(self._detector).labels_of(scores).astype(np.int64)
@@ -128,9 +127,8 @@ class Scorer:
 def write_parquet(dataset: Any, folder: str) -> None:
     """Write a Ray dataset to a folder of Parquet files, in the order of its rows.
 
-    The rows stand in the files in the order of the files' names. Ray's own
-    ``Dataset.write_parquet`` writes each file by several threads, which may change the order of the
-    blocks in it [1]_.
+    The order of the rows is that of the files' names. Ray's own ``Dataset.write_parquet`` writes
+    each file by several threads, which may change the order of the blocks in it [1]_.
 
     Parameters
     ----------
@@ -147,10 +145,6 @@ def write_parquet(dataset: Any, folder: str) -> None:
     ValueError
         If the folder is there already.
 
-    See Also
-    --------
-    pyod_ae_plugin.integrations.ray.score_dataset : Scores a dataset.
-
     References
     ----------
     .. [1] https://github.com/apache/arrow/issues/26818
@@ -164,10 +158,10 @@ def write_parquet(dataset: Any, folder: str) -> None:
     >>> scored = score_dataset(load_detector("model"), rows)  # doctest: +SKIP
     >>> write_parquet(scored, "s3://bucket/scores/")  # doctest: +SKIP
     """
-    sources = ray_module("ray.data.datasource")
+    Datasink: Any = ray_module("ray.data.datasource").BlockBasedFileDatasink
     from pyarrow import parquet  # Ray brings it
 
-    class ParquetInOrder(sources.BlockBasedFileDatasink):  # type: ignore[misc]
+    class ParquetInOrder(Datasink):  # type: ignore[misc]
         """A folder of Parquet files, one of each task, their names in the order of the tasks."""
 
         def write_block_to_file(self, block: Any, file: Any) -> None:

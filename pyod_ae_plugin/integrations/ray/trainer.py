@@ -14,8 +14,8 @@ from pyod_ae_plugin import load_detector
 from pyod_ae_plugin.detectors.base import adopt, check_params, fitted_of
 from pyod_ae_plugin.detectors.parameters import seed_of
 from pyod_ae_plugin.detectors.saved import described_params
-from pyod_ae_plugin.integrations.ray.cluster import feature_columns, ray_module
-from pyod_ae_plugin.integrations.ray.worker import MODEL_FILE, fit_shard, raise_error
+from pyod_ae_plugin.integrations.ray.cluster import MODEL_FILE, feature_columns, ray_module
+from pyod_ae_plugin.integrations.ray.worker import fit_shard, raise_error
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -37,61 +37,56 @@ def fit_dataset(
 ) -> Detector:
     """Fit a detector to the rows of a Ray dataset, by several workers together.
 
-    Each worker holds a share of the rows, one behind the other, and a copy of the network. Mean and
-    standard deviation are those of all rows [1]_. In each step a worker takes its share of the
-    batch, and the gradients are averaged. By one worker the detector is that of ``fit``, to the
-    last bit; by more it is another of the same kind, since each worker shuffles and trims its own
-    share of a batch: the rows that are left out are the worst of each share, and not of the whole.
+    Each worker holds a contiguous share of the rows and a copy of the network. Mean and standard
+    deviation are those of all rows [1]_. In each step a worker takes its share of the batch, and
+    the gradients are averaged. One worker gives the detector of ``fit``, to the last bit. More give
+    another of the same kind: each worker shuffles its own rows, and trims the worst rows of its
+    share of a batch, not of the whole batch.
 
     Parameters
     ----------
     detector : NeuralDetector
-        With the parameters to fit by; of a class that an installed plugin registers, there as here.
-        Of its parameters ``device`` says where it shall score afterwards, and ``checkpoint`` is not
-        used.
+        Of a class that a plugin registers on the workers, too. Its ``device`` is where it scores
+        afterwards; its ``checkpoint`` is not used.
     dataset : ray.data.Dataset
-        Its rows, which are to be in no order that means something. They are brought into Ray's
-        object store, and each worker's share into its memory.
+        The rows, whose order must mean nothing. They are brought into Ray's object store, and each
+        worker's share into its memory.
     features : sequence of str or None, default=None
-        Columns of numbers, or of arrays of them; None is all columns.
+        Columns of numbers, or of arrays of them. Default: all columns.
     workers : int, default=2
-        Each takes a share of the rows and of each batch.
+        Number of workers.
     spread : {'rows', 'members'}, default='rows'
-        What is shared out: 'rows', with a copy of the network for each worker; or 'members', those
-        of an :class:`~pyod_ae_plugin.AutoEncoderEnsemble`, each of which then learns from the rows
-        of its worker alone. The workers talk only before and after training,
-        and ``on_divergence='restart'`` has no effect.
+        What the workers share out: rows, as above, or the members of an
+        :class:`~pyod_ae_plugin.AutoEncoderEnsemble`, each of which then learns from the rows of its
+        worker alone. With members the workers talk only before and after training, and
+        ``on_divergence='restart'`` has no effect.
     device : {'cpu', 'cuda'}, default='cpu'
-        Each worker takes one CPU, and they talk by gloo; or one GPU, and they talk by nccl.
+        Each worker takes one CPU and talks by gloo, or one GPU and talks by nccl.
     storage : str or None, default=None
-        Folder or URI for checkpoints that all workers reach. None is a temporary folder, which
-        serves workers on this machine.
+        Folder or URI for checkpoints that all workers reach. Default: a temporary folder, for
+        workers on this machine.
     checkpoint_every : int, default=10
         Epochs between two checkpoints.
     max_failures : int, default=3
-        Times that training goes on from the last checkpoint after a worker has died.
+        Number of times that training resumes from the last checkpoint after a worker died.
 
     Returns
     -------
     NeuralDetector
-        The detector that was passed, fitted. ``decision_scores_`` and ``labels_`` are of all rows,
-        in order, and ``threshold_`` is the exact one.
+        The detector that was passed, fitted. ``decision_scores_`` and ``labels_`` are those of all
+        rows, in order, and ``threshold_`` is exact.
 
     Raises
     ------
     ImportError
         Without Ray: ``pip install 'pyod-ae-plugin[ray]'``.
     ValueError, TypeError
-        If a parameter is not usable, there are fewer rows than two for each worker, or the
-        dataset lacks a column. From the workers, if a cell is not a finite number.
+        If a parameter cannot be used, there are fewer than two rows for each worker, the dataset
+        lacks a column, or (from the workers) a cell is not a finite number.
     FloatingPointError
         If training diverges.
     ray.train.TrainingFailedError
-        If workers fail more often than that.
-
-    See Also
-    --------
-    pyod_ae_plugin.integrations.ray.score_dataset : Scores such a dataset.
+        If workers fail more than ``max_failures`` times.
 
     References
     ----------
@@ -158,7 +153,7 @@ def _check_members(detector: NeuralDetector, workers: int) -> None:
 
 
 def _shards(dataset: Any, n_shards: int) -> list[Any]:
-    """Rows shared out evenly, in their order, one share behind the other."""
+    """Split the rows evenly, in their order."""
     dataset.context.execution_options.preserve_order = True
     whole = dataset.materialize()
     n_rows = whole.count()

@@ -21,7 +21,7 @@ from pyod_ae_plugin.detectors.inputs import TrainingRows, as_rows
 from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.engine.options import TrainingOptions, n_trained, resolve
 from pyod_ae_plugin.fitted import Array, Fitted
-from pyod_ae_plugin.integrations.ray.cluster import as_array, ray_module
+from pyod_ae_plugin.integrations.ray.cluster import MODEL_FILE, as_array, ray_module
 from pyod_ae_plugin.networks import joined
 from pyod_ae_plugin.storage import Checkpoint
 
@@ -30,20 +30,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MODEL_FILE = "detector.safetensors"
 _ERROR_FILE = "error.json"
 _READ_ROWS = 2**16
-# Seeds of workers are so far apart that those of members never meet.
+# Distance between the seeds of two workers, so that seeds of members never coincide.
 _BETWEEN_WORKERS = 2**32
 
 # ------------------------------------------------------------------------------------- errors
 
-# Errors that are the same however often workers start.
+# Errors that would occur again if the workers were started again.
 USER_ERRORS = (ValueError, TypeError, FloatingPointError)
 
 
 class RefusedError(Exception):
-    """An error of one worker that all have heard of, the only argument."""
+    """An error of one worker, the only argument, that all workers know of."""
 
 
 def _save_error(folder: Path, refused: RefusedError) -> None:
@@ -66,17 +65,7 @@ def raise_error(folder: Path) -> None:
 class RowsGroup(Group):
     """The workers of a trainer, each with a copy of the network and a share of the rows.
 
-    Gradients are averaged over all of them.
-
-    Parameters
-    ----------
-    checkpoint_every : int
-        Epochs between two checkpoints.
-
-    Attributes
-    ----------
-    device : torch.device
-        Where this worker trains.
+    Gradients are averaged over all of them. ``device`` is where this worker trains.
     """
 
     def __init__(self, checkpoint_every: int) -> None:
@@ -96,7 +85,7 @@ class RowsGroup(Group):
         return values
 
     def gather(self, value: T) -> list[T]:
-        """The values of all workers, by rank, for the first; for the others their own."""
+        """The values of all workers, by rank, at the first; its own value at any other."""
         values: list[T] | None = [value] * self.size if self.rank == 0 else None
         if self.size > 1:
             dist.gather_object(value, values, dst=0, group=self._on_cpu)
@@ -110,13 +99,7 @@ class RowsGroup(Group):
         return values[0]
 
     def all_or_raise(self, do: Callable[[], T]) -> T:
-        """Return what a function returns here, unless a user's error is raised in one worker.
-
-        Raises
-        ------
-        RefusedError
-            By all of them.
-        """
+        """Return what a function returns; if it fails in one worker, all raise RefusedError."""
         result, error = None, None
         try:
             result = do()
@@ -194,7 +177,7 @@ class ReportedCheckpoint(Checkpoint):
         self._name, self._every = self.path.name, every
 
     def save(self, state: Mapping[str, Tensor]) -> None:
-        """Hand the state to Ray, each so many epochs, by all workers at the same time."""
+        """Hand the state to Ray every few epochs, which all workers do at the same time."""
         if len(state["history"]) % self._every:
             return
         with TemporaryDirectory() as folder:
@@ -203,7 +186,7 @@ class ReportedCheckpoint(Checkpoint):
             _report(folder)
 
     def load(self) -> dict[str, Tensor] | None:
-        """Return the state that was handed over last, None at the first start."""
+        """Return the state that was handed to Ray last, or None at the first start."""
         last = ray_module("ray.train").get_checkpoint()
         if last is None:
             return None
@@ -212,7 +195,7 @@ class ReportedCheckpoint(Checkpoint):
             return super().load()
 
     def remove(self) -> None:
-        """Leave it to Ray, which keeps the last ones."""
+        """Do nothing: Ray deletes old checkpoints itself."""
 
 
 def _report(folder: str | None) -> None:
@@ -227,11 +210,8 @@ def _report(folder: str | None) -> None:
 def fit_shard(config: Mapping[str, Any]) -> None:
     """Fit a detector together with the other workers of a trainer; the first reports it.
 
-    Parameters
-    ----------
-    config : mapping of str to object
-        ``detector``, not fitted; ``names`` of the columns, ``has_names`` if they name features;
-        ``spread``, a key of :data:`GROUPS`; ``checkpoint_every`` so many epochs.
+    ``config`` holds ``detector``, not fitted; ``names`` of the columns, and ``has_names`` if they
+    name features; ``spread``, a key of :data:`GROUPS`; ``checkpoint_every``, in epochs.
     """
     detector: NeuralDetector = config["detector"]
     group = GROUPS[config["spread"]](config["checkpoint_every"])
