@@ -4,11 +4,10 @@ import os
 from importlib.util import find_spec
 
 # On some processors MKL, which computes torch's matrix products, rounds those with few columns by
-# the place of a row in memory, unless it is told not to: docs/numbers.md. It reads this at its first
-# product.
+# the place of a row in memory, unless it is told not to (docs/numbers.md). It reads this once.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
-import torch  # noqa: E402
+import torch
 
 if not torch.cuda.is_available():
     # Triton decides when it is first imported, and torch may be what imports it.
