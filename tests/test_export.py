@@ -170,14 +170,17 @@ def test_a_saved_program_of_torch_export(quick, Detector, X, tmp_path):
 def test_labels_of_thresholders(quick, X, tmp_path):
     thresholds = pytest.importorskip("pyod.models.thresholds", reason="needs pythresh")
     pytest.importorskip("pythresh", reason="needs pythresh, of the extra ensembles")
-    for rule in (TopN(20), thresholds.KARCH()):
-        detector = quick(AutoEncoder, contamination=rule).fit(X)
-        scores, labels = detector.to_torch_export().module()(torch.from_numpy(X))
-        assert 0 < labels.sum() < len(X) / 2
-        assert np.array_equal(labels, detector.thresholder_.predict(scores.double().numpy()))
-    detector = quick(AutoEncoder, contamination=thresholds.CLF()).fit(X)
-    with pytest.raises(ValueError, match=r"CLF labels a row by the rows beside it.*Fit with"):
-        detector.to_onnx(tmp_path / "detector.onnx")
+    detector = quick(AutoEncoder, contamination=TopN(20)).fit(X)
+    scores, labels = detector.to_torch_export().module()(torch.from_numpy(X))
+    assert labels.sum() == 20
+    assert np.array_equal(labels, detector.thresholder_.predict(scores.double().numpy()))
+    for thresholder in (thresholds.KARCH(), thresholds.CLF()):
+        detector = quick(AutoEncoder, contamination=thresholder).fit(X)
+        with pytest.raises(ValueError, match=r"(KARCH|CLF) labels rows by a scale of its own.*Fit"):
+            detector.to_onnx(tmp_path / "detector.onnx")
+    detector.threshold_ = np.sort(detector.decision_scores_)[-10]  # the user's own
+    _, labels = detector.to_torch_export().module()(torch.from_numpy(X))
+    assert labels.sum() == detector.predict(X).sum() == 9
 
 
 class LooksAtValues(AutoEncoderNetwork):

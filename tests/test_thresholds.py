@@ -75,6 +75,15 @@ def test_rules_set_the_threshold(quick, Detector, rule, X, tmp_path):
     assert np.array_equal(loaded.predict(X), detector.labels_)
 
 
+@pytest.mark.parametrize("rule", [0.1, MeanStd(2.0)])
+def test_a_threshold_that_the_user_sets_counts(quick, rule, X, tmp_path):
+    detector = quick(AutoEncoder, contamination=rule).fit(X)
+    detector.threshold_ = np.quantile(detector.decision_scores_, 0.7)
+    assert detector.predict(X).sum() == 90
+    detector.save(tmp_path / "model")
+    assert np.array_equal(load_detector(tmp_path / "model").predict(X), detector.predict(X))
+
+
 PYTHRESH = sorted(name for name in vars(pyod_thresholds) if name.isupper())
 NEEDED = {"CLUST": "pyclustering", "CPD": "ruptures", "META": "sklego"}
 

@@ -36,27 +36,24 @@ class AutoEncoder(NeuralDetector):
     Parameters
     ----------
     contamination : float in (0, 0.5] or thresholder, default=0.1
-        Share of outliers in the training rows, which sets the threshold; or an object of
-        :mod:`pyod_ae_plugin.thresholds` or :mod:`pyod.models.thresholds`, which sets it from the
-        scores.
+        Share of outliers in the training rows, which sets the threshold; or a rule of
+        :mod:`pyod_ae_plugin.thresholds` or a thresholder of :mod:`pyod.models.thresholds`.
     preprocessing : bool, default=True
         Standardise each feature to zero mean and unit variance.
     lr : float or None, default=None
-        Highest learning rate; it rises to this in the first 30% of the steps, and falls to 0 in
-        the others. Default: 2e-3 for a batch of 32 rows, growing with the square root of the batch
-        size.
+        Highest learning rate; it rises to this in the first 30% of the steps, then falls to 0.
+        Default: 2e-3 for a batch of 32 rows, growing with the square root of the batch size.
     epoch_num : int or None, default=None
         Passes over the training rows. Default: as many as make about 500 steps, but at least 5.
     batch_size : int or None, default=None
-        Rows in a training step; each member of an ensemble takes as many. None grows with the
-        number of rows from 32 to 1,024.
+        Rows in a training step, in an ensemble for each member. None grows with the number of
+        rows from 32 to 1,024.
     optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
         Optimizer.
     device : str, torch.device or None, default=None
         Where to train and score; None is CUDA if there is a GPU, else the CPU.
     random_state : int, RandomState instance or None, default=42
-        Seed of all that is drawn. An int gives the same detector each time. No global generator
-        is touched.
+        Seed of all that is drawn; an int gives the same detector each time.
     use_compile : bool, default=False
         Train through :func:`torch.compile`.
     compile_mode : str, default='default'
@@ -77,49 +74,44 @@ class AutoEncoder(NeuralDetector):
     dropout_rate : float in [0, 1), default=0.0
         Share of hidden outputs zeroed while training.
     novelty : bool, default=False
-        Whether the training rows are all normal. If not, they may hold outliers, and ``trim``
-        keeps the network from learning to reconstruct them.
+        Whether the training rows are all normal. If not, ``trim`` keeps the network from learning
+        to reconstruct outliers.
     trim : float in [0, 1) or None, default=None
         Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.4,
         or 0 with ``novelty=True``.
     corruption : Corruption, dict or None, default=None
-        :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training:
-        the share of features hidden from it, and the noise added. The decoder has to reconstruct
-        the rows as they were (denoising autoencoder [2]_).
+        :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training;
+        the decoder has to reconstruct them as they were (denoising autoencoder [2]_).
     network : str or callable, default='mlp'
         Name of a registered network, or a function from ``n_features`` to a
-        :class:`torch.nn.Module` with ``encode`` and ``decode``, and in a VAE ``posterior``. It may
-        name further parameters of the detector, which it is then given.
+        :class:`torch.nn.Module` with ``encode`` and ``decode``, in a VAE also ``posterior``. It may
+        name further parameters of the detector, which are passed to it.
     input_shape : tuple of int or None, default=None
-        Shape of the image in a row, (height, width) or (channels, height, width), for a network
-        that asks for it. 'conv' and 'variational_conv' do: they take the widths of hidden layers
-        for the channels of convolutions, each of which halves height and width.
+        Shape of the image in a row, (height, width) or (channels, height, width), for the networks
+        'conv' and 'variational_conv'. Their convolutions have as many channels as hidden layers
+        have units, and each halves height and width.
     score_head : str, default='nearest_neighbor'
-        Name of a registered score head: 'euclidean', the length of the residual, as PyOD has it;
+        Name of a registered score head: 'euclidean', the length of the residual, as in PyOD;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
-        that of residual and latent code together; 'nearest_neighbor', the distance of these from
-        the nearest of a sample of training rows. Not in ensembles: 'nll', the negative log
-        likelihood under a decoder that learns a variance per feature. Only in a VAE:
-        'reconstruction_probability' and 'elbo'.
+        that of residual and latent code; 'nearest_neighbor', the distance of both from the nearest
+        of a sample of training rows; 'nll', the negative log likelihood (not in ensembles);
+        'reconstruction_probability' and 'elbo' (only in a VAE).
     early_stopping : bool, EarlyStopping or dict, default=False
-        Keep rows from training, stop when their loss no longer falls, and go back to the best
-        epoch. True stands for the defaults of :class:`~pyod_ae_plugin.EarlyStopping`.
+        Stop when the loss of rows kept from training no longer falls, and return to the best
+        epoch; True stands for the defaults of :class:`~pyod_ae_plugin.EarlyStopping`.
     checkpoint : str, PathLike or None, default=None
-        File in which the state of training is kept after each epoch. A fit that was broken off goes
-        on from there, to the same bits; the file is deleted when the fit is finished. Needs an int
-        as ``random_state``.
+        File for the state of training after each epoch. A fit that was broken off resumes from it,
+        to the same bits; the fit deletes it at its end. Needs an int as ``random_state``.
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
-        Precision of the factors in matrix products when rows are scored on a GPU. A lower one is
-        faster and changes scores: ``benchmarks/gpu.py`` prints by how much.
+        Precision of the factors in matrix products when a GPU scores rows. A lower one is faster
+        and changes scores; ``benchmarks/gpu.py`` prints by how much.
     held_out_threshold : bool or float in (0, 1), default=False
-        Keep this share of the rows from training, and set the threshold by their scores, so that
-        it is not too low because the network has memorised rows. True keeps 0.1. It gives
-        :meth:`predict_p_value`, too.
+        Keep this share of the rows (True: 0.1) from training, and set the threshold by their
+        scores, which memorised rows do not lower. Enables :meth:`predict_p_value`.
     on_divergence : {'raise', 'restart'}, default='raise'
-        When the loss is no longer finite, raise a :class:`FloatingPointError`; or train anew from
-        the same initial weights at a tenth of the learning rate, three times at most, with a
-        warning each time. 'restart' also trains anew where rows end up reconstructed worse than by
-        their mean.
+        When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
+        same initial weights at a tenth of the learning rate, at most three times, with warnings.
+        'restart' also restarts where rows end up reconstructed worse than by their mean.
 
     See Also
     --------

@@ -424,10 +424,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     def explain(self, X: Any) -> Array:
         """Contribution of each feature of a row to its score.
 
-        Contributions are integrated gradients [1]_ from the mean training row to the row. With the
-        score heads 'euclidean' and 'nll', which are sums over features, they sum to the score of
-        the row. With other heads they sum to the score less that of the mean training row. A
-        feature that makes the row more normal contributes less than 0.
+        Contributions are integrated gradients from the mean training row to the row (Sundararajan,
+        Taly & Yan 2017, Axiomatic Attribution for Deep Networks, ICML). With the score heads
+        'euclidean' and 'nll', which are sums over features, they sum to the score of the row. With
+        other heads they sum to the score less that of the mean training row. A feature that makes
+        the row more normal contributes less than 0.
 
         Parameters
         ----------
@@ -444,15 +445,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         ------
         TypeError
             If the scores of a plugin's score head have no gradient.
-
-        See Also
-        --------
-        pyod_ae_plugin.plots.plot_explanation : Draws the largest contributions of a row.
-
-        References
-        ----------
-        .. [1] Sundararajan, M., Taly, A., & Yan, Q. (2017). Axiomatic Attribution for Deep
-               Networks. ICML.
 
         Examples
         --------
@@ -482,10 +474,10 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return_confidence : bool, default=False
             Whether to return :meth:`predict_confidence`, too.
         fdr : float in (0, 1) or None, default=None
-            False discovery rate: among the rows that are called outliers, at most this share are
-            inliers on average. It takes the place of the threshold, by Benjamini and Hochberg's
-            procedure [1]_ on :meth:`predict_p_value`. It holds if the rows kept from training are
-            inliers, as with ``novelty=True`` [2]_.
+            False discovery rate, in place of the threshold: of the rows called outliers, at most
+            this share are inliers on average, if the rows kept from training are inliers, as with
+            ``novelty=True``. By Benjamini and Hochberg's procedure (1995, J. R. Stat. Soc. B 57)
+            on :meth:`predict_p_value` (Bates et al. 2023, Annals of Statistics 51).
 
         Returns
         -------
@@ -498,13 +490,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         ------
         ValueError
             If ``fdr`` is not between 0 and 1, or given without ``held_out_threshold``.
-
-        References
-        ----------
-        .. [1] Benjamini, Y., & Hochberg, Y. (1995). Controlling the False Discovery Rate. Journal
-               of the Royal Statistical Society B 57(1).
-        .. [2] Bates, S., Candes, E., Lei, L., Romano, Y., & Sesia, M. (2023). Testing for
-               Outliers with Conformal p-values. Annals of Statistics 51(1).
 
         Examples
         --------
@@ -526,11 +511,12 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return (labels, self.predict_confidence(X)) if return_confidence else labels
 
     def predict_p_value(self, X: Any) -> Array:
-        """Conformal p-values of rows [1]_: how unusual their scores are among inliers.
+        """Conformal p-values of rows: how unusual their scores are among inliers.
 
         ``(1 + number of calibration scores >= score) / (1 + number of calibration scores)``, where
         calibration scores are those of the rows kept from training by ``held_out_threshold``. The
-        p-value of a row from the same distribution is at most p with a probability of at most p.
+        p-value of a row from the same distribution is at most p with a probability of at most p
+        (Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World).
 
         Parameters
         ----------
@@ -546,11 +532,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         ------
         ValueError
             If no rows were kept from training.
-
-        References
-        ----------
-        .. [1] Vovk, V., Gammerman, A., & Shafer, G. (2005). Algorithmic Learning in a Random
-               World. Springer.
 
         Examples
         --------
@@ -577,7 +558,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             Rows with the features of fit.
         method : {'linear', 'unify'}, default='linear'
             Scale the scores by the range of the training scores, or by a normal distribution of
-            these [1]_.
+            these (Kriegel et al. 2011, Interpreting and Unifying Outlier Scores, SDM).
         return_confidence : bool, default=False
             Whether to return :meth:`predict_confidence`, too.
 
@@ -587,11 +568,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             Of an inlier and of an outlier.
         confidence : ndarray of shape (n_samples,)
             Only with ``return_confidence``.
-
-        References
-        ----------
-        .. [1] Kriegel, H.-P., Kroger, P., Schubert, E., & Zimek, A. (2011). Interpreting and
-               Unifying Outlier Scores. SDM.
 
         Examples
         --------
@@ -620,12 +596,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Returns
         -------
         ndarray of shape (n_samples,)
-            In [0, 1]; PyOD's confidence [1]_.
-
-        References
-        ----------
-        .. [1] Perini, L., Vercruyssen, V., & Davis, J. (2020). Quantifying the Confidence of
-               Anomaly Detectors in Their Example-Wise Predictions. ECML PKDD.
+            In [0, 1]; PyOD's confidence (Perini, Vercruyssen & Davis 2020, ECML PKDD).
 
         Examples
         --------
@@ -853,10 +824,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             If a parameter cannot be saved: a network factory without a name, a thresholder of
             PyThresh, or a ``RandomState``.
 
-        See Also
-        --------
-        pyod_ae_plugin.load_detector : Loads it again.
-
         Examples
         --------
         >>> import tempfile
@@ -929,10 +896,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         ValueError
             As :meth:`to_torch_export`, and if the weights are larger than 2 GiB.
 
-        See Also
-        --------
-        to_torch_export : Exports to a program of torch.
-
         Examples
         --------
         >>> import onnxruntime, tempfile
@@ -966,10 +929,6 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         ValueError
             If torch cannot export the network or the score head of a plugin, or the labels are
             those of a thresholder of PyThresh, which are not set by a threshold on the score.
-
-        See Also
-        --------
-        to_onnx : Exports to an ONNX file.
 
         Examples
         --------
