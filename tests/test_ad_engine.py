@@ -4,6 +4,7 @@ import asyncio
 import copy
 import csv
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -414,7 +415,12 @@ def test_the_server_serves_ours_over_stdio(rows, rows_file):
     server = StdioServerParameters(
         command=sys.executable,
         args=["-m", module, "--random-state", "0"],
-        env={**get_default_environment(), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        env={
+            **get_default_environment(),
+            "PYTHONPATH": root,
+            "OMP_NUM_THREADS": "1",
+            "MKL_CBWR": os.environ["MKL_CBWR"],
+        },
     )
 
     async def converse():

@@ -76,7 +76,7 @@ def test_a_folder_without_sets_is_named(tmp_path):
 
 def test_adbench_sets_load(adbench):
     datasets = list(folder_datasets(adbench))
-    assert len(datasets) == 22
+    assert len(datasets) == len(list(adbench.glob("*.npz")))
     assert all(set(np.unique(d.y)) == {0, 1} for d in datasets)
 
 

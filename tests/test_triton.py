@@ -216,8 +216,9 @@ def test_it_takes_part_in_the_loop_over_tiles(monkeypatch):
     module = module_with(d=6)
     score, rows = fused_score_function(module), raw_rows(150, 6)
     expected = score(rows)
-    assert torch.equal(tiles.map_rows(score, rows, module), expected.double())
-    assert torch.equal(tiles.map_resident(score, rows, module), expected)
+    # Triton's interpreter multiplies by NumPy, which may round a row by its place in a matrix.
+    torch.testing.assert_close(tiles.map_rows(score, rows, module), expected.double())
+    torch.testing.assert_close(tiles.map_resident(score, rows, module), expected)
 
 
 def test_a_kernel_that_cannot_be_used_is_told_of_and_done_without(monkeypatch):

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyod_ae_plugin.detectors import saved
-from pyod_ae_plugin.detectors.fit import FitInterrupted, Start, fit_model
+from pyod_ae_plugin.detectors.fit import FitInterrupted, fit_model
 from pyod_ae_plugin.detectors.inputs import (
     TrainingRows,
     as_rows,
@@ -163,7 +163,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         """
         self._check_params()
         training = TrainingRows(self)
-        return self._fit_anew(as_rows(training.check(X)), training)
+        return self._adopt_result(self._fit_function(as_rows(training.check(X)), training))
 
     def fit_batches(self, batches: Iterable[Any]) -> Self:
         """Fit the detector to rows that come in batches.
@@ -208,8 +208,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         scored = None
         if not (stream.sample.is_complete or isinstance(batches, Iterator)):
             scored = _second_pass(batches, training, stream.sample.n_seen)
-        rows, recipe = stream.sample.rows(), self._recipe(training.n_features)
-        return self._fit_model(rows, recipe, training, start=stream.start(), scored=scored)
+        rows, names = stream.sample.rows(), training.feature_names
+        recipe, start = self._recipe(training.n_features), stream.start()
+        return self._adopt_result(
+            partial(fit_model, rows, recipe, start=start, scored=scored, feature_names=names)
+        )
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Continue training with more rows.
@@ -261,28 +264,22 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
                 stream = stream.after(self.scoring_module_, self.preprocessing)
         stream = stream.added(X)
         start = stream.start(len(X) / stream.sample.n_seen, keeps_network=True)
-        rows, recipe = stream.sample.rows(), self._recipe(training.n_features)
-        return self._fit_model(rows, recipe, training, start=start, stream=stream)
+        rows, names = stream.sample.rows(), training.feature_names
+        recipe = self._recipe(training.n_features)
+        return self._adopt_result(
+            partial(fit_model, rows, recipe, start=start, feature_names=names), stream
+        )
 
-    def _fit_anew(self, rows: Rows, training: TrainingRows) -> Self:
-        return self._fit_model(rows, self._recipe(training.n_features), training)
+    def _fit_function(self, rows: Rows, training: TrainingRows) -> Callable[[], Fitted]:
+        """What ``fit`` computes."""
+        recipe = self._recipe(training.n_features)
+        return partial(fit_model, rows, recipe, feature_names=training.feature_names)
 
-    def _fit_model(
-        self,
-        rows: Rows,
-        recipe: Recipe,
-        training: TrainingRows,
-        *,
-        start: Start | None = None,
-        scored: Iterable[Rows] | None = None,
-        stream: Stream | None = None,
-    ) -> Self:
-        """Fit the model and adopt what it learned; nothing is set before it is complete."""
+    def _adopt_result(self, fit: Callable[[], Fitted], stream: Stream | None = None) -> Self:
+        """Call a function that fits, and adopt what it learned; nothing is set before that."""
         interrupted = None
         try:
-            fitted = fit_model(
-                rows, recipe, start=start, scored=scored, feature_names=training.feature_names
-            )
+            fitted = fit()
         except FitInterrupted as interrupt:
             fitted, interrupted = interrupt.fitted, interrupt
         self._adopt(fitted)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from pyod_ae_plugin.detectors.base import NeuralDetector, fitted_of
-from pyod_ae_plugin.detectors.fit import Start, rescored
+from pyod_ae_plugin.detectors.fit import Start, fit_model, rescored
 from pyod_ae_plugin.detectors.inputs import TrainingRows
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
@@ -28,13 +29,11 @@ from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.objectives import ReconstructionLoss
 from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.networks import Network, stacked_mlp
 from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.scoring import CombinedHead, ScoreHead
 from pyod_ae_plugin.scoring.combination import COMBINATIONS
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # A member is less wide than the widest by weights that are zero, and only with these stay zero.
 _ACTIVATIONS = {name for name, activation in ACTIVATIONS.items() if activation.maps_zero_to_zero}
@@ -267,9 +266,9 @@ class AutoEncoderEnsemble(NeuralDetector):
             rows_per_member=self.max_samples,
         )
 
-    def _fit_anew(self, rows: Rows, training: TrainingRows) -> Self:
+    def _fit_function(self, rows: Rows, training: TrainingRows) -> Callable[[], Fitted]:
         if not self.warm_start or not hasattr(self, "scoring_module_"):
-            return super()._fit_anew(rows, training)
+            return super()._fit_function(rows, training)
         earlier = self.scoring_module_
         n_before, n_features = len(next(earlier.network.parameters())), self.n_features_in_
         if rows.shape[1] != n_features:
@@ -288,8 +287,7 @@ class AutoEncoderEnsemble(NeuralDetector):
                 f"There are {n_before} members already; raise n_estimators to add some.",
                 stacklevel=3,
             )
-            self._adopt(rescored(fitted_of(self), rows, recipe, training.feature_names))
-            return self
+            return partial(rescored, fitted_of(self), rows, recipe, training.feature_names)
         added = recipe.build_network(torch.Generator(), torch.device("meta"))
         if _structure(added) != _structure(earlier.network):
             raise ValueError(
@@ -298,7 +296,8 @@ class AutoEncoderEnsemble(NeuralDetector):
             )
         standardize = copy.deepcopy(earlier.standardize).cpu()
         start = Start(standardize, members=earlier.network)
-        return self._fit_model(rows, recipe, training, start=start)
+        names = training.feature_names
+        return partial(fit_model, rows, recipe, start=start, feature_names=names)
 
 
 def _structure(network: Network) -> list[object]:

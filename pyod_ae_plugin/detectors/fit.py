@@ -340,9 +340,9 @@ def _train(
     device = resolve_device(recipe.device)
     seed = recipe.seed + start.seed_offset
     generator = torch.Generator(device).manual_seed(seed)
-    if start.network is None:
-        network = recipe.build_network(generator, device)
-    else:
+    network = recipe.build_network(generator, device)
+    if start.network is not None:
+        generator.manual_seed(seed)
         network = copy.deepcopy(start.network).to(device)
     options = replace(recipe.options, epoch_fraction=start.epoch_fraction)
     options, n_rows = group.share_training(options, len(rows), generator, seed)

@@ -161,11 +161,11 @@ def _loaded_module(recipe: Recipe, n_features: int, state: Mapping[str, Tensor])
     if state["standardize.scale"].shape != (n_features,):
         raise ValueError("the scaling is not that of n_features_in_ features")
     try:
-        template = _built(recipe, n_features, torch.device("meta"))
-    except NotImplementedError:
-        pass  # a plugin's network that computes with its weights while it is built
-    else:
-        check_loadable(template, state)
+        check_loadable(_built(recipe, n_features, torch.device("meta")), state)
+    except (NotImplementedError, RuntimeError):
+        # A plugin's network may need values, or a device of its own, while it is built.
+        if recipe.draws_privately:
+            raise
     with seeded_global_rng(0, torch.device("cpu")):
         module = _built(recipe, n_features, torch.device("cpu"))
     load_exactly(module, state)

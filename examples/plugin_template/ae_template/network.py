@@ -9,7 +9,7 @@ class TiedNetwork(nn.Module):
 
     def __init__(self, n_features: int, generator: torch.Generator, latent_dim: int = 4) -> None:
         super().__init__()
-        weight = torch.randn(latent_dim, n_features, generator=generator, device=generator.device)
+        weight = torch.randn(latent_dim, n_features, generator=generator)
         self.weight = nn.Parameter(weight / n_features**0.5)
         self.bias = nn.Parameter(torch.zeros(latent_dim))
         self.offset = nn.Parameter(torch.zeros(n_features))
