@@ -244,7 +244,13 @@ def forged(path, change):
     write_model(path, description, tensors)
 
 
-@pytest.mark.parametrize("forgery", FORGERIES)
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        pytest.param(forgery, marks=pytest.mark.slow if forgery == "a million layers" else [])
+        for forgery in FORGERIES
+    ],
+)
 def test_forged_models_are_refused(fitted, tmp_path, forgery):
     change, message = FORGERIES[forgery]
     fitted.save(tmp_path / "model.safetensors")

@@ -336,6 +336,7 @@ def fitted_or_refused(detector, X):
     return None
 
 
+@pytest.mark.slow
 @EACH
 @FITTING
 @given(data=st.data())
@@ -513,6 +514,7 @@ ANYTHING = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:There are 3 members already")
 @EACH
 @SCORING

@@ -199,6 +199,7 @@ def test_odd_rows_have_a_page(quick, X):
 # ------------------------------------------------------------------ the file
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_take_less_than_five_megabytes(quick, tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(10_000, 30)), rng.integers(0, 2, 10_000)
@@ -207,6 +208,7 @@ def test_ten_thousand_rows_take_less_than_five_megabytes(quick, tmp_path):
     assert (tmp_path / "report.html").stat().st_size <= LIMIT
 
 
+@pytest.mark.slow
 def test_wide_and_long_data_take_no_more(quick, tmp_path):
     rng = np.random.default_rng(0)
     names = [f"a feature with a long name {'x' * 200} {j}" for j in range(600)]

@@ -231,6 +231,7 @@ def test_a_kernel_that_cannot_be_used_is_told_of_and_done_without(monkeypatch):
         assert isinstance(gpu._new_function(module, "float32"), RecordedTiles)
 
 
+@pytest.mark.slow
 def test_functions_that_are_kept_do_not_keep_the_module():
     for make in (module_with, NOT_APPLICABLE["other network"]):
         module = make()

@@ -369,6 +369,7 @@ def test_a_warm_up_is_a_share(share, rows):
 # What sets it apart from an autoencoder, on clustered data
 
 
+@pytest.mark.slow
 def test_neighbouring_codes_decode_to_neighbouring_rows():
     rng = np.random.default_rng(0)
     centres, planes = 4 * rng.normal(size=(3, 5)), rng.normal(size=(3, 2, 5))
