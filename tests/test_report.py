@@ -303,6 +303,7 @@ def table(tmp_path, X):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_the_command_writes_a_page(quick, named, run, table, tmp_path, X):
     frame = pd.read_csv(table)

@@ -183,6 +183,7 @@ def test_samples_have_the_moments_of_the_cluster(detector, cluster):
     assert np.allclose(np.corrcoef(drawn.T), correlation, atol=0.06)
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_of_a_mixture():
     """Of two clusters that touch; see docs/vae.md on clusters that lie apart."""
     rng = np.random.default_rng(0)
@@ -257,6 +258,7 @@ def collapsing():
     return vae(beta=8.0), X
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fit", "fit_batches", "partial_fit"])
 def test_a_collapsed_posterior_is_reported(method):
     fitted, X = collapsing()
@@ -406,6 +408,7 @@ def test_samples_fall_inside_the_cluster(detector, cluster, rows):
     assert inside > cluster.is_inside(of_plain).mean() + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curved", [False, True])
 def test_members_of_a_cluster_where_it_is_sparse_are_not_flagged_more(curved):
     """A part of the cluster that has a twentieth of its density; see docs/vae.md on its edge."""
