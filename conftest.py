@@ -3,6 +3,7 @@
 import os
 from importlib.util import find_spec
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -10,3 +11,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 collect_ignore = [] if find_spec("triton") else ["pyod_ae_plugin/engine/fused_kernel.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """Take the examples of docstrings, like those of the pages, for slow."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.slow)

@@ -474,23 +474,16 @@ WRONG = {
 }
 
 OF_DETECTOR = {D: list(inspect.signature(D).parameters) for D in DETECTORS}
-# Those of a VAE and these are of every kind; where time counts they suffice.
-OF_ENSEMBLE = {"n_estimators", "max_samples", "combination", "warm_start", "hidden_neuron_list"}
 
 
 def test_wrong_values_are_known_for_every_parameter():
     assert set(WRONG) == {name for names in OF_DETECTOR.values() for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("Detector", "name"),
-    [
-        pytest.param(
-            Detector, name, marks=[] if Detector is VAE or name in OF_ENSEMBLE else pytest.mark.slow
-        )
-        for Detector, names in OF_DETECTOR.items()
-        for name in names
-    ],
+    [(Detector, name) for Detector, names in OF_DETECTOR.items() for name in names],
 )
 def test_wrong_parameters_are_refused_and_change_nothing(quick, Detector, name):
     X = training_rows()

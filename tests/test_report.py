@@ -189,6 +189,7 @@ ODD_ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("X", ODD_ROWS, ids=["one", "equal", "huge", "one huge"])
 def test_odd_rows_have_a_page(quick, X):
     detector = quick().fit(np.random.default_rng(0).normal(size=(60, 4)))

@@ -172,6 +172,7 @@ def test_rows_are_checked(default, rows):
 # Samples
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_of_the_cluster(detector, cluster):
     drawn = detector.sample(20_000, random_state=0)
     std = np.sqrt(np.diag(cluster.cov))
