@@ -7,6 +7,7 @@ from importlib.util import find_spec
 # the place of a row in memory, unless it is told not to (docs/numbers.md). It reads this once.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -14,3 +15,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 collect_ignore = [] if find_spec("triton") else ["pyod_ae_plugin/engine/cuda/fused_kernel.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """Take the examples of docstrings, like those of the pages, for slow."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.slow)

@@ -281,6 +281,7 @@ def test_results_are_analysed_explained_and_reported(engine, rows):
     assert step["new_plan"]["detector_name"] == "KNN"
 
 
+@pytest.mark.slow
 def test_an_investigation_is_the_same_for_the_same_seed(rows):
     X, y = rows
     states = [extend(ADEngine(random_state=seed)).investigate(X) for seed in (0, 0, 1)]
@@ -298,6 +299,7 @@ def test_an_investigation_is_the_same_for_the_same_seed(rows):
     assert best["name"] == states[0].analysis["best_detector"]
 
 
+@pytest.mark.slow
 def test_an_investigation_by_ours_alone_leaves_global_generators_alone(engine, rows):
     before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     state = engine.investigate(rows[0], priority="accuracy")
@@ -308,6 +310,7 @@ def test_an_investigation_by_ours_alone_leaves_global_generators_alone(engine, r
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
+@pytest.mark.slow
 def test_an_investigation_goes_on_with_feedback(engine, rows):
     state = engine.investigate(rows[0])
     state = engine.iterate(state, {"action": "exclude", "detectors": ["KNN", "IForest"]})
@@ -387,6 +390,7 @@ def _check_tools(answers, X):
     assert [facts["name"] for facts in compared] == ["pyod_ae.VAE", "IForest"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_server")
 def test_the_tools_work_with_ours(rows, rows_file):
     fastmcp = pytest.importorskip("mcp.server.fastmcp")
@@ -405,6 +409,7 @@ def test_the_tools_work_with_ours(rows, rows_file):
     _check_tools(asyncio.run(converse()), rows[0])
 
 
+@pytest.mark.slow
 def test_the_server_serves_ours_over_stdio(rows, rows_file):
     pytest.importorskip("mcp.server.fastmcp")
     from mcp import ClientSession, StdioServerParameters

@@ -32,6 +32,7 @@ def called_as_adbench_does(model_class, X, y, seed):
     return model, model.predict_score(X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "params"),
     [
@@ -65,6 +66,7 @@ def test_the_seed_becomes_random_state_unless_another_is_given(toy):
     assert np.array_equal(called_as_adbench_does(Fixed, toy.X, y, np.int64(7))[1], second)
 
 
+@pytest.mark.slow
 def test_labels_go_to_those_who_cannot_do_without(toy, recwarn):
     pytest.importorskip("xgboost", reason="needs xgboost, of the extra ensembles")
     Model = adbench_model("pyod.XGBOD", estimator_list=[create_detector("pyod.HBOS")])

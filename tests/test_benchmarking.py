@@ -183,6 +183,7 @@ def test_a_failing_detector_is_a_result(toy):
     assert np.isnan(got.roc_auc)
 
 
+@pytest.mark.slow
 def test_detectors_that_must_know_the_width_are_told(toy):
     (got,) = run([toy], ["pyod.DeepSVDD"], create_detector, OutlierProtocol(), 1)
     assert got.error == ""

@@ -162,6 +162,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_the_detector_untouched(X, monkeypa
     assert not hasattr(new, "decision_scores_")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_a_real_ctrl_c_in_a_process_of_its_own():
     program = textwrap.dedent("""

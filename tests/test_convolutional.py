@@ -231,6 +231,7 @@ def test_numbers_of_numpy_and_lists_are_as_good(convolutional, X):
     assert convolutional(VAE, **of_numpy).fit(X).transform(X).shape == (200, 2)
 
 
+@pytest.mark.slow
 @BOTH
 def test_it_is_cloned_searched_and_pickled(convolutional, Detector, X):
     search = GridSearchCV(

@@ -197,6 +197,7 @@ def test_a_row_s_score_is_its_own(quick, Detector, n_features):
         assert detector.decision_function(X[i : i + 1])[0] == scores[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [

@@ -74,6 +74,7 @@ def test_false_alarms_are_no_more_than_alpha(quick, held_out):
     assert n_alarms <= 30
 
 
+@pytest.mark.slow
 def test_scores_are_tested_only_where_rows_were_held_out(quick):
     X, new = rows(0, 100, 40), rows(1, 1000, 40)
     params = {"novelty": True, "epoch_num": 100}

@@ -160,6 +160,7 @@ def test_ensembles_of_ours_can_be_pickled(quick, data):
 # ---------------------------------------------------------------------------- scikit-learn
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks(
     [

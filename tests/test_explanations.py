@@ -57,6 +57,7 @@ def rebuilds_nothing():
 # --------------------------------------------------------------------------- what they are
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("novelty", [False, True])
 def test_the_corrupted_feature_contributes_most(Detector, head, novelty):

@@ -132,6 +132,7 @@ def test_a_fit_that_learns_warns_of_nothing_and_says_its_learning_rate(quick, De
     assert quick(Detector, lr=1e-3).fit(data[0]).lr_ == 1e-3
 
 
+@pytest.mark.slow
 @EACH
 def test_a_network_that_rebuilds_nothing_is_warned_about(quick, Detector, X):
     # The whitening score heads would hide it: they measure residuals in their own units.
@@ -522,6 +523,7 @@ def test_a_spawned_process_scores_as_this_one_does(quick, X):
 # ---------------------------------------------------------------------------------- threads
 
 
+@pytest.mark.slow
 @EACH
 def test_threads_that_use_one_detector_get_what_they_would_get_alone(quick, Detector, X):
     detector = quick(Detector).fit(X)

@@ -62,6 +62,7 @@ def test_moments_are_those_of_all_rows_however_they_are_split(X, cuts):
         assert np.allclose(found.std.numpy() / magnitude, scaled.std(0), rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["<f8", ">f8", ">i4", "<f4"])
 def test_a_memory_map_is_never_copied_whole(quick, dtype, tmp_path):
     shape = (100_000, 32)

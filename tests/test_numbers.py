@@ -353,6 +353,7 @@ def of_kinds(X, folder):
     }
 
 
+@pytest.mark.slow
 @EACH
 def test_the_kind_of_array_changes_no_bit(quick, Detector, tmp_path):
     X = np.random.default_rng(0).integers(-5, 6, size=(70, 4)).astype(np.float64)

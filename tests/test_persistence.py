@@ -244,7 +244,13 @@ def forged(path, change):
     write_model(path, description, tensors)
 
 
-@pytest.mark.parametrize("forgery", FORGERIES)
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        pytest.param(forgery, marks=pytest.mark.slow if forgery == "a million layers" else [])
+        for forgery in FORGERIES
+    ],
+)
 def test_forged_models_are_refused(fitted, tmp_path, forgery):
     change, message = FORGERIES[forgery]
     fitted.save(tmp_path / "model.safetensors")
@@ -331,6 +337,7 @@ def test_a_failed_save_leaves_what_was_there(fitted, X, tmp_path, monkeypatch, n
         assert len(list((tmp_path / name).iterdir())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n"), [("model", 0), ("model", 1), ("model.safetensors", 0)])
 def test_a_save_that_is_killed_leaves_the_old_model_whole(
     fitted, X, tmp_path, monkeypatch, name, n

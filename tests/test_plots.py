@@ -46,7 +46,10 @@ def test_every_plot_is_tried_here():
 
 
 @pytest.mark.parametrize("plot", PLOTS)
-@pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
+@pytest.mark.parametrize(
+    "Detector",
+    [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in (VAE, AutoEncoderEnsemble))],
+)
 def test_each_draws_to_the_axes_given_and_returns_them(Detector, plot, data, axes):
     X, _, y, _ = data
     detector = Detector(epoch_num=1, verbose=0, device="cpu").fit(X)

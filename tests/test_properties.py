@@ -342,6 +342,7 @@ def fitted_or_refused(detector, X):
     return None
 
 
+@pytest.mark.slow
 @EACH
 @FITTING
 @given(data=st.data())
@@ -495,6 +496,7 @@ def test_wrong_values_are_known_for_every_parameter():
     assert set(WRONG) == {name for names in OF_DETECTOR.values() for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("Detector", "name"),
     [(Detector, name) for Detector, names in OF_DETECTOR.items() for name in names],
@@ -529,6 +531,7 @@ ANYTHING = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:There are 3 members already")
 @EACH
 @SCORING

@@ -54,6 +54,7 @@ def test_every_tabular_detector_of_pyod_is_created_by_name(name):
     assert seed == 3 or seed.get_state()[1][0] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_detectors_of_pyod_are_benchmarked_by_name(labelled):
     names = [f"pyod.{name}" for name in QUICK]

@@ -155,6 +155,7 @@ def test_the_command_says_in_a_line_what_is_wrong_and_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"model", name}
 
 
+@pytest.mark.filterwarnings("ignore:Use 'expr'")  # that takes no part of a tensor
 def test_numpy_arrays_empty_blocks_and_rows_that_are_not_finite(rows):
     plain = AutoEncoder(device="cpu", epoch_num=2, verbose=0).fit(rows.astype("float32"))
     dataset = ray_data.from_numpy([rows[:700].astype("float32"), rows[700:].astype("float32")])

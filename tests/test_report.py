@@ -195,6 +195,7 @@ ODD_ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("X", ODD_ROWS, ids=["one", "equal", "huge", "one huge"])
 def test_odd_rows_have_a_page(quick, X):
     detector = quick().fit(np.random.default_rng(0).normal(size=(60, 4)))
@@ -205,6 +206,7 @@ def test_odd_rows_have_a_page(quick, X):
 # ------------------------------------------------------------------ the file
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_take_less_than_five_megabytes(quick, tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(10_000, 30)), rng.integers(0, 2, 10_000)
@@ -213,6 +215,7 @@ def test_ten_thousand_rows_take_less_than_five_megabytes(quick, tmp_path):
     assert (tmp_path / "report.html").stat().st_size <= LIMIT
 
 
+@pytest.mark.slow
 def test_wide_and_long_data_take_no_more(quick, tmp_path):
     rng = np.random.default_rng(0)
     names = [f"a feature with a long name {'x' * 200} {j}" for j in range(600)]
@@ -316,6 +319,7 @@ def table(tmp_path, X):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_the_command_writes_a_page(quick, named, run, table, tmp_path, X):
     frame = pd.read_csv(table)

@@ -275,6 +275,7 @@ def test_draws_are_many_and_standard_normal():
 HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor", "nll"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("Detector", [AutoEncoder, VAE])
 @pytest.mark.parametrize("name", HEADS)
 def test_a_detector_with_any_head_finds_outliers_and_repeats_itself(Detector, name, data):

@@ -128,6 +128,7 @@ def test_rows_held_out_are_not_trained_on(quick, Detector, X):
     assert np.array_equal(other.decision_function(X), detector.decision_function(X))
 
 
+@pytest.mark.slow
 def test_the_held_out_threshold_is_less_biased():
     rng = np.random.default_rng(0)
     shares = []
@@ -176,6 +177,7 @@ def fitted_to_inliers(rows, seed, **params):
     ).fit(rows)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_p_values_of_inliers_are_uniform():
     rng = np.random.default_rng(0)
     p = np.concatenate(

@@ -31,8 +31,11 @@ from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 pytest.importorskip("triton", reason="the fused kernel is written in triton, which is missing")
 
-# NumPy tells what triton's interpreter does to rows that overflow.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [
+    pytest.mark.slow,
+    # NumPy tells what triton's interpreter does to rows that overflow.
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
 
 HEADS = {
     "euclidean": lambda d, k, members: Euclidean(d, members),
@@ -205,7 +208,6 @@ def test_none_without_triton(monkeypatch):
     assert fused_score_function(module_with()) is None
 
 
-@pytest.mark.slow
 def test_triton_is_imported_when_it_is_asked_for():
     code = "import sys, pyod_ae_plugin.engine.cuda.fused; assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -172,6 +172,7 @@ def test_rows_are_checked(default, rows):
 # Samples
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_of_the_cluster(detector, cluster):
     drawn = detector.sample(20_000, random_state=0)
     std = np.sqrt(np.diag(cluster.cov))
@@ -183,6 +184,7 @@ def test_samples_have_the_moments_of_the_cluster(detector, cluster):
     assert np.allclose(np.corrcoef(drawn.T), correlation, atol=0.06)
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_of_a_mixture():
     """Of two clusters that touch; see docs/vae.md on clusters that lie apart."""
     rng = np.random.default_rng(0)
@@ -257,6 +259,7 @@ def collapsing():
     return vae(beta=8.0), X
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fit", "fit_batches", "partial_fit"])
 def test_a_collapsed_posterior_is_reported(method):
     fitted, X = collapsing()
@@ -369,6 +372,7 @@ def test_a_warm_up_is_a_share(share, rows):
 # What sets it apart from an autoencoder, on clustered data
 
 
+@pytest.mark.slow
 def test_neighbouring_codes_decode_to_neighbouring_rows():
     rng = np.random.default_rng(0)
     centres, planes = 4 * rng.normal(size=(3, 5)), rng.normal(size=(3, 2, 5))
@@ -405,6 +409,7 @@ def test_samples_fall_inside_the_cluster(detector, cluster, rows):
     assert inside > cluster.is_inside(of_plain).mean() + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curved", [False, True])
 def test_members_of_a_cluster_where_it_is_sparse_are_not_flagged_more(curved):
     """A part of the cluster that has a twentieth of its density; see docs/vae.md on its edge."""
