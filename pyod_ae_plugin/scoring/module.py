@@ -15,6 +15,9 @@ HIGHEST_SCORE = torch.finfo(torch.float32).max
 class ScoringModule(nn.Module):
     """Standardises a row, encodes and decodes it, and scores the residual.
 
+    Rows ``(n, n_features)`` of any real or boolean dtype get scores ``(n,)``, float32. These are
+    always finite: a row for which float32 overflows gets ``HIGHEST_SCORE``, the largest float32.
+
     Parameters
     ----------
     standardize : Standardize
@@ -34,14 +37,6 @@ class ScoringModule(nn.Module):
     rounds_alike : bool
         Whether the network is made of linear layers and ReLUs only, whose arithmetic for a cell
         does not depend on where in memory the cell is.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n, n_features)`` of any real or boolean dtype
-    - Output: ``(n,)``, float32, always finite: a row for which float32 overflows gets
-      ``HIGHEST_SCORE``, the largest float32
 
     Examples
     --------
@@ -71,10 +66,9 @@ class ScoringModule(nn.Module):
         return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latent codes [n, n_latent] of raw rows [n, n_features], those of members side by side.
+        """Latent codes [n, n_latent] of raw rows, those of members side by side.
 
-        Values more than 1e15 standard deviations from the mean count as 1e15 standard deviations,
-        so that codes are finite.
+        Values are limited to 1e15 standard deviations from the mean, so that codes are finite.
         """
         code: Tensor = self.network.encode(self.standardize_in_range(x))
         return code if code.ndim == 2 else code.movedim(0, 1).flatten(1)
