@@ -8,6 +8,7 @@ of the cost of a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -78,11 +79,6 @@ class Adam:
         return {"mean": self._mean, "square": self._square, "steps": self._steps}
 
 
-def adam_w(vector: Tensor, weight_decay: float = 0.0, adam_eps: float = 1e-8) -> Adam:
-    """Return :class:`Adam` with decoupled weight decay."""
-    return Adam(vector, weight_decay, adam_eps, decoupled=True)
-
-
 class Sgd:
     """Stochastic gradient descent with momentum."""
 
@@ -122,7 +118,7 @@ class Sgd:
 
 OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], frozenset[str]]] = {
     "adam": (Adam, frozenset({"weight_decay", "adam_eps"})),
-    "adamw": (adam_w, frozenset({"weight_decay", "adam_eps"})),
+    "adamw": (partial(Adam, decoupled=True), frozenset({"weight_decay", "adam_eps"})),
     "sgd": (Sgd, frozenset({"weight_decay", "sgd_momentum", "sgd_nesterov"})),
 }
 """Optimizers by name, each with the names of its options."""
@@ -137,18 +133,7 @@ def make_optimizer(name: str, vector: Tensor, options: Mapping[str, float]) -> O
 def flatten_parameters(network: Network | nn.Module) -> Tensor:
     """Move the trainable parameters into one vector; they and their gradients become its views.
 
-    Returns
-    -------
-    Tensor of shape (n_parameters,)
-        Its ``grad`` holds the parameters' gradients, which accumulate until it is zeroed.
-
-    Examples
-    --------
-    >>> layer = nn.Linear(2, 1)
-    >>> vector = flatten_parameters(layer)
-    >>> layer(torch.ones(1, 2)).sum().backward()
-    >>> vector.grad
-    tensor([1., 1., 1.])
+    The vector's ``grad`` holds the gradients, which accumulate until it is zeroed.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     vector = torch.cat([p.detach().reshape(-1) for p in parameters])

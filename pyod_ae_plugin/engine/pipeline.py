@@ -23,18 +23,11 @@ Layers = tuple[nn.Module, ...]
 
 @dataclass(frozen=True)
 class Fork:
-    """Mean and log variance of normal distributions, computed from the same input.
-
-    Attributes
-    ----------
-    mean, logvar : tuple of torch.nn.Module
-    clip : tuple of two floats or None
-        Bounds of the log variance.
-    """
+    """Mean and log variance of normal distributions, computed from the same input."""
 
     mean: Layers
     logvar: Layers
-    clip: tuple[float, float] | None
+    clip: tuple[float, float] | None  # bounds of the log variance
 
     @property
     def starts_linear(self) -> bool:
@@ -44,27 +37,13 @@ class Fork:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The layers that a row passes, in order. Identities are left out, and sequences are flat.
+    """The layers that a row passes, in order. Identities are left out, and sequences are flat."""
 
-    Attributes
-    ----------
-    encoder : tuple of torch.nn.Module
-        The layers of the encoder, in a VAE up to the fork into mu and logvar.
-    decoder : tuple of torch.nn.Module
-        The layers of the decoder, up to the fork into mean and logvar if there is one.
-    posterior : Fork or None
-        Mean and log variance of the latent code, in a VAE.
-    output : Fork or None
-        Mean and log variance of the reconstruction, where the decoder learned a variance.
-    n_members : int or None
-        Number of members whose layers are stacked; None for a single network.
-    """
-
-    encoder: Layers
-    decoder: Layers
-    posterior: Fork | None = None
-    output: Fork | None = None
-    n_members: int | None = None
+    encoder: Layers  # in a VAE up to the fork into mu and logvar
+    decoder: Layers  # up to the fork into mean and logvar if there is one
+    posterior: Fork | None = None  # of the latent code, in a VAE
+    output: Fork | None = None  # of the reconstruction, where the decoder learned a variance
+    n_members: int | None = None  # whose layers are stacked; None for a single network
 
     @property
     def encoding(self) -> Layers:

@@ -117,32 +117,12 @@ class RowSample(NamedTuple):
     """A uniform sample of all rows seen so far; all of them, in order, if they are few.
 
     Each row draws a key at random, and the sample is the rows with the lowest keys.
-
-    Attributes
-    ----------
-    capacity : int
-        Maximal number of rows in the sample.
-    n_seen : int
-        Number of rows it was drawn from.
-    pieces : tuple of pairs of Tensor
-        Rows [m, n_features] and their keys [m].
-    bound : float
-        Rows with this key or a higher one are not in the sample.
-
-    Examples
-    --------
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> sample = RowSample(3).added(torch.tensor([[1.0], [2.0]]), generator)
-    >>> sample.rows().T
-    tensor([[1., 2.]])
-    >>> sample.added(torch.zeros(1000, 1), generator).rows().shape
-    torch.Size([3, 1])
     """
 
-    capacity: int
+    capacity: int  # maximal number of rows in the sample
     n_seen: int = 0
-    pieces: tuple[tuple[Tensor, Tensor], ...] = ()
-    bound: float = math.inf
+    pieces: tuple[tuple[Tensor, Tensor], ...] = ()  # rows [m, n_features] and their keys [m]
+    bound: float = math.inf  # rows with this key or a higher one are not in the sample
 
     def added(self, rows: Tensor, generator: torch.Generator) -> RowSample:
         """Return the sample with these rows added; they are copied."""

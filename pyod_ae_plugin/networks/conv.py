@@ -231,11 +231,7 @@ def _decoder(
 
 
 def _output(
-    n_in: int,
-    image: Image,
-    activation: str,
-    learn_variance: bool,
-    generator: torch.Generator,
+    n_in: int, image: Image, activation: str, learn_variance: bool, generator: torch.Generator
 ) -> nn.Module:
     """The last layer of a decoder, from images of ``n_in`` channels to rows."""
     n_out, *size = image
