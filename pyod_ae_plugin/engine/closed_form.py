@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -210,15 +211,14 @@ def _append_fork(fork: Fork, program: Program, h: Buffer) -> tuple[Buffer, Buffe
 # ---------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
 class Buffer:
     """The rows [*members, n, width] that one operation writes and others read."""
 
-    def __init__(self, rows: Tensor, grad: Tensor, needs_grad: bool = True) -> None:
-        self.rows = rows
-        self.grad = grad  # of the loss of the batch
-        self.needs_grad = needs_grad  # whether the rows depend on parameters
-        # The last operation that reads the rows is the first to write their gradient.
-        self.last_reader: Operation | None = None
+    rows: Tensor
+    grad: Tensor  # of the loss of the batch
+    needs_grad: bool = True  # whether the rows depend on parameters
+    last_reader: Operation | None = None  # the first to write the gradient of the rows
 
     @property
     def width(self) -> int:

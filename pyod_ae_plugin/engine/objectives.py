@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -61,18 +62,18 @@ class Corruptor:
         return x
 
 
+@dataclass(frozen=True, eq=False)
 class ReconstructionLoss:
     """Mean squared reconstruction error of each row, or its negative log likelihood.
 
-    Rows are corrupted before they are encoded if there is ``corrupt``; the network then learns to
-    reconstruct the original rows (denoising autoencoder, Vincent et al. 2008). The likelihood, per
-    feature and in nats, is that of the network's ``decode_distribution``; ``learn_variance`` asks
-    for it.
+    The likelihood, if ``learn_variance``, is per feature and in nats, under the distribution of the
+    network's ``decode_distribution``. If there is ``corrupt``, rows are corrupted before they are
+    encoded; the network learns to reconstruct the original rows (denoising autoencoder, Vincent et
+    al. 2008).
     """
 
-    def __init__(self, corrupt: Corruptor | None = None, learn_variance: bool = False) -> None:
-        self.corrupt = corrupt
-        self.learn_variance = learn_variance
+    corrupt: Corruptor | None = None
+    learn_variance: bool = False
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
@@ -83,38 +84,21 @@ class ReconstructionLoss:
         return (network.decode(code) - x).square().mean(-1)
 
 
+@dataclass(frozen=True, eq=False)
 class NegativeElbo:
     """Negative evidence lower bound of a VAE with a normal decoder, in nats.
 
-    ``-log p(x | z) + beta * KL`` with ``z`` drawn once from the posterior by reparameterisation
-    [1]_, and a weight ``beta`` [3]_. With a ``capacity`` C, in nats, the second term is
-    ``beta * |KL - C * progress|``, the annealed target of [2]_. With ``kl_warmup``, a share of the
-    training in [0, 1), ``beta`` is multiplied by ``min(progress / kl_warmup, 1)`` [4]_ [5]_.
-    Rows are corrupted before they are encoded if there is ``corrupt``. A network without
-    ``decode_distribution`` has a variance of 1.
-
-    References
-    ----------
-    .. [1] Kingma, D. P., & Welling, M. (2014). Auto-Encoding Variational Bayes. ICLR.
-    .. [2] Burgess, C. P., et al. (2018). Understanding disentangling in beta-VAE.
-           arXiv:1804.03599.
-    .. [3] Higgins, I., et al. (2017). beta-VAE: Learning Basic Visual Concepts with a
-           Constrained Variational Framework. ICLR.
-    .. [4] Bowman, S. R., et al. (2016). Generating Sentences from a Continuous Space. CoNLL.
-    .. [5] Sonderby, C. K., et al. (2016). Ladder Variational Autoencoders. NeurIPS.
+    ``-log p(x | z) + beta * KL`` with ``z`` drawn once from the posterior by reparameterisation.
+    With a ``capacity`` C, in nats, the second term is ``beta * |KL - C * progress|`` (Burgess et
+    al. 2018). With ``kl_warmup``, a share of the training in [0, 1), ``beta`` is multiplied by
+    ``min(progress / kl_warmup, 1)`` (Bowman et al. 2016). Rows are corrupted before they are
+    encoded if there is ``corrupt``. A network without ``decode_distribution`` has a variance of 1.
     """
 
-    def __init__(
-        self,
-        beta: float = 1.0,
-        capacity: float | None = None,
-        corrupt: Corruptor | None = None,
-        kl_warmup: float = 0.0,
-    ) -> None:
-        self.beta = beta
-        self.capacity = capacity
-        self.corrupt = corrupt
-        self.kl_warmup = kl_warmup
+    beta: float = 1.0
+    capacity: float | None = None
+    corrupt: Corruptor | None = None
+    kl_warmup: float = 0.0
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator

@@ -44,35 +44,22 @@ class Adam:
         self._mean = torch.zeros_like(vector)
         self._square = torch.zeros_like(vector)
         self._steps = torch.zeros((), device=vector.device)
-        self._weight_decay = weight_decay
-        self._eps = adam_eps
         self._fuses = _can_fuse(vector)
         if self._fuses:
             # The functional forms call these after checks that take as long as a small step.
-            self._update: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+            update: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
         else:
-            self._update = adamw if decoupled else adam
+            update = adamw if decoupled else adam
+        options = {"beta1": 0.9, "beta2": 0.999, "weight_decay": weight_decay, "eps": adam_eps}
+        self._update = partial(update, **options, amsgrad=False, maximize=False)
 
     def step(self, lr: float) -> None:
         """Make one step at a learning rate."""
         assert self._vector.grad is not None
         if self._fuses:
             self._steps += 1
-        self._update(
-            [self._vector],
-            [self._vector.grad],
-            [self._mean],
-            [self._square],
-            [],
-            [self._steps],
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=lr,
-            weight_decay=self._weight_decay,
-            eps=self._eps,
-            maximize=False,
-        )
+        vector, grad, mean, square = self._vector, self._vector.grad, self._mean, self._square
+        self._update([vector], [grad], [mean], [square], [], [self._steps], lr=lr)
 
     def state(self) -> dict[str, Tensor]:
         """The running means of gradient and squared gradient, and the number of steps."""
@@ -91,25 +78,19 @@ class Sgd:
     ) -> None:
         self._vector = vector
         self._velocity = torch.zeros_like(vector) if sgd_momentum else None
-        self._weight_decay = weight_decay
-        self._momentum = sgd_momentum
-        self._nesterov = sgd_nesterov
+        self._update: Any = partial(
+            sgd,
+            fused=_can_fuse(vector),
+            weight_decay=weight_decay,
+            momentum=sgd_momentum,
+            nesterov=sgd_nesterov,
+            dampening=0.0,
+            maximize=False,
+        )
 
     def step(self, lr: float) -> None:
         """Make one step at a learning rate."""
-        assert self._vector.grad is not None
-        sgd(
-            [self._vector],
-            [self._vector.grad],
-            [self._velocity],
-            fused=_can_fuse(self._vector),
-            weight_decay=self._weight_decay,
-            momentum=self._momentum,
-            lr=lr,
-            dampening=0.0,
-            nesterov=self._nesterov,
-            maximize=False,
-        )
+        self._update([self._vector], [self._vector.grad], [self._velocity], lr=lr)
 
     def state(self) -> dict[str, Tensor]:
         """The velocity, where there is momentum."""

@@ -102,7 +102,8 @@ def resolve(options: TrainingOptions, n_rows: int) -> tuple[int, int, float]:
     ``n_rows`` is the number of rows that the network, or each member, is trained on.
     """
     batch_size = options.batch_size or default_batch_size(n_rows)
-    epochs = options.epochs or default_epochs(math.ceil(n_rows / batch_size))
+    # By default as many epochs as make 500 steps, but at least 5.
+    epochs = options.epochs or max(math.ceil(500 / math.ceil(n_rows / batch_size)), 5)
     rows_in_batch = min(batch_size, max(n_rows, 32))
     lr = default_lr(rows_in_batch) if options.lr is None else options.lr
     return batch_size, epochs, float(lr)
@@ -111,11 +112,6 @@ def resolve(options: TrainingOptions, n_rows: int) -> tuple[int, int, float]:
 def default_batch_size(n: int) -> int:
     """Batch size for n rows: the power of two nearest to n / 32, between 32 and 1,024."""
     return int(min(max(2 ** round(math.log2(max(n, 1) / 32)), 32), 1024))
-
-
-def default_epochs(n_batches: int) -> int:
-    """Epochs of ``n_batches`` steps each that make 500 steps, but at least 5 epochs."""
-    return max(math.ceil(500 / n_batches), 5)
 
 
 def default_lr(batch_size: int) -> float:

@@ -32,11 +32,6 @@ class Activation:
         """Create a layer."""
         return self.module(**self.settings)
 
-    @property
-    def is_elementwise(self) -> bool:
-        """Whether a value depends on one value only, by a derivative that is known."""
-        return self.derivative is not None
-
     def has_default_parameters(self, layer: nn.Module) -> bool:
         """Whether a layer computes what the layers of :meth:`make` compute."""
         default = self.make()

@@ -12,10 +12,6 @@ from pyod_ae_plugin.networks.layers import inference_stack, output_distribution
 
 _N = TypeVar("_N")
 
-# ---------------------------------------------------------------------------------------
-# Interfaces
-# ---------------------------------------------------------------------------------------
-
 
 class Network(Protocol):
     """A :class:`torch.nn.Module` with an encoder and a decoder.
@@ -39,9 +35,9 @@ class Network(Protocol):
     def modules(self) -> Iterator[nn.Module]: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def state_dict(self) -> Mapping[str, Tensor]: ...
     def buffers(self) -> Iterator[Tensor]: ...
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]: ...
-    def state_dict(self) -> Mapping[str, Tensor]: ...
 
 
 class PosteriorNetwork(Network, Protocol):
@@ -56,11 +52,6 @@ class DistributionNetwork(Network, Protocol):
 
     def decode_distribution(self, z: Tensor, /) -> tuple[Tensor, Tensor]:
         """Mean and log variance, each [n, n_features], of the rows that codes decode to."""
-
-
-# ---------------------------------------------------------------------------------------
-# Networks
-# ---------------------------------------------------------------------------------------
 
 
 class AutoEncoderNetwork(nn.Module):

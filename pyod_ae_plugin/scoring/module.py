@@ -27,17 +27,6 @@ class ScoringModule(nn.Module):
     head : ScoreHead
         Scores standardised rows by the network.
 
-    Attributes
-    ----------
-    widths : tuple of int
-        Distinct numbers of outputs for one row of the network's layers, all members together,
-        ascending.
-    has_single_column : bool
-        Whether a weight matrix of the network has one input or one output.
-    rounds_alike : bool
-        Whether the network is made of linear layers and ReLUs only, whose arithmetic for a cell
-        does not depend on where in memory the cell is.
-
     Examples
     --------
     >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
@@ -57,8 +46,10 @@ class ScoringModule(nn.Module):
         matrix_widths = {_n_outputs(weight) for weight in weights if weight.ndim <= 3}
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
         layer_widths = _measured_widths(network, leaves, standardize.n_features)
+        # Distinct numbers of outputs of layers for one row, all members together, ascending.
         self.widths = tuple(sorted(matrix_widths | layer_widths or {1}))
         self.has_single_column = any(1 in weight.shape[-2:] for weight in weights)
+        # The arithmetic of these for a cell does not depend on where in memory the cell is.
         self.rounds_alike = all(isinstance(m, (nn.Linear, nn.ReLU)) for m in leaves)
 
     def forward(self, x: Tensor) -> Tensor:
