@@ -17,8 +17,8 @@ from torch import Tensor
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.engine.states import add_prefix, strip_prefix
 from pyod_ae_plugin.engine.tiles import map_rows
+from pyod_ae_plugin.engine.training import add_prefix, strip_prefix
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE

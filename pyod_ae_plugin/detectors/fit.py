@@ -35,8 +35,14 @@ from pyod_ae_plugin.engine.rows import (
     training_batches,
     training_tile_rows,
 )
-from pyod_ae_plugin.engine.states import add_prefix, copied, strip_prefix
-from pyod_ae_plugin.engine.training import DivergenceError, Training, divergence
+from pyod_ae_plugin.engine.training import (
+    DivergenceError,
+    Training,
+    add_prefix,
+    copied,
+    divergence,
+    strip_prefix,
+)
 from pyod_ae_plugin.fitted import (
     Array,
     Fitted,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -46,14 +47,12 @@ def batch_gradient(
 ) -> BatchGradient:
     """Return the fastest function that computes the gradient of batches.
 
-    ``trim`` and ``compile_mode`` are those of
-    :class:`~pyod_ae_plugin.engine.options.TrainingOptions`, and ``vector`` comes from
-    :func:`~pyod_ae_plugin.engine.optimizers.flatten_parameters`. If ``stacked``, batches have the
-    shape (n_members, n, n_features).
+    ``trim`` and ``compile_mode`` are those of the training's options, and ``vector`` comes from
+    ``flatten_parameters``. If ``stacked``, batches have the shape (n_members, n, n_features).
     """
     if compile_mode is not None:
         compiled: Objective = torch.compile(objective, mode=compile_mode)
-        return _ByAutograd(network, compiled, trim, vector, generator)
+        return _by_autograd(network, compiled, trim, vector, generator)
     pipeline = read_pipeline(network)
     if (
         vector.device.type == "cpu"
@@ -61,8 +60,8 @@ def batch_gradient(
         and isinstance(objective, (ReconstructionLoss, NegativeElbo))
         and has_closed_form(pipeline, objective, stacked)
     ):
-        return _InClosedForm(pipeline, objective, trim, generator)
-    return _ByAutograd(network, objective, trim, vector, generator)
+        return _in_closed_form(pipeline, objective, trim, generator)
+    return _by_autograd(network, objective, trim, vector, generator)
 
 
 def has_closed_form(pipeline: Pipeline | None, objective: Objective, stacked: bool) -> bool:
@@ -80,54 +79,45 @@ def has_closed_form(pipeline: Pipeline | None, objective: Objective, stacked: bo
     )
 
 
-class _ByAutograd:
-    """Computes gradients of any differentiable objective."""
+def _by_autograd(
+    network: Network,
+    objective: Objective,
+    trim: Sequence[float],
+    vector: Tensor,
+    generator: torch.Generator,
+) -> BatchGradient:
+    """The gradient of any differentiable objective."""
+    means: dict[torch.Size, TrimmedMean] = {}
 
-    def __init__(
-        self,
-        network: Network,
-        objective: Objective,
-        trim: Sequence[float],
-        vector: Tensor,
-        generator: torch.Generator,
-    ) -> None:
-        self._network, self._objective, self._generator = network, objective, generator
-        self._trim, self._vector = trim, vector
-        self._means: dict[torch.Size, TrimmedMean] = {}
-
-    def __call__(self, x: Tensor, progress: float) -> Tensor:
-        losses = self._objective(self._network, x, progress, self._generator)
-        if losses.shape not in self._means:
-            self._means[losses.shape] = TrimmedMean(losses, self._trim)
-        loss = self._means[losses.shape](losses).sum()
-        assert self._vector.grad is not None
-        self._vector.grad.zero_()
+    def gradient(x: Tensor, progress: float) -> Tensor:
+        losses = objective(network, x, progress, generator)
+        if losses.shape not in means:
+            means[losses.shape] = TrimmedMean(losses, trim)
+        loss = means[losses.shape](losses).sum()
+        assert vector.grad is not None
+        vector.grad.zero_()
         loss.backward()
         return loss.detach()
 
+    return gradient
 
-class _InClosedForm:
-    """Runs a pass made for the shape of the batch; an epoch has at most two shapes."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        objective: ReconstructionLoss | NegativeElbo,
-        trim: Sequence[float],
-        generator: torch.Generator,
-    ) -> None:
-        self._pipeline, self._objective, self._generator = pipeline, objective, generator
-        self._trim = trim
-        self._passes: dict[torch.Size, _Pass] = {}
+def _in_closed_form(
+    pipeline: Pipeline,
+    objective: ReconstructionLoss | NegativeElbo,
+    trim: Sequence[float],
+    generator: torch.Generator,
+) -> BatchGradient:
+    """Run a pass made for the shape of the batch; an epoch has at most two shapes."""
+    passes: dict[torch.Size, _Pass] = {}
 
-    def __call__(self, x: Tensor, progress: float) -> Tensor:
-        corrupt = self._objective.corrupt
-        source = x if corrupt is None else corrupt(x, self._generator)
-        if x.shape not in self._passes:
-            self._passes[x.shape] = _Pass(
-                self._pipeline, self._objective, self._trim, x, self._generator
-            )
-        return self._passes[x.shape](x, source, progress)
+    def gradient(x: Tensor, progress: float) -> Tensor:
+        source = x if objective.corrupt is None else objective.corrupt(x, generator)
+        if x.shape not in passes:
+            passes[x.shape] = _Pass(pipeline, objective, trim, x, generator)
+        return passes[x.shape](x, source, progress)
+
+    return gradient
 
 
 # ---------------------------------------------------------------------------------------
@@ -152,10 +142,7 @@ class _Pass:
         self._mean = TrimmedMean(self._losses, trim)
         self._weights = torch.zeros_like(self._losses)
         weights = self._weights.unsqueeze(-1)
-        if isinstance(objective, NegativeElbo):
-            terms, scale = _elbo_terms(pipeline, objective, program, weights, generator), 1.0
-        else:
-            terms, scale = _reconstruction_terms(pipeline, objective, program, weights)
+        terms, scale = _loss_terms(pipeline, objective, program, weights, generator)
         self._constant = sum(term.constant for term in terms)
         self._mean_weights = scale * self._mean.weights
         self._flat_mean_weights = self._mean_weights.view(-1)
@@ -182,33 +169,26 @@ class _Pass:
         return torch.dot(losses, self._flat_mean_weights)
 
 
-def _reconstruction_terms(
-    pipeline: Pipeline, objective: ReconstructionLoss, program: Program, weights: Tensor
-) -> tuple[list[Term], float]:
-    """The terms of the loss, and the factor of their sum."""
-    code = program.append(pipeline.encoder, program.source)
-    if objective.learn_variance:
-        return [_density_term(pipeline, program, code, weights)], 1 / program.source.width
-    mean = program.append(pipeline.decoding, code)
-    return [SquaredError(mean, weights)], 2 / program.source.width
-
-
-def _elbo_terms(
+def _loss_terms(
     pipeline: Pipeline,
-    objective: NegativeElbo,
+    objective: ReconstructionLoss | NegativeElbo,
     program: Program,
     weights: Tensor,
     generator: torch.Generator,
-) -> list[Term]:
-    assert pipeline.posterior is not None
+) -> tuple[list[Term], float]:
+    """The terms of the loss, and the factor of their sum."""
     h = program.append(pipeline.encoder, program.source)
+    if isinstance(objective, ReconstructionLoss):
+        if objective.learn_variance:
+            return [_density_term(pipeline, program, h, weights)], 1 / program.source.width
+        mean = program.append(pipeline.decoding, h)
+        return [SquaredError(mean, weights)], 2 / program.source.width
+    assert pipeline.posterior is not None
     mu, logvar = _append_fork(pipeline.posterior, program, h)
     code = program.new_buffer(mu.width)
     program.operations.append(Reparameterization(mu, logvar, code, generator))
-    return [
-        _density_term(pipeline, program, code, weights),
-        Divergence(mu, logvar, weights, objective),
-    ]
+    density = _density_term(pipeline, program, code, weights)
+    return [density, Divergence(mu, logvar, weights, objective)], 1.0
 
 
 def _density_term(pipeline: Pipeline, program: Program, code: Buffer, weights: Tensor) -> Term:
@@ -231,24 +211,14 @@ def _append_fork(fork: Fork, program: Program, h: Buffer) -> tuple[Buffer, Buffe
 # ---------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
 class Buffer:
-    """The rows that one operation writes and others read.
+    """The rows [*members, n, width] that one operation writes and others read."""
 
-    Attributes
-    ----------
-    rows : Tensor of shape (*members, n, width)
-        The rows of the batch.
-    grad : Tensor of shape (*members, n, width)
-        The derivative of the loss of the batch.
-    needs_grad : bool
-        Whether the rows depend on parameters; if not, the gradient is not computed.
-    last_reader : Operation or None
-        The last operation that reads the rows, which is the first to write their gradient.
-    """
-
-    def __init__(self, rows: Tensor, grad: Tensor, needs_grad: bool = True) -> None:
-        self.rows, self.grad, self.needs_grad = rows, grad, needs_grad
-        self.last_reader: Operation | None = None
+    rows: Tensor
+    grad: Tensor  # of the loss of the batch
+    needs_grad: bool = True  # whether the rows depend on parameters
+    last_reader: Operation | None = None  # the first to write the gradient of the rows
 
     @property
     def width(self) -> int:
@@ -266,22 +236,10 @@ class Operation(Protocol):
 
 
 class Program:
-    """The operations on batches of one shape, in the order of the forward pass.
-
-    Parameters
-    ----------
-    batch : Tensor of shape (*members, n, n_features)
-        A batch with the shape, dtype and device of all batches.
-
-    Attributes
-    ----------
-    source : Buffer
-        The input of the first operation; its rows are set at each batch.
-    operations : list of Operation
-    """
+    """The operations on batches like a given one, in the order of the forward pass."""
 
     def __init__(self, batch: Tensor) -> None:
-        self.source = Buffer(batch, batch, needs_grad=False)
+        self.source = Buffer(batch, batch, needs_grad=False)  # its rows are set at each batch
         self.operations: list[Operation] = []
 
     def new_buffer(self, width: int) -> Buffer:
@@ -384,10 +342,7 @@ class Elementwise:
 
 
 class Reparameterization:
-    """The operation :func:`~pyod_ae_plugin.scoring.likelihood.reparameterize` of new noise.
-
-    It adds to the gradients that :class:`Divergence` wrote.
-    """
+    """The operation ``reparameterize`` of new noise. Adds to what :class:`Divergence` wrote."""
 
     def __init__(
         self, mu: Buffer, logvar: Buffer, result: Buffer, generator: torch.Generator
@@ -415,15 +370,9 @@ class Reparameterization:
 
 
 class Term(Protocol):
-    """A summand of the loss of each row.
+    """A summand of the loss of each row."""
 
-    Attributes
-    ----------
-    constant : float
-        A part of the summand that is the same for all rows, and that :meth:`forward` leaves out.
-    """
-
-    constant: float
+    constant: float  # part of the summand, the same for all rows, that forward() leaves out
 
     def forward(self, x: Tensor, progress: float, losses: Tensor) -> None:
         """Add the summands of rows [*members, n, n_features] to losses [*members * n]."""
@@ -435,8 +384,7 @@ class Term(Protocol):
 class SquaredError:
     """Half the squared distance of a row from its reconstruction.
 
-    With the right constant, that is the negative
-    :func:`~pyod_ae_plugin.scoring.likelihood.log_density` with a variance of 1.
+    With the right constant, that is the negative ``log_density`` with a variance of 1.
     """
 
     def __init__(self, mean: Buffer, weights: Tensor, constant: float = 0.0) -> None:
@@ -455,7 +403,7 @@ class SquaredError:
 
 
 class GaussianError:
-    """The negative :func:`~pyod_ae_plugin.scoring.likelihood.log_density` of a row."""
+    """The negative ``log_density`` of a row."""
 
     def __init__(self, mean: Buffer, logvar: Buffer, weights: Tensor) -> None:
         self._mean, self._logvar, self._weights = mean, logvar, weights
@@ -479,10 +427,7 @@ class GaussianError:
 
 
 class Divergence:
-    """The KL term of :class:`~pyod_ae_plugin.engine.objectives.NegativeElbo`.
-
-    It is made of :func:`~pyod_ae_plugin.scoring.likelihood.kl_divergence`.
-    """
+    """The KL term of :class:`~pyod_ae_plugin.engine.objectives.NegativeElbo`."""
 
     constant = 0.0
 

@@ -21,15 +21,7 @@ if hasattr(os, "register_at_fork"):
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return a device by its name; None picks CUDA if there is a GPU, else the CPU.
 
-    Raises
-    ------
-    ValueError
-        If the name is not valid, or this machine does not have the device.
-
-    Examples
-    --------
-    >>> resolve_device("cpu")
-    device(type='cpu')
+    Raises ValueError if the name is not valid, or this machine does not have the device.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

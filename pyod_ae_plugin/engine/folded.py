@@ -22,11 +22,10 @@ Step = Callable[[Tensor, Tensor], Tensor]
 def score_function(module: ScoringModule, precision: Precision = "float32") -> TileFunction:
     """Return the fastest function that scores tiles: folded, of the GPU, or the module itself.
 
-    On a GPU that is :func:`~pyod_ae_plugin.engine.cuda.dispatch.gpu_score_function`, which
-    ``precision`` is passed to. On a CPU, standardisation is folded into two linear layers: the
-    first takes raw rows, and the last subtracts the standardised row in its bias, which gives the
-    residual. See :func:`can_be_folded`. The scores are the module's up to rounding in float32.
-    The function may be called by the thread that asked for it, in inference mode.
+    On a CPU, standardisation is folded into two linear layers: the first takes raw rows, and the
+    last subtracts the standardised row in its bias, which gives the residual. The scores are the
+    module's up to rounding in float32. ``precision`` is that of matrix products on a GPU. The
+    function may be called by the thread that asked for it, in inference mode.
     """
     if module.standardize.scale.is_cuda:
         return gpu_score_function(module, precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -38,12 +39,6 @@ class Corruptor:
 
     There is a :class:`~pyod_ae_plugin.engine.options.Corruption` for each member of an ensemble, or
     one for a single network.
-
-    Examples
-    --------
-    >>> corrupt = Corruptor([Corruption(mask=0.5)])
-    >>> corrupt(torch.ones(1, 4), torch.Generator().manual_seed(0)).unique()
-    tensor([0., 1.])
     """
 
     def __init__(self, members: Sequence[Corruption]) -> None:
@@ -67,30 +62,18 @@ class Corruptor:
         return x
 
 
+@dataclass(frozen=True, eq=False)
 class ReconstructionLoss:
     """Mean squared reconstruction error of each row, or its negative log likelihood.
 
-    Parameters
-    ----------
-    corrupt : Corruptor or None, default=None
-        Applied to rows before they are encoded; the network then learns to reconstruct the
-        original rows (denoising autoencoder, Vincent et al. 2008).
-    learn_variance : bool, default=False
-        Minimise the negative log density, per feature and in nats, under the normal distribution
-        of the network's ``decode_distribution``.
-
-    Examples
-    --------
-    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
-    >>> from torch import nn
-    >>> keep_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
-    >>> ReconstructionLoss()(keep_nothing, torch.tensor([[1.0, 3.0]]), 0.0, torch.Generator())
-    tensor([5.])
+    The likelihood, if ``learn_variance``, is per feature and in nats, under the distribution of the
+    network's ``decode_distribution``. If there is ``corrupt``, rows are corrupted before they are
+    encoded; the network learns to reconstruct the original rows (denoising autoencoder, Vincent et
+    al. 2008).
     """
 
-    def __init__(self, corrupt: Corruptor | None = None, learn_variance: bool = False) -> None:
-        self.corrupt = corrupt
-        self.learn_variance = learn_variance
+    corrupt: Corruptor | None = None
+    learn_variance: bool = False
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
@@ -101,47 +84,21 @@ class ReconstructionLoss:
         return (network.decode(code) - x).square().mean(-1)
 
 
+@dataclass(frozen=True, eq=False)
 class NegativeElbo:
     """Negative evidence lower bound of a VAE with a normal decoder, in nats.
 
-    ``-log p(x | z) + beta * KL`` with ``z`` drawn once from the posterior by reparameterisation
-    [1]_. With a ``capacity`` C the second term is ``beta * |KL - C * progress|``, the annealed
-    target of [2]_. With ``kl_warmup``, ``beta`` is multiplied by ``min(progress / kl_warmup, 1)``
-    [4]_ [5]_. A network without ``decode_distribution`` has a variance of 1.
-
-    Parameters
-    ----------
-    beta : float, default=1.0
-        Weight of the KL term [3]_.
-    capacity : float or None, default=None
-        The target of the KL at the end of training, in nats; None sets no target.
-    corrupt : Corruptor or None, default=None
-        Applied to rows before they are encoded.
-    kl_warmup : float in [0, 1), default=0.0
-        Share of the training during which the weight of the KL term rises from 0.
-
-    References
-    ----------
-    .. [1] Kingma, D. P., & Welling, M. (2014). Auto-Encoding Variational Bayes. ICLR.
-    .. [2] Burgess, C. P., et al. (2018). Understanding disentangling in beta-VAE.
-           arXiv:1804.03599.
-    .. [3] Higgins, I., et al. (2017). beta-VAE: Learning Basic Visual Concepts with a
-           Constrained Variational Framework. ICLR.
-    .. [4] Bowman, S. R., et al. (2016). Generating Sentences from a Continuous Space. CoNLL.
-    .. [5] Sonderby, C. K., et al. (2016). Ladder Variational Autoencoders. NeurIPS.
+    ``-log p(x | z) + beta * KL`` with ``z`` drawn once from the posterior by reparameterisation.
+    With a ``capacity`` C, in nats, the second term is ``beta * |KL - C * progress|`` (Burgess et
+    al. 2018). With ``kl_warmup``, a share of the training in [0, 1), ``beta`` is multiplied by
+    ``min(progress / kl_warmup, 1)`` (Bowman et al. 2016). Rows are corrupted before they are
+    encoded if there is ``corrupt``. A network without ``decode_distribution`` has a variance of 1.
     """
 
-    def __init__(
-        self,
-        beta: float = 1.0,
-        capacity: float | None = None,
-        corrupt: Corruptor | None = None,
-        kl_warmup: float = 0.0,
-    ) -> None:
-        self.beta = beta
-        self.capacity = capacity
-        self.corrupt = corrupt
-        self.kl_warmup = kl_warmup
+    beta: float = 1.0
+    capacity: float | None = None
+    corrupt: Corruptor | None = None
+    kl_warmup: float = 0.0
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
@@ -155,14 +112,7 @@ class NegativeElbo:
         return self.kl_weight(progress) * kl - log_density(x, *decode_distribution(network, z))
 
     def kl_weight(self, progress: float) -> float:
-        """Weight of the KL term; on a GPU, ``progress`` and the weight are tensors.
-
-        Examples
-        --------
-        >>> objective = NegativeElbo(beta=2.0, kl_warmup=0.5)
-        >>> objective.kl_weight(0.25), objective.kl_weight(0.75)
-        (1.0, 2.0)
-        """
+        """Weight of the KL term; on a GPU, ``progress`` and the weight are tensors."""
         if not self.kl_warmup:
             return self.beta
         share = progress / self.kl_warmup
@@ -171,30 +121,10 @@ class NegativeElbo:
 
 
 class TrimmedMean:
-    """The mean of all but the highest losses of a batch.
+    """The mean [*members] of all but the highest losses [*members, n] of a batch.
 
-    Parameters
-    ----------
-    like : Tensor of shape (*members, n)
-        Losses with the shape, dtype and device of all losses.
-    trim : sequence of float
-        Share of the highest losses left out, for each member; one share may stand for all.
-
-    Attributes
-    ----------
-    n_kept : int
-        Number of losses in the mean, for the member that keeps most.
-    leaves_out : bool
-        Whether any loss of any member is left out.
-    weights : Tensor of shape (*members, n_kept)
-        Weights of the losses that :meth:`lowest` returns; their weighted sum is the mean.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*members, n)``
-    - Output: ``(*members)``
+    ``trim`` is the share left out, for each member or one for all; ``like`` has the shape, dtype
+    and device of all losses.
 
     Examples
     --------
@@ -206,11 +136,12 @@ class TrimmedMean:
     def __init__(self, like: Tensor, trim: Sequence[float]) -> None:
         n = like.shape[-1]
         kept = torch.tensor([[n - int(share * n)] for share in trim])
-        self.n_kept = int(kept.max())
+        self.n_kept = int(kept.max())  # by the member that keeps most
         self.leaves_out = int(kept.min()) < n
         self._in_order = int(kept.min()) < self.n_kept
         weights = (torch.arange(self.n_kept) < kept).to(like) / kept.to(like)
         weights = weights if like.ndim == 2 else weights[0]
+        # [*members, n_kept], of the losses that lowest() returns
         self.weights = weights.expand(*like.shape[:-1], -1).contiguous()
 
     def lowest(self, losses: Tensor) -> tuple[Tensor, Tensor]:

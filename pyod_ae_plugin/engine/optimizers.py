@@ -8,6 +8,7 @@ of the cost of a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -43,44 +44,26 @@ class Adam:
         self._mean = torch.zeros_like(vector)
         self._square = torch.zeros_like(vector)
         self._steps = torch.zeros((), device=vector.device)
-        self._weight_decay = weight_decay
-        self._eps = adam_eps
         self._fuses = _can_fuse(vector)
         if self._fuses:
             # The functional forms call these after checks that take as long as a small step.
-            self._update: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
+            update: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
         else:
-            self._update = adamw if decoupled else adam
+            update = adamw if decoupled else adam
+        options = {"beta1": 0.9, "beta2": 0.999, "weight_decay": weight_decay, "eps": adam_eps}
+        self._update = partial(update, **options, amsgrad=False, maximize=False)
 
     def step(self, lr: float) -> None:
         """Make one step at a learning rate."""
         assert self._vector.grad is not None
         if self._fuses:
             self._steps += 1
-        self._update(
-            [self._vector],
-            [self._vector.grad],
-            [self._mean],
-            [self._square],
-            [],
-            [self._steps],
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=lr,
-            weight_decay=self._weight_decay,
-            eps=self._eps,
-            maximize=False,
-        )
+        vector, grad, mean, square = self._vector, self._vector.grad, self._mean, self._square
+        self._update([vector], [grad], [mean], [square], [], [self._steps], lr=lr)
 
     def state(self) -> dict[str, Tensor]:
         """The running means of gradient and squared gradient, and the number of steps."""
         return {"mean": self._mean, "square": self._square, "steps": self._steps}
-
-
-def adam_w(vector: Tensor, weight_decay: float = 0.0, adam_eps: float = 1e-8) -> Adam:
-    """Return :class:`Adam` with decoupled weight decay."""
-    return Adam(vector, weight_decay, adam_eps, decoupled=True)
 
 
 class Sgd:
@@ -95,25 +78,19 @@ class Sgd:
     ) -> None:
         self._vector = vector
         self._velocity = torch.zeros_like(vector) if sgd_momentum else None
-        self._weight_decay = weight_decay
-        self._momentum = sgd_momentum
-        self._nesterov = sgd_nesterov
+        self._update: Any = partial(
+            sgd,
+            fused=_can_fuse(vector),
+            weight_decay=weight_decay,
+            momentum=sgd_momentum,
+            nesterov=sgd_nesterov,
+            dampening=0.0,
+            maximize=False,
+        )
 
     def step(self, lr: float) -> None:
         """Make one step at a learning rate."""
-        assert self._vector.grad is not None
-        sgd(
-            [self._vector],
-            [self._vector.grad],
-            [self._velocity],
-            fused=_can_fuse(self._vector),
-            weight_decay=self._weight_decay,
-            momentum=self._momentum,
-            lr=lr,
-            dampening=0.0,
-            nesterov=self._nesterov,
-            maximize=False,
-        )
+        self._update([self._vector], [self._vector.grad], [self._velocity], lr=lr)
 
     def state(self) -> dict[str, Tensor]:
         """The velocity, where there is momentum."""
@@ -122,7 +99,7 @@ class Sgd:
 
 OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], frozenset[str]]] = {
     "adam": (Adam, frozenset({"weight_decay", "adam_eps"})),
-    "adamw": (adam_w, frozenset({"weight_decay", "adam_eps"})),
+    "adamw": (partial(Adam, decoupled=True), frozenset({"weight_decay", "adam_eps"})),
     "sgd": (Sgd, frozenset({"weight_decay", "sgd_momentum", "sgd_nesterov"})),
 }
 """Optimizers by name, each with the names of its options."""
@@ -137,18 +114,7 @@ def make_optimizer(name: str, vector: Tensor, options: Mapping[str, float]) -> O
 def flatten_parameters(network: Network | nn.Module) -> Tensor:
     """Move the trainable parameters into one vector; they and their gradients become its views.
 
-    Returns
-    -------
-    Tensor of shape (n_parameters,)
-        Its ``grad`` holds the parameters' gradients, which accumulate until it is zeroed.
-
-    Examples
-    --------
-    >>> layer = nn.Linear(2, 1)
-    >>> vector = flatten_parameters(layer)
-    >>> layer(torch.ones(1, 2)).sum().backward()
-    >>> vector.grad
-    tensor([1., 1., 1.])
+    The vector's ``grad`` holds the gradients, which accumulate until it is zeroed.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     vector = torch.cat([p.detach().reshape(-1) for p in parameters])

@@ -59,48 +59,27 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of a training.
+    """Options of a training."""
 
-    Attributes
-    ----------
-    epochs : int or None
-        Passes over the rows; None takes :func:`default_epochs`.
-    epoch_fraction : float
-        Share of these epochs that is trained, but at least one; for continued training.
-    trim : sequence of float
-        Share of the highest-loss rows of a batch left out of the gradient, in [0, 1), so that
-        the network does not learn to reconstruct outliers among the training rows; one for each
-        member of an ensemble.
-    batch_size : int or None
-        Rows in a step; None takes :func:`default_batch_size`.
-    lr : float or None
-        Highest learning rate, see :func:`one_cycle`; None takes :func:`default_lr`.
-    optimizer : str
-        A name in :data:`~pyod_ae_plugin.engine.optimizers.OPTIMIZERS`.
-    optimizer_params : mapping of str to float
-    early_stopping : EarlyStopping or None
-    compile_mode : str or None
-        Mode of :func:`torch.compile`; None does not compile.
-    n_members : int or None
-        Members of an ensemble, each trained on batches of its own. None for a single network.
-    rows_per_member : int or None
-        Maximal number of rows that each member is trained on, drawn at random; None is all rows.
-    average : callable or None
-        Replaces a tensor in place by its mean over the processes that train copies of the network
-        on other rows. All must take the same number of steps. None trains one network.
-    """
-
+    # None takes the default of resolve().
     epochs: int | None
+    # Share of these epochs that is trained, but at least one; for continued training.
     epoch_fraction: float = 1.0
+    # Share of the highest-loss rows of a batch left out of the gradient, in [0, 1), so that the
+    # network does not learn to reconstruct outliers; one for each member of an ensemble.
     trim: Sequence[float] = (0.0,)
-    batch_size: int | None = None
-    lr: float | None = None
-    optimizer: str = "adam"
+    batch_size: int | None = None  # None takes the default of resolve()
+    lr: float | None = None  # the highest of one_cycle(); None takes the default of resolve()
+    optimizer: str = "adam"  # a name in optimizers.OPTIMIZERS
     optimizer_params: Mapping[str, float] = field(default_factory=dict)
     early_stopping: EarlyStopping | None = None
-    compile_mode: str | None = None
+    compile_mode: str | None = None  # of torch.compile; None does not compile
+    # Members of an ensemble, each trained on batches of its own; None for a single network.
     n_members: int | None = None
+    # Maximal number of rows that each member is trained on, drawn at random; None is all rows.
     rows_per_member: int | None = None
+    # Replaces a tensor in place by its mean over the processes that train copies of the network on
+    # other rows. All must take the same number of steps. None trains one network.
     average: Callable[[Tensor], object] | None = None
 
 
@@ -112,13 +91,7 @@ def n_held_out(options: TrainingOptions, n_rows: int) -> int:
 
 
 def n_trained(options: TrainingOptions, n_rows: int) -> int:
-    """Number of rows that the network, or each member, is trained on.
-
-    Examples
-    --------
-    >>> n_trained(TrainingOptions(epochs=None, n_members=8, rows_per_member=1024), 5_000)
-    1024
-    """
+    """Number of rows that the network, or each member, is trained on."""
     n = n_rows - n_held_out(options, n_rows)
     return min(options.rows_per_member or n, n)
 
@@ -127,39 +100,18 @@ def resolve(options: TrainingOptions, n_rows: int) -> tuple[int, int, float]:
     """Batch size, epochs and highest learning rate, with defaults for those that are None.
 
     ``n_rows`` is the number of rows that the network, or each member, is trained on.
-
-    Examples
-    --------
-    >>> resolve(TrainingOptions(epochs=None, lr=0.1), 5_000)
-    (128, 13, 0.1)
     """
     batch_size = options.batch_size or default_batch_size(n_rows)
-    epochs = options.epochs or default_epochs(math.ceil(n_rows / batch_size))
+    # By default as many epochs as make 500 steps, but at least 5.
+    epochs = options.epochs or max(math.ceil(500 / math.ceil(n_rows / batch_size)), 5)
     rows_in_batch = min(batch_size, max(n_rows, 32))
     lr = default_lr(rows_in_batch) if options.lr is None else options.lr
     return batch_size, epochs, float(lr)
 
 
 def default_batch_size(n: int) -> int:
-    """Batch size for n rows: the power of two nearest to n / 32, between 32 and 1,024.
-
-    Examples
-    --------
-    >>> [default_batch_size(n) for n in (10, 5_000, 20_000, 10**6)]
-    [32, 128, 512, 1024]
-    """
+    """Batch size for n rows: the power of two nearest to n / 32, between 32 and 1,024."""
     return int(min(max(2 ** round(math.log2(max(n, 1) / 32)), 32), 1024))
-
-
-def default_epochs(n_batches: int) -> int:
-    """Epochs of ``n_batches`` steps each that make 500 steps, but at least 5 epochs.
-
-    Examples
-    --------
-    >>> [default_epochs(n_batches) for n_batches in (1, 20, 1000)]
-    [500, 25, 5]
-    """
-    return max(math.ceil(500 / n_batches), 5)
 
 
 def default_lr(batch_size: int) -> float:
@@ -167,11 +119,6 @@ def default_lr(batch_size: int) -> float:
 
     Under the square-root rule the scale of Adam's noise does not depend on the batch size (Malladi
     et al. 2022, On the SDEs and Scaling Rules for Adaptive Gradient Algorithms).
-
-    Examples
-    --------
-    >>> default_lr(32), default_lr(512)
-    (0.002, 0.008)
     """
     return 2e-3 * math.sqrt(batch_size / 32)
 

@@ -23,18 +23,11 @@ Layers = tuple[nn.Module, ...]
 
 @dataclass(frozen=True)
 class Fork:
-    """Mean and log variance of normal distributions, computed from the same input.
-
-    Attributes
-    ----------
-    mean, logvar : tuple of torch.nn.Module
-    clip : tuple of two floats or None
-        Bounds of the log variance.
-    """
+    """Mean and log variance of normal distributions, computed from the same input."""
 
     mean: Layers
     logvar: Layers
-    clip: tuple[float, float] | None
+    clip: tuple[float, float] | None  # bounds of the log variance
 
     @property
     def starts_linear(self) -> bool:
@@ -44,27 +37,13 @@ class Fork:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The layers that a row passes, in order. Identities are left out, and sequences are flat.
+    """The layers that a row passes, in order. Identities are left out, and sequences are flat."""
 
-    Attributes
-    ----------
-    encoder : tuple of torch.nn.Module
-        The layers of the encoder, in a VAE up to the fork into mu and logvar.
-    decoder : tuple of torch.nn.Module
-        The layers of the decoder, up to the fork into mean and logvar if there is one.
-    posterior : Fork or None
-        Mean and log variance of the latent code, in a VAE.
-    output : Fork or None
-        Mean and log variance of the reconstruction, where the decoder learned a variance.
-    n_members : int or None
-        Number of members whose layers are stacked; None for a single network.
-    """
-
-    encoder: Layers
-    decoder: Layers
-    posterior: Fork | None = None
-    output: Fork | None = None
-    n_members: int | None = None
+    encoder: Layers  # in a VAE up to the fork into mu and logvar
+    decoder: Layers  # up to the fork into mean and logvar if there is one
+    posterior: Fork | None = None  # of the latent code, in a VAE
+    output: Fork | None = None  # of the reconstruction, where the decoder learned a variance
+    n_members: int | None = None  # whose layers are stacked; None for a single network
 
     @property
     def encoding(self) -> Layers:
@@ -90,7 +69,8 @@ class Pipeline:
     @property
     def is_elementwise(self) -> bool:
         """Whether all layers are linear or elementwise activations with a derivative."""
-        return all(is_linear(layer) or _is_elementwise(layer) for layer in self.layers)
+        activations = [activation_of(layer) for layer in self.layers if not is_linear(layer)]
+        return all(a is not None and a.derivative is not None for a in activations)
 
     @property
     def has_frozen_parameters(self) -> bool:
@@ -112,9 +92,6 @@ def read_pipeline(network: Network) -> Pipeline | None:
     >>> network = AutoEncoderNetwork(nn.Sequential(nn.Linear(5, 2), nn.Tanh()), nn.Linear(2, 5))
     >>> read_pipeline(network).encoding
     (Linear(in_features=5, out_features=2, bias=True), Tanh())
-    >>> hook = network.decoder.weight.register_hook(print)
-    >>> read_pipeline(network) is None
-    True
     """
     containers: list[nn.Module] = []  # these only pass values on, but may have hooks
     posterior = None
@@ -127,7 +104,11 @@ def read_pipeline(network: Network) -> Pipeline | None:
     encoder = _flat(network.encoder, containers)
     decoder, output = _read_decoder(network.decoder, containers)
     layers = Pipeline(encoder, decoder, posterior, output).layers
-    members = {_n_members(layer) for layer in layers if is_linear(layer)}
+    members = {
+        len(layer.weight) if isinstance(layer, StackedLinear) else None
+        for layer in layers
+        if is_linear(layer)
+    }
     known = (
         all(map(_is_known, layers))
         and len(members) <= 1
@@ -202,19 +183,10 @@ def _read_decoder(decoder: nn.Module, containers: list[nn.Module]) -> tuple[Laye
     return tuple(hidden), Fork(mean, logvar, last.CLIP)
 
 
-def _n_members(layer: nn.Module) -> int | None:
-    return len(layer.weight) if isinstance(layer, StackedLinear) else None
-
-
 def _is_known(layer: nn.Module) -> bool:
     if is_linear(layer):
         return layer.bias is not None
     return type(layer) in (BatchNorm, Dropout) or activation_of(layer) is not None
-
-
-def _is_elementwise(layer: nn.Module) -> bool:
-    activation = activation_of(layer)
-    return activation is not None and activation.is_elementwise
 
 
 def _has_shared_or_hooked_parameters(layers: Sequence[nn.Module]) -> bool:

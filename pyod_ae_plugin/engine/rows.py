@@ -76,8 +76,8 @@ def training_batches(
     """Return a function that gathers batches: from indices to standardised rows on the device.
 
     Indices [*, m] become rows [*, m, n_features]. On a CPU they are read from the caller's own
-    rows, without a copy. On a GPU all rows are standardised once and kept there as float32, unless
-    they would take more than half of its free memory; then they are copied batch by batch.
+    rows. On a GPU all rows are standardised once and kept there as float32, unless they would take
+    more than half of its free memory; then they are copied batch by batch.
     """
     n_features = rows.shape[1]
     if device.type != "cpu" and 4 * len(rows) * n_features <= _free_memory(device) // 2:
@@ -117,32 +117,12 @@ class RowSample(NamedTuple):
     """A uniform sample of all rows seen so far; all of them, in order, if they are few.
 
     Each row draws a key at random, and the sample is the rows with the lowest keys.
-
-    Attributes
-    ----------
-    capacity : int
-        Maximal number of rows in the sample.
-    n_seen : int
-        Number of rows it was drawn from.
-    pieces : tuple of pairs of Tensor
-        Rows [m, n_features] and their keys [m].
-    bound : float
-        Rows with this key or a higher one are not in the sample.
-
-    Examples
-    --------
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> sample = RowSample(3).added(torch.tensor([[1.0], [2.0]]), generator)
-    >>> sample.rows().T
-    tensor([[1., 2.]])
-    >>> sample.added(torch.zeros(1000, 1), generator).rows().shape
-    torch.Size([3, 1])
     """
 
-    capacity: int
+    capacity: int  # maximal number of rows in the sample
     n_seen: int = 0
-    pieces: tuple[tuple[Tensor, Tensor], ...] = ()
-    bound: float = math.inf
+    pieces: tuple[tuple[Tensor, Tensor], ...] = ()  # rows [m, n_features] and their keys [m]
+    bound: float = math.inf  # rows with this key or a higher one are not in the sample
 
     def added(self, rows: Tensor, generator: torch.Generator) -> RowSample:
         """Return the sample with these rows added; they are copied."""
@@ -165,17 +145,13 @@ class RowSample(NamedTuple):
         return self.n_seen <= self.capacity
 
     def _piece(self) -> tuple[Tensor, Tensor]:
-        rows = torch.cat(_in_one_dtype([r for r, _ in self.pieces]))
+        parts = [r for r, _ in self.pieces]
+        if len({part.dtype for part in parts}) > 1:
+            # torch concatenates int64 and float16 as float16, which cannot hold 70,000
+            parts = [part.double() for part in parts]
+        rows = torch.cat(parts)
         keys = torch.cat([k for _, k in self.pieces])
         if len(keys) <= self.capacity:
             return rows, keys
         kept = keys.topk(self.capacity, largest=False, sorted=False).indices.sort().values
         return rows[kept], keys[kept]
-
-
-def _in_one_dtype(pieces: list[Tensor]) -> list[Tensor]:
-    """Return pieces of one dtype as they are, others as float64.
-
-    torch concatenates int64 and float16 as float16, which cannot hold 70,000.
-    """
-    return pieces if len({p.dtype for p in pieces}) == 1 else [p.double() for p in pieces]

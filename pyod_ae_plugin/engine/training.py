@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyod_ae_plugin.engine.closed_form import batch_gradient
 from pyod_ae_plugin.engine.cuda.graphs import RecordedStep, can_be_recorded
@@ -25,64 +25,31 @@ from pyod_ae_plugin.engine.options import (
     resolve,
 )
 from pyod_ae_plugin.engine.pipeline import read_pipeline
-from pyod_ae_plugin.engine.states import add_prefix, copied, strip_prefix
 from pyod_ae_plugin.networks import Network
 
 # No buffer of a network has two dots in a row in its name.
 _WEIGHTS, _NUMBERS = "..weights", "..numbers"
 _GATHERED_INDICES = 2**11
 _ROWS_FOR_ERROR = 2**10
+_FLOATS = {torch.float32, torch.float64}
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The record of one epoch of training.
+    """The record of one epoch of training."""
 
-    Attributes
-    ----------
-    loss : float
-        Mean loss of the rows that were not trimmed.
-    validation_loss : float or None
-        The same for the held-out rows, after the epoch; None without early stopping.
-    seconds : float
-        Duration of the epoch.
-    total : int
-        Maximal number of epochs of the training.
-    """
-
-    loss: float
-    validation_loss: float | None
+    loss: float  # mean over the rows that were not trimmed
+    validation_loss: float | None  # of held-out rows, after the epoch; None without early stopping
     seconds: float
-    total: int
+    total: int  # maximal number of epochs of the training
 
 
 class Training:
-    """Trains a network in place, epoch by epoch.
+    """Trains a network in place, epoch by epoch, on the device of a generator.
 
-    The next epochs depend only on the arguments and on :meth:`state`.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        On the device of ``generator``.
-    objective : Objective
-        Loss of each row.
-    batches : callable
-        Maps indices of rows to standardised float32 rows, see
-        :func:`~pyod_ae_plugin.engine.rows.training_batches`.
-    n_rows : int
-        Number of rows, at least 1; at least 2 with early stopping.
-    options : TrainingOptions
-    generator : torch.Generator
-        Source of the permutations and of the objective's random numbers.
-
-    Attributes
-    ----------
-    history : list of Epoch
-        The finished epochs.
-    lr : float
-        Highest learning rate; may be set before the first epoch.
-    device : torch.device
+    ``batches`` maps indices of rows to standardised float32 rows, see
+    :func:`~pyod_ae_plugin.engine.rows.training_batches`. The next epochs depend only on the
+    arguments and on :meth:`state`.
     """
 
     def __init__(
@@ -100,6 +67,7 @@ class Training:
         self.device = generator.device
         self._training, self._held_out = _split(n_rows, options, generator)
         n_training = n_trained(options, n_rows)
+        # lr, the highest learning rate, may be set before the first epoch.
         self._batch_size, n_epochs, self.lr = resolve(options, n_training)
         self._n_batches = math.ceil(n_training / self._batch_size)
         self._n_epochs = max(round(options.epoch_fraction * n_epochs), 1)
@@ -130,10 +98,7 @@ class Training:
     def epochs(self) -> Generator[Epoch, None, None]:
         """Train to the end, yielding a record after each epoch.
 
-        Raises
-        ------
-        DivergenceError
-            If the loss of an epoch, or a weight after it, is not finite.
+        Raises :class:`DivergenceError` if the loss of an epoch or a weight after it is not finite.
         """
         with enough_threads(6 * len(self._vector) * self._batch_size):
             while len(self.history) < self._n_epochs and self._stopper.keeps_going:
@@ -160,7 +125,10 @@ class Training:
 
     def state(self) -> dict[str, Tensor]:
         """Return all that later epochs depend on; to be called between two epochs."""
-        numbers = [[e.loss, _or_nan(e.validation_loss), e.seconds] for e in self.history]
+        numbers = [
+            [e.loss, math.nan if e.validation_loss is None else e.validation_loss, e.seconds]
+            for e in self.history
+        ]
         return {
             "generator": self._generator.get_state(),
             "history": torch.tensor(numbers, dtype=torch.float64).view(len(numbers), 3),
@@ -199,10 +167,18 @@ class Training:
             total.item() / (self._n_batches * (self._options.n_members or 1))
         )
         self._average_buffers()
-        epoch = f"{len(self.history) + 1} of {self._n_epochs}"
-        check_finite(mean_loss, self._vector, epoch, self.lr)
+        self._check_finite(mean_loss)
         validation_loss = None if self._held_out is None else self._validation_loss()
         return Epoch(mean_loss, validation_loss, time.perf_counter() - began, self._n_epochs)
+
+    def _check_finite(self, loss: float) -> None:
+        """Raise :class:`DivergenceError` if the loss of an epoch or a weight is not finite."""
+        epoch = f"{len(self.history) + 1} of {self._n_epochs}"
+        if not math.isfinite(loss):
+            raise divergence(f"the loss is {loss} in epoch {epoch}", self.lr)
+        if not bool(torch.isfinite(self._vector).all()):
+            happened = f"the weights are no longer finite in epoch {epoch}, whose loss is {loss:g}"
+            raise divergence(happened, self.lr)
 
     def _set_progress(self, step: int) -> None:
         """Set the progress at the end of a step, and its learning rate."""
@@ -300,10 +276,6 @@ def _split(
     return training, held_out
 
 
-def _or_nan(x: float | None) -> float:
-    return math.nan if x is None else x
-
-
 class EarlyStopper:
     """Keeps the weights of the best epoch so far, and tells when to stop."""
 
@@ -351,31 +323,12 @@ class DivergenceError(FloatingPointError):
 
 
 def divergence(happened: str, lr: float) -> DivergenceError:
-    """Return the error for what happened at a learning rate.
-
-    Examples
-    --------
-    >>> error = divergence("the loss is nan in epoch 3 of 50", 0.5)
-    >>> error.args[0]
-    'Training diverged: the loss is nan in epoch 3 of 50, at a learning rate of 0.5.'
-    >>> error.args[1]
-    'Lower it (lr=0.05), and keep preprocessing=True so that the features are standardised.'
-    """
+    """Return the error for what happened at a learning rate."""
     return DivergenceError(
         f"Training diverged: {happened}, at a learning rate of {lr:g}.",
         f"Lower it (lr={lr / 10:g}), and keep preprocessing=True so that the features are "
         "standardised.",
     )
-
-
-def check_finite(loss: float, weights: Tensor, epoch: str, lr: float) -> None:
-    """Raise :class:`DivergenceError` if a loss or a weight is not finite."""
-    if not math.isfinite(loss):
-        raise divergence(f"the loss is {loss} in epoch {epoch}", lr)
-    if not bool(torch.isfinite(weights).all()):
-        raise divergence(
-            f"the weights are no longer finite in epoch {epoch}, whose loss is {loss:g}", lr
-        )
 
 
 def relative_error(network: Network, x: Tensor) -> float:
@@ -387,17 +340,59 @@ def relative_error(network: Network, x: Tensor) -> float:
     ``x`` are standardised rows [n, n_features]. The network must be in evaluation mode; the worst
     member of an ensemble counts. The error of zeros is taken to be at least that of features with
     a variance of 1, since constant features would have none.
-
-    Examples
-    --------
-    >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
-    >>> from torch import nn
-    >>> keep_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
-    >>> relative_error(keep_nothing, torch.tensor([[1.0, 3.0], [1.0, -3.0]]))
-    1.0
     """
     with torch.no_grad():
         errors = (network.decode(network.encode(x)) - x).square().sum(-1)
         zeros_error = x.square().sum(-1).mean().clamp(min=x.shape[-1])
         worst: float = (errors.median(-1).values.max() / zeros_error).item()
     return worst
+
+
+# ---------------------------------------------------------------------------------------
+# States: tensors by name
+# ---------------------------------------------------------------------------------------
+
+
+def add_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state with a prefix added to each name."""
+    return {prefix + name: value for name, value in state.items()}
+
+
+def strip_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a state whose names have a prefix, without the prefix."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state with copies of the tensors."""
+    return {name: value.clone() for name, value in state.items()}
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a module copies of the tensors of a state; see :func:`check_loadable`."""
+    check_loadable(module, state)
+    module.load_state_dict(copied(state), assign=True)  # assign keeps the types of the state
+
+
+def check_loadable(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a state has the names, shapes and types of a module's tensors.
+
+    A buffer may be float32 or float64, since a module chooses between them when it is fitted. All
+    values must be finite.
+    """
+    expected = module.state_dict()
+    if expected.keys() != state.keys():
+        names = sorted(expected.keys() ^ state.keys())
+        raise ValueError(f"{names[0]!r} is missing or one tensor too many")
+    parameters = dict(module.named_parameters())
+    for name, tensor in state.items():
+        like = expected[name]
+        if tensor.shape != like.shape:
+            raise ValueError(
+                f"{name} has the shape {tuple(tensor.shape)}, expected {tuple(like.shape)}"
+            )
+        may_differ = name not in parameters and {tensor.dtype, like.dtype} <= _FLOATS
+        if tensor.dtype != like.dtype and not may_differ:
+            raise ValueError(f"{name} is of {tensor.dtype}, expected {like.dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} holds NaN or infinity")

@@ -15,53 +15,22 @@ aten: Any = torch.ops.aten
 
 @dataclass(frozen=True)
 class Activation:
-    """One activation function.
+    """One activation function."""
 
-    Attributes
-    ----------
-    name : str or None
-        Its name as a parameter of a detector; None where it cannot be asked for by name.
-    module : type
-        The class of its layers.
-    out : callable or None
-        ``out(x, out=result)``. None if the activation is not elementwise, or changes nothing.
-    derivative : callable or None
-        ``derivative(grad, saved, grad_input=result)``.
-    saved : {'input', 'result'}
-        Which of its two tensors the derivative is computed from.
-    maps_zero_to_zero : bool
-    kernel_code : int or None
-        Its number in the Triton kernel, from 1; None if the kernel does not have it.
-    parameters : tuple of str
-        Attributes of a layer that ``out`` and ``derivative`` take as keyword arguments.
-    settings : dict
-        Keyword arguments with which :meth:`make` creates a layer.
-    """
-
-    name: str | None
+    name: str | None  # as a parameter of a detector; None where it cannot be asked for by name
     module: type[nn.Module]
+    # out(x, out=result); None if the activation is not elementwise, or changes nothing
     out: Callable[..., Tensor] | None = None
-    derivative: Callable[..., Tensor] | None = None
-    saved: Literal["input", "result"] = "input"
+    derivative: Callable[..., Tensor] | None = None  # derivative(grad, saved, grad_input=result)
+    saved: Literal["input", "result"] = "input"  # what the derivative is computed from
     maps_zero_to_zero: bool = True
-    kernel_code: int | None = None
-    parameters: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    kernel_code: int | None = None  # its number in the Triton kernel, from 1
+    parameters: tuple[str, ...] = ()  # attributes of a layer that out and derivative take
+    settings: Mapping[str, Any] = field(default_factory=dict)  # with which make() creates a layer
 
     def make(self) -> nn.Module:
-        """Create a layer.
-
-        Examples
-        --------
-        >>> ACTIVATIONS["relu"].make()
-        ReLU(inplace=True)
-        """
+        """Create a layer."""
         return self.module(**self.settings)
-
-    @property
-    def is_elementwise(self) -> bool:
-        """Whether a value depends on one value only, by a derivative that is known."""
-        return self.derivative is not None
 
     def has_default_parameters(self, layer: nn.Module) -> bool:
         """Whether a layer computes what the layers of :meth:`make` compute."""
@@ -69,7 +38,7 @@ class Activation:
         return all(getattr(layer, name) == getattr(default, name) for name in self.parameters)
 
     def functions_of(self, layer: nn.Module) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        """``out`` and ``derivative`` with the parameters of a layer."""
+        """Return ``out`` and ``derivative`` with the parameters of a layer."""
         if self.out is None or self.derivative is None:
             raise TypeError(f"{self.module.__name__} is not elementwise.")
         parameters = {name: getattr(layer, name) for name in self.parameters}
@@ -120,5 +89,5 @@ _BY_MODULE = {a.module: a for a in _ALL}
 
 
 def activation_of(layer: nn.Module) -> Activation | None:
-    """Return the activation that a layer is, by its exact class; None if it is none of these."""
+    """Return the activation that a layer is, by its exact class, or None."""
     return _BY_MODULE.get(type(layer))

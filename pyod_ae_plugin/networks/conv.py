@@ -8,12 +8,18 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import skip_init
 
 from pyod_ae_plugin.networks.activations import ACTIVATIONS
-from pyod_ae_plugin.networks.layers import Dropout, GaussianOutput, Linear, draw_weights
-from pyod_ae_plugin.networks.mlp import AutoEncoderNetwork, VariationalNetwork
+from pyod_ae_plugin.networks.layers import (
+    GaussianOutput,
+    HiddenLayers,
+    Linear,
+    draw_weights,
+    hidden_layers,
+)
+from pyod_ae_plugin.networks.network import AutoEncoderNetwork, VariationalNetwork
 
 
 def conv(
@@ -66,9 +72,8 @@ def conv(
     Examples
     --------
     >>> generator = torch.Generator().manual_seed(0)
-    >>> network = conv(64, (8, 8), [4, 6, 2], "relu", False, 0.0, generator)
-    >>> network.encode(torch.zeros(3, 64)).shape, network(torch.zeros(3, 64)).shape
-    (torch.Size([3, 2]), torch.Size([3, 64]))
+    >>> conv(64, (8, 8), [4, 6, 2], "relu", False, 0.0, generator).encode(torch.zeros(3, 64)).shape
+    torch.Size([3, 2])
     """
     *channels, n_latent = map(int, hidden_neuron_list)
     if not channels:
@@ -77,10 +82,11 @@ def conv(
             f"convolution, and last the width of the latent code; got {hidden_neuron_list!r}."
         )
     image = _image_shape(input_shape, n_features)
-    hidden = partial(_hidden_layers, hidden_activation_name, batch_norm, dropout_rate, generator)
-    encoder = _encoder(image, channels, hidden, generator)
+    activation = _make_activation(hidden_activation_name)
+    following = partial(hidden_layers, activation, batch_norm, dropout_rate, generator)
+    encoder = _encoder(image, channels, following, generator)
     encoder.append(Linear(_n_encoded(image, channels), n_latent, generator))
-    decoder = _decoder(n_latent, channels[::-1], image, hidden, generator)
+    decoder = _decoder(n_latent, channels[::-1], image, following, generator)
     decoder.append(_output(channels[0], image, "identity", learn_variance, generator))
     return AutoEncoderNetwork(nn.Sequential(*encoder), nn.Sequential(*decoder))
 
@@ -108,8 +114,7 @@ def variational_conv(
     input_shape : sequence of int
         ``(height, width)`` or ``(channels, height, width)`` of the image in a row.
     encoder_neuron_list, decoder_neuron_list : sequence of int
-        Output channels of the convolutions of the encoder, and input channels of the transposed
-        convolutions of the decoder.
+        Output channels of the encoder's convolutions, and input channels of the decoder's.
     latent_dim : int
         Width of the latent code.
     hidden_activation_name, output_activation_name : str
@@ -143,14 +148,15 @@ def variational_conv(
     torch.Size([3, 64])
     """
     image = _image_shape(input_shape, n_features)
-    hidden = partial(_hidden_layers, hidden_activation_name, batch_norm, dropout_rate, generator)
+    activation = _make_activation(hidden_activation_name)
+    following = partial(hidden_layers, activation, batch_norm, dropout_rate, generator)
     n_encoded = _n_encoded(image, encoder_neuron_list)
-    decoder = _decoder(latent_dim, decoder_neuron_list, image, hidden, generator)
+    decoder = _decoder(latent_dim, decoder_neuron_list, image, following, generator)
     decoder.append(
         _output(decoder_neuron_list[-1], image, output_activation_name, learn_variance, generator)
     )
     return VariationalNetwork(
-        nn.Sequential(*_encoder(image, encoder_neuron_list, hidden, generator)),
+        nn.Sequential(*_encoder(image, encoder_neuron_list, following, generator)),
         Linear(n_encoded, latent_dim, generator),
         Linear(n_encoded, latent_dim, generator),
         nn.Sequential(*decoder),
@@ -163,8 +169,10 @@ _STRIDE, _KERNEL, _PADDING = 2, 3, 1
 Image = tuple[int, int, int]
 """Channels, height and width."""
 
-Hidden = Callable[[int], list[nn.Module]]
-"""Makes the layers that follow a convolution with a number of output channels."""
+
+def _make_activation(name: str) -> Callable[[], nn.Module]:
+    # Softmax runs over the units of a layer; here these are the channels.
+    return nn.Softmax2d if name == "softmax" else ACTIVATIONS[name].make
 
 
 def _image_shape(input_shape: Sequence[int] | None, n_features: int) -> Image:
@@ -196,12 +204,12 @@ def _n_encoded(image: Image, channels: Sequence[int]) -> int:
 
 
 def _encoder(
-    image: Image, channels: Sequence[int], hidden: Hidden, generator: torch.Generator
+    image: Image, channels: Sequence[int], following: HiddenLayers, generator: torch.Generator
 ) -> list[nn.Module]:
     """Layers from rows to the flattened output of the last convolution."""
     layers: list[nn.Module] = [nn.Unflatten(1, image)]
     for n_in, n_out in pairwise([image[0], *channels]):
-        layers += [_convolution(n_in, n_out, generator), *hidden(n_out)]
+        layers += [_convolution(n_in, n_out, generator), *following(n_out)]
     return [*layers, nn.Flatten()]
 
 
@@ -209,25 +217,21 @@ def _decoder(
     n_latent: int,
     channels: Sequence[int],
     image: Image,
-    hidden: Hidden,
+    following: HiddenLayers,
     generator: torch.Generator,
 ) -> list[nn.Module]:
     """Layers from latent codes to the input of the last transposed convolution."""
     *sizes, smallest = _sizes(image, len(channels))
     first = (int(channels[0]), *smallest)
     layers: list[nn.Module] = [Linear(n_latent, math.prod(first), generator)]
-    layers += [nn.Unflatten(1, first), *hidden(channels[0])]
+    layers += [nn.Unflatten(1, first), *following(channels[0])]
     for (n_in, n_out), size in zip(pairwise(channels), sizes[:0:-1], strict=True):
-        layers += [_transposed_convolution(n_in, n_out, size, generator), *hidden(n_out)]
+        layers += [_transposed_convolution(n_in, n_out, size, generator), *following(n_out)]
     return layers
 
 
 def _output(
-    n_in: int,
-    image: Image,
-    activation: str,
-    learn_variance: bool,
-    generator: torch.Generator,
+    n_in: int, image: Image, activation: str, learn_variance: bool, generator: torch.Generator
 ) -> nn.Module:
     """The last layer of a decoder, from images of ``n_in`` channels to rows."""
     n_out, *size = image
@@ -238,39 +242,6 @@ def _output(
 
     mean = to_rows() if activation == "identity" else to_rows(ACTIVATIONS[activation].make())
     return GaussianOutput(mean, to_rows()) if learn_variance else mean
-
-
-class ImageBatchNorm(nn.BatchNorm2d):
-    """:class:`torch.nn.BatchNorm2d` that normalises a single pixel by its running statistics.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n, num_features, height, width)``, n >= 1
-    - Output: the same
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and input.numel() == self.num_features:
-            return nn.functional.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(input)
-
-
-def _hidden_layers(
-    activation: str,
-    batch_norm: bool,
-    dropout_rate: float,
-    generator: torch.Generator,
-    n_channels: int,
-) -> list[nn.Module]:
-    """Norm, activation and dropout after a convolution with ``n_channels`` output channels."""
-    layers: list[nn.Module] = [ImageBatchNorm(n_channels)] if batch_norm else []
-    # Softmax runs over the units of a layer; here these are the channels.
-    layers.append(nn.Softmax2d() if activation == "softmax" else ACTIVATIONS[activation].make())
-    return [*layers, Dropout(dropout_rate, generator)] if dropout_rate > 0 else layers
 
 
 def _convolution(n_in: int, n_out: int, generator: torch.Generator) -> nn.Conv2d:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
-
-from pyod_ae_plugin.networks.activations import ACTIVATIONS
 
 
 class Linear(nn.Linear):
@@ -20,19 +17,6 @@ class Linear(nn.Linear):
     al. 1998, Efficient BackProp), biases from U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)). PyOD's
     weights have twice the variance (He et al. 2015). With smaller weights a network first
     reconstructs little, so that trimming begins with the rows farthest from the mean.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*, in_features)``
-    - Output: ``(*, out_features)``
-
-    Examples
-    --------
-    >>> layer = Linear(3, 2, torch.Generator().manual_seed(0))
-    >>> layer(torch.zeros(5, 3)).shape
-    torch.Size([5, 2])
     """
 
     def __init__(self, in_features: int, out_features: int, generator: torch.Generator) -> None:
@@ -57,28 +41,14 @@ def draw_weights(layer: nn.Module, fan_in: float, generator: torch.Generator) ->
 class StackedLinear(nn.Module):
     """Linear layers of several members side by side, as one batched matrix product.
 
-    All layers are as wide as the widest. The weights that a narrower member lacks start at zero.
-    If the activations map zero to zero, these weights get no gradient and stay zero.
-
-    Parameters
-    ----------
-    in_widths, out_widths : sequence of int
-        Widths of each member's layer.
-    generator : torch.Generator
-        Source of the initial weights, which each member draws as :class:`Linear` does.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n_members, n, in_features)``, or ``(n, in_features)`` for the same rows for all
-    - Output: ``(n_members, n, out_features)``
+    Maps [n_members, n, in_features], or [n, in_features] with the same rows for all members, to
+    [n_members, n, out_features]. All layers are as wide as the widest. The weights that a narrower
+    member lacks start at zero. If the activations map zero to zero, these weights get no gradient
+    and stay zero.
 
     Examples
     --------
     >>> layer = StackedLinear([3, 3], [2, 1], torch.Generator().manual_seed(0))
-    >>> layer(torch.ones(5, 3)).shape
-    torch.Size([2, 5, 2])
     >>> layer(torch.ones(5, 3))[1, :, 1]
     tensor([0., 0., 0., 0., 0.], grad_fn=<SelectBackward0>)
     """
@@ -105,19 +75,7 @@ class StackedLinear(nn.Module):
 class GaussianOutput(nn.Module):
     """The last layer of a decoder that also learns the variance of each feature.
 
-    Called like any layer it gives the mean; :meth:`distribution` gives mean and log variance.
-
-    Parameters
-    ----------
-    mean, logvar : torch.nn.Module
-        Map ``(n, width)`` to ``(n, n_features)``.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n, width)``
-    - Output: ``(n, n_features)``
+    Maps [n, width] to the mean [n, n_features]; :meth:`distribution` also gives the log variance.
     """
 
     # Bounds of the log variance, in squared standard deviations of a feature. Without a lower
@@ -142,21 +100,6 @@ class Dropout(nn.Module):
     """Inverted dropout whose mask comes from a private generator.
 
     The rate is rounded to a multiple of 2**-16; see :func:`random_int16`.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*)``
-    - Output: ``(*)``, the same shape
-
-    Examples
-    --------
-    >>> drop = Dropout(0.5, torch.Generator().manual_seed(0))
-    >>> drop(torch.ones(1000)).unique()
-    tensor([0., 2.])
-    >>> drop.eval()(torch.ones(3))
-    tensor([1., 1., 1.])
     """
 
     def __init__(self, rate: float, generator: torch.Generator) -> None:
@@ -179,56 +122,37 @@ def random_int16(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """:class:`torch.nn.BatchNorm1d` that normalises a batch of one row by its running statistics.
+    """Batch norm of rows [n, num_features] or images [n, num_features, height, width].
 
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n, num_features)``, n >= 1
-    - Output: ``(n, num_features)``
+    Where a batch has a single value of each feature, it is normalised by the running statistics.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and input.shape[0] == 1:
+        if self.training and input.numel() == self.num_features:
             return nn.functional.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(input)
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept images too, for which torch has another class with the same arithmetic."""
 
-def dense_stack(
-    widths: Sequence[int],
-    *,
-    activation: str,
+
+HiddenLayers = Callable[[int], list[nn.Module]]
+"""Makes the layers that follow a linear layer or convolution with a number of outputs."""
+
+
+def hidden_layers(
+    activation: Callable[[], nn.Module],
     batch_norm: bool,
     dropout_rate: float,
     generator: torch.Generator,
-) -> list[nn.Module]:
-    """Linear layers from each width to the next, each with norm, activation and dropout."""
-    layers: list[nn.Module] = []
-    for in_features, out_features in pairwise(widths):
-        layers.append(Linear(in_features, out_features, generator))
-        if batch_norm:
-            layers.append(BatchNorm(out_features))
-        layers.append(ACTIVATIONS[activation].make())
-        if dropout_rate > 0:
-            layers.append(Dropout(dropout_rate, generator))
-    return layers
-
-
-def output_layer(
     width: int,
-    n_features: int,
-    activation: str,
-    learn_variance: bool,
-    generator: torch.Generator,
-) -> nn.Module:
-    """The last layer of a decoder."""
-    mean: nn.Module = Linear(width, n_features, generator)
-    if activation != "identity":
-        mean = nn.Sequential(mean, ACTIVATIONS[activation].make())
-    return GaussianOutput(mean, Linear(width, n_features, generator)) if learn_variance else mean
+) -> list[nn.Module]:
+    """Norm, activation and dropout after a layer with ``width`` outputs or output channels."""
+    layers: list[nn.Module] = [BatchNorm(width)] if batch_norm else []
+    layers.append(activation())
+    return [*layers, Dropout(dropout_rate, generator)] if dropout_rate > 0 else layers
 
 
 def output_distribution(decoder: nn.Module, code: Tensor) -> tuple[Tensor, Tensor]:

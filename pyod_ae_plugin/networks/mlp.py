@@ -7,168 +7,17 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.networks.layers import (
+    GaussianOutput,
+    HiddenLayers,
     Linear,
     StackedLinear,
-    dense_stack,
-    inference_stack,
-    output_distribution,
-    output_layer,
+    hidden_layers,
 )
-from pyod_ae_plugin.networks.network import Network
-
-# ---------------------------------------------------------------------------------------
-# Networks
-# ---------------------------------------------------------------------------------------
-
-
-class AutoEncoderNetwork(nn.Module):
-    """An encoder that maps a row to a latent code, and a decoder that reconstructs the row.
-
-    Parameters
-    ----------
-    encoder : torch.nn.Module
-        Maps ``(n, n_features)`` to ``(n, n_latent)``.
-    decoder : torch.nn.Module
-        Maps ``(n, n_latent)`` to ``(n, n_features)``.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n, n_features)``
-    - Output: ``(n, n_features)``
-
-    Examples
-    --------
-    >>> network = AutoEncoderNetwork(nn.Linear(5, 2), nn.Linear(2, 5))
-    >>> network.encode(torch.zeros(3, 5)).shape, network(torch.zeros(3, 5)).shape
-    (torch.Size([3, 2]), torch.Size([3, 5]))
-    """
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Latent codes [n, n_latent] of rows [n, n_features]."""
-        code: Tensor = self.encoder(x)
-        return code
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Reconstructions [n, n_features] of latent codes [n, n_latent]."""
-        reconstruction: Tensor = self.decoder(z)
-        return reconstruction
-
-    def decode_distribution(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the rows, each [n, n_features], that codes decode to."""
-        return output_distribution(self.decoder, z)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decode(self.encode(x))
-
-    def for_inference(self) -> AutoEncoderNetwork:
-        """Return the network as it is evaluated: batch norm folded, without dropout."""
-        if type(self) is not AutoEncoderNetwork:
-            return self  # a subclass may compute something else
-        return AutoEncoderNetwork(inference_stack(self.encoder), inference_stack(self.decoder))
-
-
-class VariationalNetwork(nn.Module):
-    """An encoder to a normal distribution over latent codes, and a decoder [1]_.
-
-    Parameters
-    ----------
-    encoder : torch.nn.Module
-        Maps ``(n, n_features)`` to ``(n, width)``.
-    mu, logvar : torch.nn.Module
-        Map ``(n, width)`` to the mean and the log variance, each ``(n, n_latent)``.
-    decoder : torch.nn.Module
-        Maps ``(n, n_latent)`` to ``(n, n_features)``.
-    logvar_clip : tuple of two floats or None, default=(-30.0, 20.0)
-        Bounds of the log variance; None leaves it free.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n, n_features)``
-    - Output: ``(n, n_features)``, decoded from the posterior mean, so that it is the same at
-      every call
-
-    References
-    ----------
-    .. [1] Kingma, D. P., & Welling, M. (2014). Auto-Encoding Variational Bayes. ICLR.
-
-    Examples
-    --------
-    >>> network = VariationalNetwork(nn.Identity(), nn.Linear(5, 2), nn.Linear(5, 2),
-    ...                              nn.Linear(2, 5))
-    >>> mu, logvar = network.posterior(torch.zeros(3, 5))
-    >>> mu.shape, logvar.shape, network(torch.zeros(3, 5)).shape
-    (torch.Size([3, 2]), torch.Size([3, 2]), torch.Size([3, 5]))
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        mu: nn.Module,
-        logvar: nn.Module,
-        decoder: nn.Module,
-        logvar_clip: tuple[float, float] | None = (-30.0, 20.0),
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.mu = mu
-        self.logvar = logvar
-        self.decoder = decoder
-        self.logvar_clip = logvar_clip
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, each [n, n_latent], of the codes of rows [n, n_features]."""
-        h = self.encoder(x)
-        mu, logvar = self.mu(h), self.logvar(h)
-        if self.logvar_clip is not None:
-            logvar = logvar.clamp(*self.logvar_clip)
-        return mu, logvar
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Posterior means [n, n_latent] of rows [n, n_features]."""
-        mu: Tensor = self.mu(self.encoder(x))
-        return mu
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Reconstructions [n, n_features] of latent codes [n, n_latent]."""
-        reconstruction: Tensor = self.decoder(z)
-        return reconstruction
-
-    def decode_distribution(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the rows, each [n, n_features], that codes decode to."""
-        return output_distribution(self.decoder, z)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decode(self.encode(x))
-
-    def for_inference(self) -> VariationalNetwork:
-        """Return the network as it is evaluated: batch norm folded, without dropout."""
-        if type(self) is not VariationalNetwork:
-            return self  # a subclass may compute something else
-        return VariationalNetwork(
-            inference_stack(self.encoder),
-            self.mu,
-            self.logvar,
-            inference_stack(self.decoder),
-            self.logvar_clip,
-        )
-
-
-# ---------------------------------------------------------------------------------------
-# How they are built
-# ---------------------------------------------------------------------------------------
+from pyod_ae_plugin.networks.network import AutoEncoderNetwork, Network, VariationalNetwork
 
 
 def mlp(
@@ -212,19 +61,15 @@ def mlp(
     torch.Size([3, 2])
     """
     *hidden, n_latent = hidden_neuron_list
-    stack = partial(
-        dense_stack,
-        activation=hidden_activation_name,
-        batch_norm=batch_norm,
-        dropout_rate=dropout_rate,
-        generator=generator,
-    )
+    activation = ACTIVATIONS[hidden_activation_name].make
+    following = partial(hidden_layers, activation, batch_norm, dropout_rate, generator)
     widths = [n_features, *hidden]
-    encoder = [*stack(widths), Linear(widths[-1], n_latent, generator)]
+    encoder = _dense(widths, following, generator)
+    encoder.append(Linear(widths[-1], n_latent, generator))
     widths = [n_latent, *reversed(hidden)]
-    decoder = stack(widths)
-    decoder.append(output_layer(widths[-1], n_features, "identity", learn_variance, generator))
-    return AutoEncoderNetwork(nn.Sequential(*encoder), nn.Sequential(*decoder))
+    decoder = _dense(widths, following, generator)
+    decoder.append(_output(widths[-1], n_features, "identity", learn_variance, generator))
+    return AutoEncoderNetwork(encoder, decoder)
 
 
 def variational_mlp(
@@ -270,30 +115,42 @@ def variational_mlp(
 
     Examples
     --------
-    >>> network = variational_mlp(5, [8], [8], 2, "relu", "identity", False, 0.0, (-30, 20),
-    ...                           torch.Generator().manual_seed(0))
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = variational_mlp(5, [8], [8], 2, "relu", "identity", False, 0.0, None, generator)
     >>> network(torch.zeros(3, 5)).shape
     torch.Size([3, 5])
     """
-    stack = partial(
-        dense_stack,
-        activation=hidden_activation_name,
-        batch_norm=batch_norm,
-        dropout_rate=dropout_rate,
-        generator=generator,
-    )
+    activation = ACTIVATIONS[hidden_activation_name].make
+    following = partial(hidden_layers, activation, batch_norm, dropout_rate, generator)
     encoder_widths = [n_features, *encoder_neuron_list]
     decoder_widths = [latent_dim, *decoder_neuron_list]
-    output = output_layer(
+    output = _output(
         decoder_widths[-1], n_features, output_activation_name, learn_variance, generator
     )
-    return VariationalNetwork(
-        nn.Sequential(*stack(encoder_widths)),
-        Linear(encoder_widths[-1], latent_dim, generator),
-        Linear(encoder_widths[-1], latent_dim, generator),
-        nn.Sequential(*stack(decoder_widths), output),
-        logvar_clip,
-    )
+    encoder = _dense(encoder_widths, following, generator)
+    mu, logvar = (Linear(encoder_widths[-1], latent_dim, generator) for _ in range(2))
+    decoder = _dense(decoder_widths, following, generator)
+    return VariationalNetwork(encoder, mu, logvar, decoder.append(output), logvar_clip)
+
+
+def _dense(
+    widths: Sequence[int], following: HiddenLayers, generator: torch.Generator
+) -> nn.Sequential:
+    """Linear layers from each width to the next, each with the layers that follow it."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        layers += [Linear(n_in, n_out, generator), *following(n_out)]
+    return nn.Sequential(*layers)
+
+
+def _output(
+    width: int, n_features: int, activation: str, learn_variance: bool, generator: torch.Generator
+) -> nn.Module:
+    """The last layer of a decoder."""
+    mean: nn.Module = Linear(width, n_features, generator)
+    if activation != "identity":
+        mean = nn.Sequential(mean, ACTIVATIONS[activation].make())
+    return GaussianOutput(mean, Linear(width, n_features, generator)) if learn_variance else mean
 
 
 def stacked_mlp(
@@ -332,10 +189,8 @@ def stacked_mlp(
     def stack(widths: Sequence[Sequence[int]]) -> nn.Sequential:
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
-            layers += [
-                StackedLinear(n_in, n_out, generator),
-                ACTIVATIONS[hidden_activation_name].make(),
-            ]
+            activation = ACTIVATIONS[hidden_activation_name].make()
+            layers += [StackedLinear(n_in, n_out, generator), activation]
         return nn.Sequential(*layers[:-1])
 
     return AutoEncoderNetwork(stack(encoder_widths), stack(encoder_widths[::-1]))

@@ -19,7 +19,8 @@ class CombinedHead(ScoreHead):
     """Scores by each member, puts the scores on one scale and combines them.
 
     A member's log scores are scaled such that those of training rows have median 0 and standard
-    deviation 1. Scores below a thousandth of the median count as a thousandth of it.
+    deviation 1. Scores below a thousandth of the median count as a thousandth of it. Rows
+    ``(n, n_features)`` get scores ``(n,)``.
 
     Parameters
     ----------
@@ -29,13 +30,6 @@ class CombinedHead(ScoreHead):
         Number of members.
     combination : {'average', 'maximization', 'median', 'aom', 'moa'}
         As in :mod:`pyod.models.combination`.
-
-    Notes
-    -----
-    Shapes:
-
-    - Rows: ``(n, n_features)``
-    - Output: ``(n,)``
 
     Examples
     --------

@@ -25,7 +25,8 @@ class Mahalanobis(ScoreHead):
     A feature that is always reconstructed badly counts less than one that is always reconstructed
     well. The covariance is estimated on the training rows without the ``trim`` share of longest
     residuals, and shrunk towards a multiple of the identity as by OAS [1]_, by at least 1%. Above
-    512 features it is low-rank plus diagonal.
+    512 features it is low-rank plus diagonal. Residuals ``(*members, n, n_features)`` become
+    scores ``(*members, n)``.
 
     Parameters
     ----------
@@ -34,13 +35,6 @@ class Mahalanobis(ScoreHead):
     members : tuple of int, default=()
         Leading dimension of residuals, for an ensemble.
 
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*members, n, n_features)``
-    - Output: ``(*members, n)``
-
     References
     ----------
     .. [1] Chen, Y., Wiesel, A., Eldar, Y. C., & Hero, A. O. (2010). Shrinkage Algorithms for
@@ -48,7 +42,6 @@ class Mahalanobis(ScoreHead):
 
     Examples
     --------
-    >>> from torch import nn
     >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
     >>> keeps_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
     >>> rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 5
@@ -67,7 +60,7 @@ class Mahalanobis(ScoreHead):
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
-        (residuals,) = untrimmed_residuals(network, tiles, trim, with_codes=False)
+        residuals, _ = untrimmed_residuals(network, tiles, trim, with_codes=False)
         self.of_residual.fit(residuals)
 
     def forward(self, residual: Tensor) -> Tensor:
@@ -81,6 +74,8 @@ class JointMahalanobis(ScoreHead):
     ``sqrt(d(residual)^2 + d(code)^2)`` with the Mahalanobis distances ``d`` of
     :class:`Mahalanobis`. A row is abnormal if it is reconstructed badly, or if its code is far
     from the others, as are the codes of outliers that the network learned to reconstruct [1]_.
+    Residuals ``(*members, n, n_features)`` and codes ``(*members, n, n_latent)`` become scores
+    ``(*members, n)``.
 
     Parameters
     ----------
@@ -91,13 +86,6 @@ class JointMahalanobis(ScoreHead):
     members : tuple of int, default=()
         Leading dimension of residuals and codes, for an ensemble.
 
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*members, n, n_features)`` and ``(*members, n, n_latent)``
-    - Output: ``(*members, n)``
-
     References
     ----------
     .. [1] Denouden, T., et al. (2018). Improving Reconstruction Autoencoder Out-of-distribution
@@ -105,7 +93,6 @@ class JointMahalanobis(ScoreHead):
 
     Examples
     --------
-    >>> from torch import nn
     >>> from pyod_ae_plugin.networks import AutoEncoderNetwork
     >>> keeps_nothing = AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
     >>> rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 5
@@ -127,16 +114,23 @@ class JointMahalanobis(ScoreHead):
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
+        self._fit_covariances(network, tiles, trim)
+
+    def _fit_covariances(
+        self, network: Network, tiles: Tiles, trim: float
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Fit to the residuals and codes of each member, and return these."""
         residuals, codes = untrimmed_residuals(network, tiles, trim, with_codes=True)
         self.of_residual.fit(residuals)
         self.of_code.fit(codes)
+        return residuals, codes
 
     def forward(self, residual: Tensor, code: Tensor) -> Tensor:
         distance: Tensor = self.of_residual(residual) + self.of_code(code)
         return distance.sqrt()
 
 
-class NearestNeighbor(ScoreHead):
+class NearestNeighbor(JointMahalanobis):
     """Distance of residual and latent code to those of the nearest training rows.
 
     Residuals and codes are whitened as by :class:`~pyod_ae_plugin.scoring.JointMahalanobis`. That
@@ -154,13 +148,6 @@ class NearestNeighbor(ScoreHead):
         Width of a latent code.
     members : tuple of int, default=()
         Leading dimension of residuals and codes, for an ensemble.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*members, n, n_features)`` and ``(*members, n, n_latent)``
-    - Output: ``(*members, n)``
 
     References
     ----------
@@ -180,15 +167,10 @@ class NearestNeighbor(ScoreHead):
     True
     """
 
-    propagates_nan = True
-    uses_code = True
-
     references: Tensor
 
     def __init__(self, n_features: int, n_latent: int, members: tuple[int, ...] = ()) -> None:
-        super().__init__(n_features)
-        self.of_residual = covariance(n_features, members)
-        self.of_code = covariance(n_latent, members)
+        super().__init__(n_features, n_latent, members)
         n_references = _N_REFERENCES_PER_MEMBER if members else _N_REFERENCES
         self.register_buffer(
             "references", torch.zeros(*members, n_references, n_features + n_latent)
@@ -198,9 +180,7 @@ class NearestNeighbor(ScoreHead):
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
-        residuals, codes = untrimmed_residuals(network, tiles, trim, with_codes=True)
-        self.of_residual.fit(residuals)
-        self.of_code.fit(codes)
+        residuals, codes = self._fit_covariances(network, tiles, trim)
         sampled = [self._sample(len(x), generator) for x in residuals]
         residual, code = (
             torch.stack([x[rows] for x, rows in zip(vectors, sampled, strict=True)])
@@ -231,8 +211,11 @@ class NearestNeighbor(ScoreHead):
 
 def untrimmed_residuals(
     network: Network, tiles: Tiles, trim: float, with_codes: bool
-) -> tuple[list[Tensor], ...]:
-    """Residuals, and codes if asked for, of each member's rows without the longest residuals."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Residuals of each member's rows without the longest ones, and codes of these rows if asked.
+
+    Each is a list of tensors, one for each member.
+    """
     residuals, codes = [], []
     for z in tiles():
         code = network.encode(z)
@@ -247,14 +230,12 @@ def untrimmed_residuals(
         )
     n = residual.shape[-2]
     kept = residual.square().sum(-1).topk(max(n - int(trim * n), 1), largest=False).indices
-    quantities = [residual, torch.cat(codes, dim=-2)] if with_codes else [residual]
-    return tuple(_rows_of_members(quantity, kept) for quantity in quantities)
 
+    def kept_rows(x: Tensor) -> list[Tensor]:
+        members = x.reshape(-1, *x.shape[-2:]), kept.reshape(-1, kept.shape[-1])
+        return [rows[i] for rows, i in zip(*members, strict=True)]
 
-def _rows_of_members(x: Tensor, indices: Tensor) -> list[Tensor]:
-    """The indexed rows of each member, one tensor a member."""
-    members = x.reshape(-1, *x.shape[-2:]), indices.reshape(-1, indices.shape[-1])
-    return [rows[i] for rows, i in zip(*members, strict=True)]
+    return kept_rows(residual), kept_rows(torch.cat(codes, dim=-2)) if with_codes else []
 
 
 # ---------------------------------------------------------------------------------------
@@ -271,21 +252,34 @@ _ROWS_FOR_RANK = 1024
 _MIN_SHRINKAGE = 0.01
 
 
-def covariance(width: int, members: tuple[int, ...]) -> FullCovariance | LowRankCovariance:
+def covariance(width: int, members: tuple[int, ...]) -> Covariance:
     """Return an unfitted covariance of the kind that suits the width."""
     return (FullCovariance if width <= _MAX_FULL_WIDTH else LowRankCovariance)(width, members)
 
 
-class FullCovariance(nn.Module):
-    """Squared Mahalanobis distance from the mean, by a matrix product.
+class Covariance(nn.Module):
+    """Squared Mahalanobis distances [*members, n] of vectors [*members, n, width] from the mean."""
 
-    Notes
-    -----
-    Shapes:
+    def fit(self, vectors: Sequence[Tensor]) -> None:
+        """Learn from vectors [n, width] of each member."""
+        fitted = zip(*map(self._estimate, vectors), strict=True)
+        for (name, buffer), values in zip(list(self.named_buffers()), fitted, strict=True):
+            setattr(self, name, torch.stack(values).view(buffer.shape).float())
 
-    - Input: ``(*members, n, width)``
-    - Output: ``(*members, n)``
-    """
+    def _estimate(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Estimate the buffers, in their order, from vectors [n, width]."""
+        raise NotImplementedError
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """Return vectors [*members, n, width] whose lengths are the Mahalanobis distances."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.whiten(x).square().sum(-1)
+
+
+class FullCovariance(Covariance):
+    """A covariance whose vectors are whitened by a matrix product."""
 
     center: Tensor
     whitening: Tensor
@@ -295,32 +289,22 @@ class FullCovariance(nn.Module):
         self.register_buffer("center", torch.zeros(*members, 1, width))
         self.register_buffer("whitening", torch.eye(width).expand(*members, -1, -1).clone())
 
-    def fit(self, vectors: Sequence[Tensor]) -> None:
-        """Learn from vectors [n, width] of each member."""
-        fitted = [_center_and_whitening(x.double()) for x in vectors]
-        self.center = torch.stack([c for c, _ in fitted]).view(self.center.shape).float()
-        self.whitening = torch.stack([w for _, w in fitted]).view(self.whitening.shape).float()
+    def _estimate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.double()
+        n, width = x.shape
+        center = x.mean(0, keepdim=True)
+        x = x - center
+        covariance = x.T @ x / n
+        shrinkage = max(_oas_shrinkage(covariance, n), _MIN_SHRINKAGE)
+        mean_variance = covariance.diagonal().mean()
+        if mean_variance < torch.finfo(torch.float32).tiny:
+            return center, torch.eye(width, dtype=x.dtype, device=x.device)
+        covariance = (1 - shrinkage) * covariance
+        covariance.diagonal().add_(shrinkage * mean_variance)
+        return center, torch.linalg.inv(torch.linalg.cholesky(covariance)).T
 
     def whiten(self, x: Tensor) -> Tensor:
-        """Return vectors [*members, n, width] whose lengths are the Mahalanobis distances."""
         return torch.matmul(x - self.center, self.whitening)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.whiten(x).square().sum(-1)
-
-
-def _center_and_whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    n, width = x.shape
-    center = x.mean(0, keepdim=True)
-    x = x - center
-    covariance = x.T @ x / n
-    shrinkage = max(_oas_shrinkage(covariance, n), _MIN_SHRINKAGE)
-    mean_variance = covariance.diagonal().mean()
-    if mean_variance < torch.finfo(torch.float32).tiny:
-        return center, torch.eye(width, dtype=x.dtype, device=x.device)
-    covariance = (1 - shrinkage) * covariance
-    covariance.diagonal().add_(shrinkage * mean_variance)
-    return center, torch.linalg.inv(torch.linalg.cholesky(covariance)).T
 
 
 def _oas_shrinkage(covariance: Tensor, n: int) -> float:
@@ -333,18 +317,11 @@ def _oas_shrinkage(covariance: Tensor, n: int) -> float:
     return min(numerator / denominator, 1.0) if denominator > 0 else 1.0
 
 
-class LowRankCovariance(nn.Module):
-    """Squared Mahalanobis distance under a covariance that is low-rank plus diagonal.
+class LowRankCovariance(Covariance):
+    """A covariance that is low-rank plus diagonal.
 
     Features are divided by their standard deviations. The leading eigenvectors then keep their
     own variances, and all other directions share one.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*members, n, width)``
-    - Output: ``(*members, n)``
     """
 
     center: Tensor
@@ -357,15 +334,7 @@ class LowRankCovariance(nn.Module):
         self.register_buffer("scale", torch.ones(*members, 1, width))
         self.register_buffer("excess", torch.zeros(*members, width, _RANK))
 
-    def fit(self, vectors: Sequence[Tensor]) -> None:
-        """Learn from vectors [n, width] of each member."""
-        fitted = [self._fitted(x) for x in vectors]
-        for name, values in zip(
-            ("center", "scale", "excess"), zip(*fitted, strict=True), strict=True
-        ):
-            setattr(self, name, torch.stack(values).view(getattr(self, name).shape).float())
-
-    def _fitted(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _estimate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = x[:: -(-len(x) // _ROWS_FOR_RANK)].double()
         n, width = x.shape
         center = x.mean(0, keepdim=True)
@@ -387,7 +356,6 @@ class LowRankCovariance(nn.Module):
         return center, 1 / (std * shared.sqrt()), excess
 
     def whiten(self, x: Tensor) -> Tensor:
-        """Return vectors [*members, n, width] whose lengths are the Mahalanobis distances."""
         y = (x - self.center) * self.scale
         # The symmetric square root of I - E E', as the columns of E are orthogonal.
         left = (1 - self.excess.square().sum(-2, keepdim=True)).clamp_min(0).sqrt()

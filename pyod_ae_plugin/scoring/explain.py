@@ -20,11 +20,10 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
     that contributions sum to the score.
     The mean is computed by Gauss-Legendre quadrature with 16 nodes [2]_. Its error, about 1% of
     the sum for scores with kinks, is distributed in proportion to the sizes of the contributions.
+    If float32 overflows, the score is distributed in proportion to ``abs(z_j)``.
 
     Residuals alone do not tell which feature is abnormal: if an abnormal value affects the latent
     code, the network reconstructs all other features badly.
-
-    If float32 overflows, the score is distributed in proportion to ``abs(z_j)``.
 
     Parameters
     ----------

@@ -21,6 +21,10 @@ class ScoreHead(nn.Module):
     ``__init__``, so that a saved head can be loaded. A head that needs more than residuals
     overrides :meth:`fit_to` and :meth:`score`.
 
+    Residuals ``(*, n, n_features)``, the reconstructions less the standardised rows, become scores
+    ``(*, n)``. With ``uses_code``, ``forward`` also takes codes ``(*, n, n_latent)``. The leading
+    dimension, if any, is that of the members of an ensemble.
+
     Parameters
     ----------
     n_features : int
@@ -38,15 +42,6 @@ class ScoreHead(nn.Module):
         network holds. Tiles are made low enough for these values to fit the cache.
     required_methods : tuple of str, default=()
         Methods that the network must have besides ``encode`` and ``decode``.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*, n, n_features)``, the reconstruction less the standardised row, and with
-      ``uses_code`` also ``(*, n, n_latent)``; the leading dimension, if any, is that of the
-      members of an ensemble
-    - Output: ``(*, n)``
 
     Examples
     --------
@@ -67,34 +62,27 @@ class ScoreHead(nn.Module):
         self.n_features = n_features
 
     def fit(self, residuals: Iterable[Tensor]) -> None:
-        """Learn from the training rows' residuals, given as tiles of shape (m, n_features)."""
+        """Learn from the residuals of the training rows, as tiles [m, n_features]."""
 
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
-        """Learn from a trained network and standardised training rows.
+        """Learn from a trained network and tiles of standardised training rows.
 
-        Parameters
-        ----------
-        network : torch.nn.Module
-        tiles : callable
-            Returns an iterable over tiles of shape (m, n_features), at each call.
-        trim : float
-            Share of the rows that training left out as outliers.
-        generator : torch.Generator
-            Source of random numbers.
+        ``trim`` is the share of rows that training left out as outliers. All random numbers come
+        from ``generator``.
         """
         self.fit(network.decode(network.encode(z)) - z for z in tiles())
 
     def score(self, network: Network, z: Tensor) -> Tensor:
-        """Scores (..., n) of standardised rows (n, n_features)."""
+        """Scores [*, n] of standardised rows [n, n_features]."""
         code = network.encode(z)
         residual = network.decode(code) - z
         scores: Tensor = self(residual, code) if self.uses_code else self(residual)
         return scores
 
     def feature_terms(self, network: Network, z: Tensor) -> Tensor | None:
-        """Terms [n, n_features] of standardised rows, one for each feature, that sum to the scores.
+        """Terms [n, n_features], one for each feature, that sum to the scores of standardised rows.
 
         None, as here, if the score is not such a sum.
         """
@@ -104,19 +92,14 @@ class ScoreHead(nn.Module):
 class Euclidean(ScoreHead):
     """Length of the residual, PyOD's reconstruction error.
 
+    Residuals ``(*, n, n_features)`` become scores ``(*, n)``.
+
     Parameters
     ----------
     n_features : int
         Width of a residual.
     members : tuple of int, default=()
         Leading dimension of residuals, for an ensemble. It makes no difference to a length.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(*, n, n_features)``
-    - Output: ``(*, n)``
 
     Examples
     --------

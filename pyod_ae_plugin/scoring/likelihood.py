@@ -8,8 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.networks.network import DistributionNetwork, PosteriorNetwork
+from pyod_ae_plugin.networks.network import DistributionNetwork, Network, PosteriorNetwork
 from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
 from pyod_ae_plugin.scoring.module import ScoringModule
 
@@ -24,37 +23,19 @@ _ACTIVE_VARIANCE = 0.01
 
 
 def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """Log density [*, n] of rows [*, n, d] under independent normal distributions, in nats.
-
-    Examples
-    --------
-    >>> log_density(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))
-    tensor([-0.9189])
-    """
+    """Log density [*, n] of rows [*, n, d] under independent normal distributions, in nats."""
     squares = torch.addcmul(logvar, (x - mean).square(), torch.exp(-logvar))
     density: Tensor = -0.5 * (squares + math.log(2 * math.pi)).sum(-1)
     return density
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, exp(logvar)) || N(0, 1)) of each element, in nats (Kingma & Welling 2014, app. B).
-
-    Examples
-    --------
-    >>> kl_divergence(torch.tensor([0.0, 2.0]), torch.zeros(2))
-    tensor([0., 2.])
-    """
+    """KL(N(mu, exp(logvar)) || N(0, 1)) of each element, in nats (Kingma & Welling 2014)."""
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
 def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    """Turn standard normal noise into draws from N(mean, exp(logvar)).
-
-    Examples
-    --------
-    >>> reparameterize(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([-0.5]))
-    tensor([0.5000])
-    """
+    """Turn standard normal noise into draws from N(mean, exp(logvar))."""
     return torch.addcmul(mean, noise, torch.exp(0.5 * logvar))
 
 
@@ -83,28 +64,20 @@ class NegativeLogLikelihood(ScoreHead):
     """Negative log density of a row under the decoder's normal distribution, in nats.
 
     The code is the encoder's, for a VAE the posterior mean. Needs a network with
-    ``decode_distribution``, which returns the mean and log variance of each feature.
+    ``decode_distribution``, which returns the mean and log variance of each feature. Rows
+    ``(n, n_features)`` get scores ``(n,)``.
 
     Parameters
     ----------
     n_features : int
         Width of a row.
 
-    Notes
-    -----
-    Shapes:
-
-    - Rows: ``(n, n_features)``
-    - Output: ``(n,)``
-
     Examples
     --------
-    >>> from pyod_ae_plugin.networks import variational_mlp
+    >>> from pyod_ae_plugin.networks import mlp
     >>> generator = torch.Generator().manual_seed(0)
-    >>> network = variational_mlp(
-    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
-    >>> head = NegativeLogLikelihood(2)
-    >>> head.score(network, torch.zeros(3, 2)).shape
+    >>> network = mlp(2, [1], "tanh", False, 0.0, generator, learn_variance=True)
+    >>> NegativeLogLikelihood(2).score(network, torch.zeros(3, 2)).shape
     torch.Size([3])
     """
 
@@ -124,7 +97,8 @@ class ReconstructionProbability(ScoreHead):
 
     ``-mean_l log p(z | code_l)`` with ``code_l ~ q(code | z)`` [1]_. The standard normal draws are
     made once, by ``fit_to``, and shared by all rows, so that a row always has the same score.
-    Needs a network with ``posterior`` and ``decode_distribution``.
+    Needs a network with ``posterior`` and ``decode_distribution``. Rows ``(n, n_features)`` get
+    scores ``(n,)``.
 
     Parameters
     ----------
@@ -133,13 +107,6 @@ class ReconstructionProbability(ScoreHead):
     n_latent : int
         Width of a latent code.
 
-    Notes
-    -----
-    Shapes:
-
-    - Rows: ``(n, n_features)``
-    - Output: ``(n,)``
-
     References
     ----------
     .. [1] An, J., & Cho, S. (2015). Variational Autoencoder based Anomaly Detection using
@@ -147,12 +114,10 @@ class ReconstructionProbability(ScoreHead):
 
     Examples
     --------
-    >>> from pyod_ae_plugin.networks import variational_mlp
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> network = variational_mlp(
-    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
-    >>> head = ReconstructionProbability(2, 1)
-    >>> head.score(network, torch.zeros(3, 2)).shape
+    >>> from torch import nn
+    >>> from pyod_ae_plugin.networks import VariationalNetwork
+    >>> network = VariationalNetwork(nn.Tanh(), nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(1, 2))
+    >>> ReconstructionProbability(2, 1).score(network, torch.zeros(3, 2)).shape
     torch.Size([3])
     """
 
@@ -186,8 +151,8 @@ class ReconstructionProbability(ScoreHead):
 class Elbo(ReconstructionProbability):
     """Negative evidence lower bound of a row, in nats (Kingma & Welling 2014).
 
-    The negative reconstruction probability plus the KL divergence of the posterior from the
-    standard normal prior.
+    The negative :class:`ReconstructionProbability` plus the KL divergence of the posterior from the
+    standard normal prior. Rows ``(n, n_features)`` get scores ``(n,)``.
 
     Parameters
     ----------
@@ -196,21 +161,12 @@ class Elbo(ReconstructionProbability):
     n_latent : int
         Width of a latent code.
 
-    Notes
-    -----
-    Shapes:
-
-    - Rows: ``(n, n_features)``
-    - Output: ``(n,)``
-
     Examples
     --------
-    >>> from pyod_ae_plugin.networks import variational_mlp
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> network = variational_mlp(
-    ...     2, [4], [4], 1, "tanh", "identity", False, 0.0, None, generator, learn_variance=True)
-    >>> head = Elbo(2, 1)
-    >>> head.score(network, torch.zeros(3, 2)).shape
+    >>> from torch import nn
+    >>> from pyod_ae_plugin.networks import VariationalNetwork
+    >>> network = VariationalNetwork(nn.Tanh(), nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(1, 2))
+    >>> Elbo(2, 1).score(network, torch.zeros(3, 2)).shape
     torch.Size([3])
     """
 
@@ -232,25 +188,12 @@ def posterior(module: ScoringModule, x: Tensor) -> Tensor:
 
 
 def reconstruction_moments(module: ScoringModule, draws: Tensor, x: Tensor) -> Tensor:
-    """Mean and standard deviation of the reconstructions of raw rows, over codes and decoder.
+    """Mean and standard deviation [n, 2, n_features] of the reconstructions of raw rows.
 
-    A row's reconstruction is a mixture of normal distributions, one for each draw: those that the
-    decoder gives for the codes ``mu + sigma * draw``. Its variance is the variance of their means
-    plus the mean of their variances (law of total variance).
-
-    Parameters
-    ----------
-    module : ScoringModule
-        With a network that has ``posterior``.
-    draws : Tensor of shape (n_draws, n_latent)
-        Standard normal draws, shared by all rows.
-    x : Tensor of shape (n, n_features)
-        Raw rows.
-
-    Returns
-    -------
-    Tensor of shape (n, 2, n_features)
-        In the data's own units, float64.
+    They are in the data's own units, float64. A row's reconstruction is a mixture of normal
+    distributions, one for each of the standard normal draws [n_draws, n_latent] that all rows
+    share: those that the decoder gives for the codes ``mu + sigma * draw``. Its variance is the
+    variance of their means plus the mean of their variances (law of total variance).
     """
     mu, logvar = encode_distribution(module.network, module.standardize_in_range(x))
     mean, squares, variance = (torch.zeros_like(x, dtype=torch.float32) for _ in range(3))
@@ -267,20 +210,10 @@ def reconstruction_moments(module: ScoringModule, draws: Tensor, x: Tensor) -> T
 
 
 def sample(module: ScoringModule, n: int, generator: torch.Generator) -> Tensor:
-    """Draw rows: codes from the prior, then rows from the decoder's normal distribution.
+    """Draw rows [n, n_features]: codes from the prior, then rows from the decoder's distribution.
 
-    Parameters
-    ----------
-    module : ScoringModule
-    n : int
-        Number of rows, at least 1.
-    generator : torch.Generator
-        On the CPU, so that a seed gives the same codes on every device.
-
-    Returns
-    -------
-    Tensor of shape (n, n_features)
-        In the data's own units, float64, on the CPU.
+    The rows are in the data's own units, float64, on the CPU. So is the generator, and a seed gives
+    the same codes on every device.
     """
     standardize, device = module.standardize, module.standardize.scale.device
     n_features = standardize.n_features
@@ -295,29 +228,11 @@ def sample(module: ScoringModule, n: int, generator: torch.Generator) -> Tensor:
 
 
 def latent_usage(network: Network, tiles: Tiles, trim: float) -> tuple[Tensor, Tensor]:
-    """KL divergence of each latent dimension in nats, and whether it is active.
+    """KL divergence [n_latent] of each latent dimension in nats, and whether it is active.
 
-    A dimension is active if the variance of the posterior mean over rows exceeds 0.01 [1]_. Both
-    are computed without the ``trim`` share of rows with the highest reconstruction error.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        With ``posterior``.
-    tiles : callable
-        Returns an iterable over standardised rows, as tiles of shape (m, n_features).
-    trim : float
-
-    Returns
-    -------
-    kl : Tensor of shape (n_latent,)
-        Means over rows; float64, finite.
-    active : bool Tensor of shape (n_latent,)
-
-    References
-    ----------
-    .. [1] Burda, Y., Grosse, R., & Salakhutdinov, R. (2016). Importance Weighted Autoencoders.
-           ICLR. Section 5.2.
+    A dimension is active if the variance of the posterior mean over rows exceeds 0.01 (Burda et al.
+    2016, Importance Weighted Autoencoders, section 5.2). Both are computed without the ``trim``
+    share of rows with the highest reconstruction error. The divergences are float64 and finite.
     """
     parts = []
     for z in tiles():

@@ -15,6 +15,9 @@ HIGHEST_SCORE = torch.finfo(torch.float32).max
 class ScoringModule(nn.Module):
     """Standardises a row, encodes and decodes it, and scores the residual.
 
+    Rows ``(n, n_features)`` of any real or boolean dtype get scores ``(n,)``, float32. These are
+    always finite: a row for which float32 overflows gets ``HIGHEST_SCORE``, the largest float32.
+
     Parameters
     ----------
     standardize : Standardize
@@ -23,25 +26,6 @@ class ScoringModule(nn.Module):
         With ``encode`` (rows to latent codes) and ``decode`` (latent codes to rows).
     head : ScoreHead
         Scores standardised rows by the network.
-
-    Attributes
-    ----------
-    widths : tuple of int
-        Distinct numbers of outputs for one row of the network's layers, all members together,
-        ascending.
-    has_single_column : bool
-        Whether a weight matrix of the network has one input or one output.
-    rounds_alike : bool
-        Whether the network is made of linear layers and ReLUs only, whose arithmetic for a cell
-        does not depend on where in memory the cell is.
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n, n_features)`` of any real or boolean dtype
-    - Output: ``(n,)``, float32, always finite: a row for which float32 overflows gets
-      ``HIGHEST_SCORE``, the largest float32
 
     Examples
     --------
@@ -62,8 +46,10 @@ class ScoringModule(nn.Module):
         matrix_widths = {_n_outputs(weight) for weight in weights if weight.ndim <= 3}
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
         layer_widths = _measured_widths(network, leaves, standardize.n_features)
+        # Distinct numbers of outputs of layers for one row, all members together, ascending.
         self.widths = tuple(sorted(matrix_widths | layer_widths or {1}))
         self.has_single_column = any(1 in weight.shape[-2:] for weight in weights)
+        # The arithmetic of these for a cell does not depend on where in memory the cell is.
         self.rounds_alike = all(isinstance(m, (nn.Linear, nn.ReLU)) for m in leaves)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,10 +57,9 @@ class ScoringModule(nn.Module):
         return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latent codes [n, n_latent] of raw rows [n, n_features], those of members side by side.
+        """Latent codes [n, n_latent] of raw rows, those of members side by side.
 
-        Values more than 1e15 standard deviations from the mean count as 1e15 standard deviations,
-        so that codes are finite.
+        Values are limited to 1e15 standard deviations from the mean, so that codes are finite.
         """
         code: Tensor = self.network.encode(self.standardize_in_range(x))
         return code if code.ndim == 2 else code.movedim(0, 1).flatten(1)

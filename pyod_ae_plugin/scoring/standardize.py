@@ -72,17 +72,7 @@ class Moments:
         self.n += m
 
     def merge(self, others: Moments) -> None:
-        """Add all rows that other moments have seen. Their units may change, not their values.
-
-        Examples
-        --------
-        >>> here, there = Moments(1), Moments(1)
-        >>> here.update(torch.tensor([[1.0], [3.0]]))
-        >>> there.update(torch.tensor([[8.0]]))
-        >>> here.merge(there)
-        >>> here.n, here.mean
-        (3, tensor([4.], dtype=torch.float64))
-        """
+        """Add all rows that other moments have seen; their units may change, not their values."""
         unit = torch.maximum(self._unit, others._unit)
         self._set_unit(unit)
         others._set_unit(unit)
@@ -113,11 +103,8 @@ class Moments:
 
     @property
     def constant(self) -> Tensor:
-        """Whether a feature varies no more than n equal values do by rounding.
-
-        The bound is scikit-learn's.
-        """
-        eps = torch.finfo(torch.float64).eps
+        """Whether a feature varies no more than n equal values do by rounding."""
+        eps = torch.finfo(torch.float64).eps  # the bound is scikit-learn's
         variance = self._squares / self.n
         return (
             variance <= self.n * eps * variance + (self.n * (self._origin + self._mean) * eps) ** 2
@@ -130,7 +117,8 @@ class Standardize(nn.Module):
     Computes ``(x - mean) / std`` as ``x * scale + shift`` with ``scale = 1 / std`` and
     ``shift = -mean / std``. The buffers are float32 if that costs no accuracy, else float64, as
     for timestamps, which are far from zero. The arithmetic is in the dtype of the buffers.
-    An unfitted module only casts to float32.
+    An unfitted module only casts to float32. Rows ``(n, n_features)`` have any real or boolean
+    dtype.
 
     A feature that is constant up to rounding is centred, and its unit is 1. If the constant is
     smaller than 1, its unit is the power of two above it, so that changes show. If its rounding is
@@ -144,13 +132,6 @@ class Standardize(nn.Module):
     Attributes
     ----------
     scale, shift : Tensor of shape (n_features,)
-
-    Notes
-    -----
-    Shapes:
-
-    - Input: ``(n, n_features)`` of any real or boolean dtype
-    - Output: ``(n, n_features)``, float32
 
     Examples
     --------

@@ -34,7 +34,8 @@ _NO_ACTIVATION = 0
 class FusedScore:
     """Scores [n], float32, of raw rows [n, n_features], by one kernel launch for any n.
 
-    Does not wait for the device. It has a copy of the weights.
+    The rows may have any real or boolean dtype. Does not wait for the device. It has a copy of the
+    weights.
     """
 
     def __init__(
@@ -58,14 +59,11 @@ def fused_score_function(
 ) -> FusedScore | None:
     """Return a function that scores rows in one kernel launch, or None if that is not possible.
 
-    It is possible for a known network, see
-    :func:`~pyod_ae_plugin.engine.pipeline.read_pipeline`, of linear and elementwise layers that
-    are at most 128 wide, features standardised in float32, and the four heads that measure residual
-    and code, in an ensemble averaged over members. It needs triton 3.2 or later, and a GPU or
-    triton's interpreter.
-
-    The scores are the module's up to rounding, for rows of any real or boolean dtype. The precision
-    is that of the factors in matrix products; sums are float32.
+    It is possible for a known network of linear and elementwise layers that are at most 128 wide,
+    features standardised in float32, and the four heads that measure residual and code, in an
+    ensemble averaged over members. It needs triton 3.2 or later, and a GPU or triton's interpreter.
+    The scores are the module's up to rounding. ``precision`` is that of the factors in matrix
+    products; sums are float32.
     """
     device = module.standardize.scale.device
     kernel = _kernel_for(device)

@@ -128,12 +128,7 @@ def _forward(
 
 @triton.jit
 def _layer(
-    h,
-    matrix,
-    vector,
-    WIDTHS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    PRECISION: tl.constexpr,
+    h, matrix, vector, WIDTHS: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr
 ):
     N_IN: tl.constexpr = 1 << (WIDTHS & 15)
     N_OUT: tl.constexpr = 1 << (WIDTHS >> 4 & 15)

@@ -82,10 +82,7 @@ class RecordedStep:
     """
 
     def __init__(
-        self,
-        step: Callable[[Tensor], Tensor],
-        state: Sequence[Tensor],
-        generator: torch.Generator,
+        self, step: Callable[[Tensor], Tensor], state: Sequence[Tensor], generator: torch.Generator
     ) -> None:
         self._step, self._state, self._generator = step, state, generator
         self._recorded: dict[torch.Size, tuple[Tensor, Recorded]] = {}

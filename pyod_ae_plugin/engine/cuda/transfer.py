@@ -6,6 +6,7 @@ tiles take turns: while one is copied, the CPU fills or empties the other.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -63,28 +64,24 @@ class Download:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._copied = [torch.cuda.Event(), torch.cuda.Event()]
-        self._waiting: list[tuple[Tensor, Tensor] | None] = [None, None]
-        self._turn = 0
+        self._waiting: deque[tuple[torch.cuda.Event, Tensor, Tensor]] = deque()
 
     def put(self, values: Tensor, target: Tensor) -> None:
         """Copy values into a target, at the latest when :meth:`finish` returns."""
-        turn, self._turn = self._turn, 1 - self._turn
-        self._empty(turn)
+        if len(self._waiting) == 2:
+            self._empty_oldest()
         pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         pinned.copy_(values, non_blocking=True)
-        self._copied[turn].record(torch.cuda.current_stream(self._device))
-        self._waiting[turn] = pinned, target
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self._device))
+        self._waiting.append((copied, pinned, target))
 
     def finish(self) -> None:
         """Wait until all values are copied."""
-        for turn in (self._turn, 1 - self._turn):
-            self._empty(turn)
+        while self._waiting:
+            self._empty_oldest()
 
-    def _empty(self, turn: int) -> None:
-        waiting = self._waiting[turn]
-        if waiting is not None:
-            self._copied[turn].synchronize()
-            pinned, target = waiting
-            target.copy_(pinned)
-            self._waiting[turn] = None
+    def _empty_oldest(self) -> None:
+        copied, pinned, target = self._waiting.popleft()
+        copied.synchronize()
+        target.copy_(pinned)
