@@ -8,13 +8,20 @@ from importlib.util import find_spec
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    # Triton decides when it is first imported, and torch may be what imports it.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 collect_ignore = [] if find_spec("triton") else ["pyod_ae_plugin/engine/cuda/fused_kernel.py"]
+
+
+def pytest_collection():
+    """Interpret Triton's kernels where there is no GPU.
+
+    Triton decides when it is first imported, and torch may be what imports it. It happens here, and
+    not in every process that reads this file: one that only shares tests out needs no torch.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items):

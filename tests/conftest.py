@@ -1,14 +1,13 @@
-"""Detectors and data that several test files use."""
+"""Detectors and data that several test files use.
+
+What takes seconds to import is imported where it is used: the process that shares tests out to
+others reads this file too.
+"""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import settings
-from pyod.utils.data import generate_data
-
-from pyod_ae_plugin import AutoEncoder, AutoEncoderEnsemble
 
 # A distribution that cannot be imported on purpose, and a script beside the data that it writes.
 collect_ignore = ["broken_plugins", "data"]
@@ -41,6 +40,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
+    import torch
+
     if torch.cuda.is_available():
         return
     for item in items:
@@ -51,18 +52,23 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_per_worker():
     """Tests run in parallel; the workers shall not fight over the cores."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def data():
     """Contaminated training rows and test rows: X_train, X_test, y_train, y_test."""
+    from pyod.utils.data import generate_data
+
     return generate_data(n_train=600, n_test=200, n_features=8, contamination=0.1, random_state=0)
 
 
 @pytest.fixture(scope="session")
 def quick():
     """Make a detector that is quick to fit; further keywords are its parameters."""
+    from pyod_ae_plugin import AutoEncoder, AutoEncoderEnsemble
 
     def quick(Detector=AutoEncoder, **params):
         few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
@@ -73,6 +79,8 @@ def quick():
 
 @pytest.fixture
 def X():
+    import numpy as np
+
     return np.random.default_rng(0).normal(size=(300, 6))
 
 

@@ -240,7 +240,7 @@ def test_a_detector_chosen_by_name_gives_what_it_gives_itself(engine, name, rows
     assert result["n_anomalies"] == 50
 
 
-@pytest.mark.parametrize("as_frame", [False, True])
+@pytest.mark.parametrize("as_frame", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_findings_of_ours_are_explained_by_contributions(as_frame):
     names = ["flow", "level", "pressure", "heat"]
     X = np.random.default_rng(0).normal(size=(400, 4))

@@ -74,6 +74,7 @@ def test_a_folder_without_sets_is_named(tmp_path):
         list(folder_datasets(tmp_path))
 
 
+@pytest.mark.slow
 def test_adbench_sets_load(adbench):
     datasets = list(folder_datasets(adbench))
     assert len(datasets) == len(list(adbench.glob("*.npz")))
@@ -155,6 +156,7 @@ def test_adbench_protocol_judges_rows_that_were_not_fitted_with_seeds_from_1(toy
     assert results[1].roc_auc == roc_auc_score(y_test, scores)
 
 
+@pytest.mark.slow
 def test_adbench_s_own_files_are_split_with_their_share_of_outliers(adbench):
     for dataset in folder_datasets(adbench):
         X_train, X_test, y_test = AdBenchProtocol().split(dataset, 3)

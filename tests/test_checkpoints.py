@@ -39,6 +39,11 @@ def global_draws(n_features):
 
 
 CASES["global randomness"] = (AutoEncoder, {"network": global_draws})
+QUICK = ("noise, batch norm, dropout", "ensemble")  # where time counts
+EACH = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
+)
 
 
 def make(case, **params):
@@ -65,7 +70,7 @@ def breaks_off(monkeypatch):
     return after_four_epochs
 
 
-@pytest.mark.parametrize("case", CASES)
+@EACH
 def test_a_fit_goes_on_to_the_same_bits(case, X, tmp_path, breaks_off):
     path = tmp_path / "training.safetensors"
     whole = make(case).fit(X)
@@ -114,7 +119,7 @@ def test_a_checkpoint_needs_a_seed(random_state, X, tmp_path):
         make("AutoEncoder", checkpoint=tmp_path / "a", random_state=random_state).fit(X)
 
 
-@pytest.mark.parametrize("case", CASES)
+@EACH
 def test_ctrl_c_leaves_the_detector_as_the_last_epoch_made_it(case, X, breaks_off):
     detector = make(case)
     mend = breaks_off(KeyboardInterrupt())

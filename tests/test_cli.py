@@ -68,7 +68,9 @@ def test_list_names_ours_and_pyods(run):
     assert {"AutoEncoder", "VAE", "pyod.IForest"} <= set(out.split())
 
 
-@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["model", pytest.param("model.safetensors", marks=pytest.mark.slow)]
+)
 def test_fit_then_score(run, table, tmp_path, X, name):
     status, out, _ = run(
         "fit", table, "-o", tmp_path / name, "--label", "known",

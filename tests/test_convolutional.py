@@ -22,7 +22,11 @@ from pyod_ae_plugin.engine.rows import ResidentBatches
 from pyod_ae_plugin.networks import conv, variational_conv
 
 NETWORKS = {AutoEncoder: "conv", VAE: "variational_conv"}
-BOTH = pytest.mark.parametrize("Detector", NETWORKS)
+# AutoEncoder suffices where time counts.
+BOTH = pytest.mark.parametrize(
+    "Detector",
+    [pytest.param(D, marks=[] if D is AutoEncoder else pytest.mark.slow) for D in NETWORKS],
+)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +140,13 @@ def test_digits_are_told_apart_as_well_as_by_the_dense_network():
 
 
 @BOTH
-@pytest.mark.parametrize("head", ["euclidean", "mahalanobis", "nearest_neighbor", "nll"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "nearest_neighbor",
+        *(pytest.param(h, marks=pytest.mark.slow) for h in ["euclidean", "mahalanobis", "nll"]),
+    ],
+)
 def test_score_heads_take_its_residuals_and_codes(convolutional, Detector, head, X, tmp_path):
     detector = convolutional(
         Detector, score_head=head, trim=0.3, batch_norm=True, dropout_rate=0.1

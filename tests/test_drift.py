@@ -17,6 +17,10 @@ from pyod_ae_plugin.detectors.base import fitted_of
 from pyod_ae_plugin.drift import compare, holm
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+# AutoEncoder suffices where time counts.
+EACH = pytest.mark.parametrize(
+    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
+)
 P_VALUES = hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(0, 1))
 
 
@@ -88,7 +92,7 @@ def test_scores_are_tested_only_where_rows_were_held_out(quick):
     assert not held_out.check_drift(new).drifted
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 @pytest.mark.parametrize(
     "change",
     [lambda x: x + 0.5, lambda x: 2 * x, lambda x: np.abs(x)],
@@ -179,7 +183,7 @@ def test_so_few_rows_that_nothing_could_be_found_raise(quick):
         compare(against, reference[:1], np.zeros(1), alpha=0.01)
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_it_is_saved_and_pickled(quick, Detector, X, tmp_path):
     detector = quick(Detector, held_out_threshold=True).fit(X)
     detector.save(tmp_path / "model")

@@ -138,7 +138,9 @@ def test_finds_the_outliers_and_offers_what_a_pyod_detector_offers(data):
     assert detector.reconstruct(X_test).shape == X_test.shape
 
 
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "n_threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))]
+)
 def test_a_row_s_score_is_its_own(quick, n_threads):
     X = np.random.default_rng(0).normal(size=(2001, 9))
     detector = quick(AutoEncoderEnsemble).fit(X[:200])

@@ -45,7 +45,10 @@ from pyod_ae_plugin.plugins import hookimpl, hookspecs
 from pyod_ae_plugin.plugins.manager import PluginWarning, find, plugin_manager
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-EACH = pytest.mark.parametrize("Detector", DETECTORS)
+# AutoEncoder suffices where time counts.
+EACH = pytest.mark.parametrize(
+    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
+)
 
 
 # ------------------------------------------------------------------ training that diverges

@@ -17,6 +17,10 @@ from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.scoring import Moments
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+# AutoEncoder suffices where time counts.
+EACH = pytest.mark.parametrize(
+    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
+)
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ def test_a_sample_is_uniform_over_all_rows():
     assert abs(counts[:100].sum() - 3000) < 5.5 * np.sqrt(300 * 20 * 0.25)
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_batches_that_can_be_kept_are_fitted_as_their_rows_are(quick, Detector, X):
     whole = quick(Detector).fit(X)
     batches = Once([X[:7], X[7:200], X[200:]])
@@ -127,7 +131,7 @@ def test_batches_that_can_be_kept_are_fitted_as_their_rows_are(quick, Detector, 
     assert np.allclose(got.decision_function(X), got.decision_scores_)
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_two_passes_give_the_scores_of_all_rows(quick, Detector, few_kept):
     X = np.random.default_rng(0).normal(size=(3000, 4)) * [1, 10, 100, 1000] + 7
     batches = Once(np.array_split(X, 11))
@@ -179,14 +183,14 @@ def test_a_bad_batch_leaves_the_detector_as_it_was(quick, X):
     assert np.array_equal(detector.decision_function(X), before)
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_the_first_partial_fit_is_a_fit(quick, Detector, X):
     whole, first = quick(Detector).fit(X), quick(Detector).partial_fit(X)
     assert np.array_equal(whole.decision_scores_, first.decision_scores_)
     assert whole.threshold_ == first.threshold_
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_partial_fit_learns_what_comes_later(quick, Detector):
     rng = np.random.default_rng(0)
     first, later = rng.normal(size=(400, 5)), rng.normal(size=(400, 5)) * 0.2 + 8
@@ -211,7 +215,7 @@ def test_partial_fit_is_reproducible(quick, X):
     assert np.array_equal(*scores)
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 @pytest.mark.parametrize("way", ["fit", "pickled", "saved"])
 def test_partial_fit_goes_on_from_a_detector_without_its_rows(quick, Detector, way, X, tmp_path):
     detector = quick(Detector).fit(X)

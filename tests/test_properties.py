@@ -32,7 +32,10 @@ SCORING = settings(max_examples=EXAMPLES // 4, suppress_health_check=list(Health
 FITTING = settings(max_examples=EXAMPLES // 10, suppress_health_check=list(HealthCheck))
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-EACH = pytest.mark.parametrize("Detector", DETECTORS)
+# AutoEncoder suffices where time counts.
+EACH = pytest.mark.parametrize(
+    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
+)
 N_FEATURES = 5
 
 HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor"]
@@ -166,13 +169,11 @@ FITTED = {
 }
 
 
-UNLIKE = ("AutoEncoder", "VAE", "AutoEncoderEnsemble")
-
-
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[] if name in UNLIKE else pytest.mark.slow) for name in FITTED
+        pytest.param(name, marks=[] if name == "AutoEncoderEnsemble" else pytest.mark.slow)
+        for name in FITTED
     ],
 )
 def detector(quick, request):

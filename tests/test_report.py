@@ -60,7 +60,7 @@ def test_the_page_begins_with_the_threshold_of_the_detector(data, fitted):
     assert contents.start.n_differing == 0
 
 
-@pytest.mark.parametrize("far", [20.0, 0.0])
+@pytest.mark.parametrize("far", [20.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_threshold_beyond_all_scores_is_in_the_histogram(far, data, fitted):
     bins = fitted.report(np.full((30, 8), far) + data[0].mean(0)).contents.histogram
     assert bins.low <= fitted.threshold_ <= bins.high
@@ -83,6 +83,7 @@ def test_labels_that_follow_no_threshold_are_counted_as_such():
     assert start.n_differing == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["IQR", "KARCH", "FILTER"])
 @pytest.mark.filterwarnings("ignore")
 def test_thresholders_of_pyod_are_followed(quick, name, data):
@@ -155,6 +156,7 @@ def test_rows_and_features_have_the_names_of_a_frame(quick, X):
     assert contents.ranked[0].contributions[0].feature == "c"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
 def test_every_detector_reports(quick, Detector, data):
     X, _, y, _ = data
@@ -168,6 +170,7 @@ def test_every_detector_reports(quick, Detector, data):
     assert Detector.__name__ in report.to_html()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [np.zeros(600), np.ones(600, bool)])
 def test_labels_of_one_class_have_no_curve(y, data, fitted):
     contents = fitted.report(data[0], y).contents

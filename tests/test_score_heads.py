@@ -287,6 +287,7 @@ def test_a_detector_with_any_head_finds_outliers_and_repeats_itself(Detector, na
     assert np.array_equal(detector.predict(X_train), detector.labels_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reconstruction_probability", "elbo"])
 def test_a_vae_s_own_heads(name, data):
     detector = VAE(score_head=name, verbose=0, device="cpu").fit(data[0])

@@ -52,7 +52,9 @@ def test_rules_refuse_wrong_parameters(quick, rule, wrong, X):
 
 
 @pytest.mark.parametrize("rule", [MeanStd(1.5), TopN(7), Quantile(0.2)])
-@pytest.mark.parametrize("Detector", DETECTORS)
+@pytest.mark.parametrize(
+    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
+)
 def test_rules_set_the_threshold(quick, Detector, rule, X, tmp_path):
     detector = quick(Detector, contamination=rule).fit(X)
     expected = clone(rule).fit(detector.decision_scores_)

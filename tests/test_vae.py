@@ -79,6 +79,7 @@ def decoded(detector, code):
 # Reconstructions and codes
 
 
+@pytest.mark.slow
 def test_reconstruction_moments_are_those_of_drawn_rows(default, rows):
     X, rng = rows[:4], np.random.default_rng(0)
     mean, std = default.reconstruct(X, n_draws=4000)
@@ -283,6 +284,7 @@ def test_an_ordinary_fit_does_not_warn(data, capsys):
     assert last == (f"Active latent dimensions: {n_active} of 16, KL={fitted.kl_.sum():.2f} nats")
 
 
+@pytest.mark.slow
 def test_unused_dimensions_are_told_from_used_ones(detector):
     """Of four latent dimensions a plane takes two; some of the others may carry noise."""
     assert (np.sort(detector.kl_)[-2:] > 0.5).all()
@@ -398,6 +400,7 @@ def test_neighbouring_codes_decode_to_neighbouring_rows():
     assert np.quantile(steps(variational), 0.99) < 0.8 * np.quantile(steps(plain), 0.99)
 
 
+@pytest.mark.slow
 def test_samples_fall_inside_the_cluster(detector, cluster, rows):
     plain = AutoEncoder(hidden_neuron_list=(64, 4), novelty=True, verbose=0, device="cpu")
     module = plain.fit(rows).scoring_module_
