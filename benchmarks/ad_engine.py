@@ -29,7 +29,7 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipped_datasets
-from pyod_ae_plugin.benchmarking.summary import circumstances
+from pyod_ae_plugin.benchmarking.summary import environment
 from pyod_ae_plugin.integrations.ad_engine import extend
 
 RESULTS = Path(__file__).parent / "results"
@@ -89,7 +89,7 @@ def main() -> None:
         writer = csv.DictWriter(file, runs[0])
         writer.writeheader()
         writer.writerows(runs)
-    described = json.dumps(circumstances("outlier"), indent=1)
+    described = json.dumps(environment("outlier"), indent=1)
     (arguments.results / "ad_engine.json").write_text(described)
     Console().print(table(runs))
 

@@ -31,7 +31,7 @@ from tables import table
 from pyod_ae_plugin import create_detector
 from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets
 from pyod_ae_plugin.benchmarking.evaluation import OutlierProtocol, Result
-from pyod_ae_plugin.benchmarking.summary import circumstances, write_results
+from pyod_ae_plugin.benchmarking.summary import environment, write_results
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.integrations.ray import fit_dataset
 
@@ -94,7 +94,7 @@ def main() -> None:
             print(f"{how}, {dataset.name}, seed {seed}: {last}", flush=True)
         results.sort(key=lambda result: order.index(result.detector))
         write_results(results, path, OutlierProtocol.name)
-    described = circumstances(OutlierProtocol.name)
+    described = environment(OutlierProtocol.name)
     described["versions"]["ray"] = ray.__version__
     path.with_suffix(".json").write_text(json.dumps(described, indent=1))
     ray.shutdown()

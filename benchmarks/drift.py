@@ -19,7 +19,7 @@ from figures import RESULTS, Figures
 from scipy.stats import ks_2samp
 
 from pyod_ae_plugin import VAE, AutoEncoder
-from pyod_ae_plugin.benchmarking.summary import circumstances
+from pyod_ae_plugin.benchmarking.summary import environment
 from pyod_ae_plugin.detectors import NeuralDetector
 
 ALPHA, N_NEW = 0.05, 1_000
@@ -81,7 +81,7 @@ def main() -> None:
     for shift in (0.1, 0.2, 0.5):
         for n_new in (100, 1_000, 10_000):
             power(shift, n_new, seeds, figures)
-    figures.write(RESULTS / "drift.csv", {**circumstances("drift"), "seeds": seeds})
+    figures.write(RESULTS / "drift.csv", {**environment("drift"), "seeds": seeds})
 
 
 if __name__ == "__main__":

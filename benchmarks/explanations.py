@@ -20,7 +20,7 @@ import numpy as np
 from figures import RESULTS, Figures
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
-from pyod_ae_plugin.benchmarking.summary import circumstances
+from pyod_ae_plugin.benchmarking.summary import environment
 from pyod_ae_plugin.detectors import NeuralDetector
 
 N_TRAINING, N_ROWS = 800, 300
@@ -104,7 +104,7 @@ def main() -> None:
         ):
             figures.add(f"{case}: {way}, mean", float(np.mean(shares)))
             figures.add(f"{case}: {way}, lowest", min(shares))
-    described = {**circumstances("explanations"), "shift": arguments.shift}
+    described = {**environment("explanations"), "shift": arguments.shift}
     figures.write(arguments.results / "explanations.csv", described)
 
 

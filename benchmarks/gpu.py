@@ -37,7 +37,7 @@ from figures import RESULTS, Figures, draw_costs
 from pyod.models.auto_encoder import AutoEncoder as PyodAutoEncoder
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
-from pyod_ae_plugin.benchmarking.summary import circumstances
+from pyod_ae_plugin.benchmarking.summary import environment
 from pyod_ae_plugin.detectors import NeuralDetector
 from pyod_ae_plugin.engine import training
 from pyod_ae_plugin.engine.pipeline import read_pipeline
@@ -247,7 +247,7 @@ def main() -> None:
         sys.exit("benchmarks/gpu.py needs a CUDA device; torch sees none.")
     warnings.filterwarnings("ignore")
     properties = torch.cuda.get_device_properties(0)
-    described = {**circumstances("gpu"), "gpu": properties.name}
+    described = {**environment("gpu"), "gpu": properties.name}
     print(json.dumps(described, indent=1))
     X = np.random.default_rng(0).standard_normal((arguments.rows, N_FEATURES), np.float32)
     scoring(X, rates())

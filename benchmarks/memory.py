@@ -64,8 +64,8 @@ detector.decision_function(X)
 """
 DESCRIBE = """
 import json, sys
-from pyod_ae_plugin.benchmarking.summary import circumstances
-print(json.dumps(circumstances("memory"), indent=1))
+from pyod_ae_plugin.benchmarking.summary import environment
+print(json.dumps(environment("memory"), indent=1))
 """
 
 

@@ -41,9 +41,9 @@ from pyod_ae_plugin.benchmarking.evaluation import (
     evaluate,
 )
 from pyod_ae_plugin.benchmarking.summary import (
-    circumstances,
     detector_means,
     draw_chart,
+    environment,
     write_results,
 )
 
@@ -214,7 +214,7 @@ def main() -> None:
         results = [r for r in earlier_runs(path) if r.detector in kept] + new
         results.sort(key=lambda r: list(detectors).index(r.detector))
         write_results(results, path, protocol.name)
-        path.with_suffix(".json").write_text(json.dumps(circumstances(protocol.name), indent=1))
+        path.with_suffix(".json").write_text(json.dumps(environment(protocol.name), indent=1))
         draw_chart(results, path.with_suffix(".png"), f"{protocol.name.capitalize()} protocol")
         console.print(f"\n{protocol.name.capitalize()} protocol, {len(datasets)} data sets")
         console.print(table(results))

@@ -35,7 +35,7 @@ from figures import RESULTS
 from scipy.stats import linregress
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.benchmarking.summary import circumstances
+from pyod_ae_plugin.benchmarking.summary import environment
 from pyod_ae_plugin.detectors import IncrementalDetector
 
 EVERY = 10.0  # seconds
@@ -170,7 +170,7 @@ def main() -> None:
         writer = csv.DictWriter(file, noted[0])
         writer.writeheader()
         writer.writerows(noted)
-    described = {**circumstances("soak"), "verdict": said, **figures}
+    described = {**environment("soak"), "verdict": said, **figures}
     (arguments.results / "soak.json").write_text(json.dumps(described, indent=1))
     draw(noted, arguments.results / "soak.png")
     sys.exit(0 if flat else 1)

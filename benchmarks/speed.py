@@ -33,7 +33,7 @@ from pyod.models.auto_encoder import AutoEncoder as PyodAutoEncoder
 from pyod.models.vae import VAE as PyodVAE
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
-from pyod_ae_plugin.benchmarking.summary import circumstances
+from pyod_ae_plugin.benchmarking.summary import environment
 from pyod_ae_plugin.detectors import NeuralDetector
 from pyod_ae_plugin.engine.pipeline import read_pipeline
 
@@ -225,7 +225,7 @@ def main() -> None:
     if arguments.memory:
         memory()
         return
-    described = {**circumstances("speed"), "threads": torch.get_num_threads()}
+    described = {**environment("speed"), "threads": torch.get_num_threads()}
     print(described, flush=True)
     # The peak is of a process's whole life, so memory is measured in one of its own; and first,
     # since a child's peak starts at what its parent holds.

@@ -88,7 +88,9 @@ def test_without_a_network_they_are_those_of_the_quadratic_form():
     rows -= rows.mean(0)
     head = Mahalanobis(4)
     head.fit_to(rebuilds_nothing(), lambda: [rows], 0.0, torch.Generator())
-    precision = (head.of_residual.whitening @ head.of_residual.whitening.T).double().numpy()
+    precision = (
+        (head.residual_covariance.whitening @ head.residual_covariance.whitening.T).double().numpy()
+    )
     z = rows[:50].double().numpy()
     distance = np.sqrt(np.einsum("ij,jk,ik->i", z, precision, z))
     module = ScoringModule(Standardize(4), rebuilds_nothing(), head)

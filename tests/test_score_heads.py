@@ -115,7 +115,7 @@ def test_low_rank_distance_is_that_of_its_covariance():
 
 def test_wide_rows_take_the_low_rank_form_and_few_rows_suffice():
     head = Mahalanobis(600)
-    assert isinstance(head.of_residual, LowRankCovariance)
+    assert isinstance(head.residual_covariance, LowRankCovariance)
     rows = torch.randn(3, 600, generator=seeded())
     head.fit_to(rebuilds_nothing(), lambda: [rows], 0.0, seeded())
     assert torch.isfinite(head(rows)).all()
@@ -159,7 +159,9 @@ def test_whitened_vectors_are_as_far_apart_as_the_metric_says(Covariance):
 
 def neighbor_distances(head, residual, code):
     """The larger of the distances to the nearest references of either half, by scikit-learn."""
-    x = torch.cat([head.of_residual.whiten(residual), head.of_code.whiten(code)], dim=1)
+    x = torch.cat(
+        [head.residual_covariance.whiten(residual), head.code_covariance.whiten(code)], dim=1
+    )
     return np.max(
         [
             NearestNeighbors(n_neighbors=1).fit(half).kneighbors(x)[0][:, 0]

@@ -83,7 +83,7 @@ def mean_table(results: Sequence[Result]) -> Table:
 
 
 def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
-    """Write all runs to a .csv file, or with :func:`circumstances` to a .json file."""
+    """Write all runs to a .csv file, or with :func:`environment` to a .json file."""
     rows = [asdict(result) for result in results]
     if path.suffix == ".csv":
         with path.open("w", newline="") as file:
@@ -92,13 +92,13 @@ def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
             writer.writerows(rows)
     elif path.suffix == ".json":
         runs = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # no NaN
-        path.write_text(json.dumps({**circumstances(protocol), "results": runs}, indent=1))
+        path.write_text(json.dumps({**environment(protocol), "results": runs}, indent=1))
     else:
         raise ValueError(f"Results are written to .csv or .json files, got {path.name!r}.")
 
 
-def circumstances(protocol: str) -> dict[str, Any]:
-    """Describe what results depend on: protocol, versions and machine."""
+def environment(protocol: str) -> dict[str, Any]:
+    """Protocol, versions and machine, on which results depend."""
     return {
         "protocol": protocol,
         "python": platform.python_version(),

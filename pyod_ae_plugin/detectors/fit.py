@@ -522,7 +522,7 @@ def _latent_usage(
         return None, None
     with torch.inference_mode():
         usage = latent_usage(module.network, _tiles(sample, module), max(trained.options.trim))
-    kl, active = (of_dimensions.cpu().numpy() for of_dimensions in usage)
+    kl, active = (per_dimension.cpu().numpy() for per_dimension in usage)
     if not active.any():
         warnings.warn(
             "Posterior collapse: no latent dimension is active, so that every row is "

@@ -55,16 +55,16 @@ class Mahalanobis(ScoreHead):
 
     def __init__(self, n_features: int, members: tuple[int, ...] = ()) -> None:
         super().__init__(n_features)
-        self.of_residual = covariance(n_features, members)
+        self.residual_covariance = covariance(n_features, members)
 
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
         residuals, _ = untrimmed_residuals(network, tiles, trim, with_codes=False)
-        self.of_residual.fit(residuals)
+        self.residual_covariance.fit(residuals)
 
     def forward(self, residual: Tensor) -> Tensor:
-        distance: Tensor = self.of_residual(residual)
+        distance: Tensor = self.residual_covariance(residual)
         return distance.sqrt()
 
 
@@ -108,8 +108,8 @@ class JointMahalanobis(ScoreHead):
 
     def __init__(self, n_features: int, n_latent: int, members: tuple[int, ...] = ()) -> None:
         super().__init__(n_features)
-        self.of_residual = covariance(n_features, members)
-        self.of_code = covariance(n_latent, members)
+        self.residual_covariance = covariance(n_features, members)
+        self.code_covariance = covariance(n_latent, members)
 
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
@@ -121,12 +121,12 @@ class JointMahalanobis(ScoreHead):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Fit to the residuals and codes of each member, and return these."""
         residuals, codes = untrimmed_residuals(network, tiles, trim, with_codes=True)
-        self.of_residual.fit(residuals)
-        self.of_code.fit(codes)
+        self.residual_covariance.fit(residuals)
+        self.code_covariance.fit(codes)
         return residuals, codes
 
     def forward(self, residual: Tensor, code: Tensor) -> Tensor:
-        distance: Tensor = self.of_residual(residual) + self.of_code(code)
+        distance: Tensor = self.residual_covariance(residual) + self.code_covariance(code)
         return distance.sqrt()
 
 
@@ -197,7 +197,9 @@ class NearestNeighbor(JointMahalanobis):
         return torch.cat([half[places % len(half)] for half in halves])
 
     def _whitened(self, residual: Tensor, code: Tensor) -> Tensor:
-        return torch.cat([self.of_residual.whiten(residual), self.of_code.whiten(code)], dim=-1)
+        return torch.cat(
+            [self.residual_covariance.whiten(residual), self.code_covariance.whiten(code)], dim=-1
+        )
 
     def forward(self, residual: Tensor, code: Tensor) -> Tensor:
         x = self._whitened(residual, code)

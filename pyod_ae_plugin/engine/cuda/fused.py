@@ -179,15 +179,15 @@ def _parameters(module: ScoringModule, path: KernelPath, references_at_a_time: i
     ]
     vectors = [_padded(s.bias, n_out) for s, n_out in zip(path.stages, widths[1:], strict=True)]
     n_members = len(matrices[0])
-    for name, n in (("of_residual", width), ("of_code", n_code)):
+    for name, n in (("residual_covariance", width), ("code_covariance", n_code)):
         metric = getattr(head, name, None)
         if isinstance(metric, FullCovariance):
             matrices.append(_padded(_by_member(metric.whitening, n_members), n, n))
             vectors.append(_padded(_by_member(metric.center, n_members), 1, n))
     if isinstance(head, NearestNeighbor):
         references = _by_member(head.references, n_members)
-        of_residual, of_code = references.tensor_split([path.n_features], dim=2)
-        joint = torch.cat([_padded(of_residual, -1, width), _padded(of_code, -1, n_code)], dim=2)
+        residuals, codes = references.tensor_split([path.n_features], dim=2)
+        joint = torch.cat([_padded(residuals, -1, width), _padded(codes, -1, n_code)], dim=2)
         # in blocks [width + n_code, references_at_a_time]
         matrices.append(joint.unflatten(1, (-1, references_at_a_time)).mT)
         vectors.append(0.5 * references.square().sum(2))
