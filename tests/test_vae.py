@@ -86,8 +86,8 @@ def test_reconstruction_moments_are_those_of_drawn_rows(default, rows):
     mu, logvar = posterior(default, X)
     for i in range(4):
         code = mu[i] + np.exp(0.5 * logvar[i]) * rng.normal(size=(20_000, mu.shape[1]))
-        code_covariance, spread = decoded(default, code)
-        drawn = rng.normal(code_covariance, spread)
+        means, spread = decoded(default, code)
+        drawn = rng.normal(means, spread)
         assert (np.abs(mean[i] - drawn.mean(0)) < 0.05 * std[i]).all()
         assert np.allclose(std[i], drawn.std(0), rtol=0.04)
 
