@@ -75,7 +75,7 @@ class ScoreHead(nn.Module):
         self.fit(network.decode(network.encode(z)) - z for z in tiles())
 
     def score(self, network: Network, z: Tensor) -> Tensor:
-        """Scores [*, n] of standardised rows [n, n_features]."""
+        """Scores ``[*, n]`` of standardised rows ``[n, n_features]``."""
         code = network.encode(z)
         residual = network.decode(code) - z
         scores: Tensor = self(residual, code) if self.uses_code else self(residual)
