@@ -111,7 +111,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
     @abc.abstractmethod
     def _recipe(self, n_features: int) -> Recipe:
-        """What the parameters ask of a fit to rows of so many features."""
+        """Make the recipe of a fit to rows with ``n_features`` features."""
 
     def _check_params(self) -> None:
         """Raise unless every parameter is usable, before anything else is done."""

@@ -122,9 +122,14 @@ def load_detector(path: str | Path, device: str | torch.device | None = None) ->
     except ValueError as error:
         raise ValueError(f"The detector in {path} cannot be loaded: {error}") from error
     # what Python and torch raise on values of unexpected types and sizes
-    except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError) as error:
-        raise damaged(path, error) from error
-    except MemoryError as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+    ) as error:
         raise damaged(path, error) from error
 
 
