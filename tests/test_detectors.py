@@ -110,6 +110,14 @@ def test_early_stopping_is_on_request(quick, X):
     assert "validation_loss" not in quick(AutoEncoder).fit(X).history_
 
 
+@pytest.mark.parametrize("on", [np.True_, {}, {"patience": 10}, EarlyStopping()])
+def test_early_stopping_is_asked_for_in_several_ways(quick, on, X):
+    assert np.array_equal(
+        quick(early_stopping=on).fit(X).decision_scores_,
+        quick(early_stopping=True).fit(X).decision_scores_,
+    )
+
+
 @pytest.mark.slow
 def test_compiled_training_scores_like_uncompiled(quick, X):
     plain = quick(AutoEncoder).fit(X)

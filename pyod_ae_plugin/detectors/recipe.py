@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -124,8 +125,8 @@ def single_network_recipe(
     params = {**detector.get_params(deep=False), **network_params, "learn_variance": learn_variance}
     corruption = as_value(Corruption, detector.corruption) or Corruption()
     stopping = detector.early_stopping
-    if isinstance(stopping, Mapping) or stopping is True:
-        stopping = EarlyStopping(**({} if stopping is True else stopping))
+    if isinstance(stopping, (bool, np.bool_)):
+        stopping = EarlyStopping() if stopping else None
 
     def network(generator: torch.Generator, device: torch.device) -> Network:
         made = build_network(factory, n_features, params, generator, device)
@@ -141,7 +142,7 @@ def single_network_recipe(
         variational=variational,
         draws_privately=factory in _PRIVATE_FACTORIES,
         trim=[trim_of(detector)],
-        early_stopping=stopping or None,
+        early_stopping=as_value(EarlyStopping, stopping),
         compile_mode=detector.compile_mode if detector.use_compile else None,
     )
 
