@@ -89,6 +89,7 @@ def fit(
 
     from pyod_ae_plugin import create_detector, detector_names
     from pyod_ae_plugin.detectors import NeuralDetector
+    from pyod_ae_plugin.storage import check_output, check_replaceable, check_separate
     from pyod_ae_plugin.tables import read_table
 
     if detector not in detector_names():
@@ -96,6 +97,10 @@ def fit(
     model = create_detector(detector, **_params(param or []))
     if not isinstance(model, NeuralDetector):
         raise typer.BadParameter(f"{detector} cannot be saved; `pyod-ae bench` can run it.")
+    check_separate(output, data)
+    check_replaceable(output)
+    if model.checkpoint is not None:
+        check_output(Path(model.checkpoint), data)
     if _on_ray(engine, address):
         from pyod_ae_plugin.integrations.ray.files import fit_files
 
@@ -133,7 +138,9 @@ def score(
 
     if _on_ray(engine, address):
         from pyod_ae_plugin.integrations.ray.files import score_files
+        from pyod_ae_plugin.storage import check_separate
 
+        check_separate(output, data, model)
         detector = load_detector(model, "cpu")
         n_rows, n_outliers = score_files(detector, data, output, device, address)
         typer.echo(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
@@ -141,7 +148,7 @@ def score(
     from pyod_ae_plugin.scorefiles import check_writable, score_table
     from pyod_ae_plugin.tables import read_table
 
-    check_writable(output)
+    check_writable(output, data, model)
     detector = load_detector(model, device)
     table = read_table(data, columns=_features(detector))
     # Columns have been matched by name already, and batches have no names to check again.
@@ -174,7 +181,7 @@ def report(
     from pyod_ae_plugin.tables import read_table
 
     require_bokeh()
-    _check_output(output, ".html")
+    _check_output(output, [data, model], ".html")
     detector = load_detector(model, device)
     table = read_table(data, columns=_features(detector), without=label)
     labels = None if label is None else read_table(data, columns=[label]).values[:, 0]
@@ -228,8 +235,9 @@ def bench(
     from pyod_ae_plugin.benchmarking.evaluation import PROTOCOLS, AdBenchProtocol
 
     names = list(dict.fromkeys(name.strip() for name in detectors.split(",") if name.strip()))
-    _check_output(output, ".csv", ".json")
-    _check_output(chart, ".png")
+    inputs = [] if data is None else [*data.glob("*.npz")]
+    _check_output(output, inputs, ".csv", ".json")
+    _check_output(chart, inputs, ".png")
     if duplicates and protocol != "adbench":
         raise typer.BadParameter("--duplicates needs --protocol adbench.")
     rules = (
@@ -257,12 +265,14 @@ def bench(
     raise typer.Exit(1 if failures else 0)
 
 
-def _check_output(path: Path | None, *endings: str) -> None:
-    """Raise unless the file has one of the endings and its folder exists."""
-    if path is not None and path.suffix not in endings:
-        raise typer.BadParameter(f"{path} must end in {' or '.join(endings)}.")
-    if path is not None and not path.resolve().parent.is_dir():
-        raise typer.BadParameter(f"{path}: there is no such folder.")
+def _check_output(path: Path | None, inputs: list[Path], *endings: str) -> None:
+    """Raise unless the file has one of the endings and can be written without harm to inputs."""
+    from pyod_ae_plugin.storage import check_output
+
+    if path is not None:
+        if path.suffix not in endings:
+            raise typer.BadParameter(f"{path} must end in {' or '.join(endings)}.")
+        check_output(path, *inputs)
 
 
 def _run(

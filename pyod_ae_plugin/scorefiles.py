@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from pyod_ae_plugin.detectors.inputs import as_rows
 from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.integrations import arrow
-from pyod_ae_plugin.storage import atomic_write
+from pyod_ae_plugin.storage import atomic_write, check_output, working_folder
 from pyod_ae_plugin.tables import Table
 
 WRITABLE = (".csv", ".npy", ".npz", ".parquet")
@@ -33,45 +32,48 @@ class Scored(NamedTuple):
 
 
 class Parts:
-    """The scores of each batch, kept in a hidden folder beside the output.
+    """The scores of each batch, kept in a folder that is this run's alone.
 
-    The identity is a digest of the table, the model and the device. Parts with another one are
-    deleted.
+    The names of the files hold the identity of the run: a digest of all that its scores depend on.
     """
 
-    def __init__(self, output: Path, identity: str) -> None:
-        self._output, self._folder = output, output.with_name(f".{output.name}.parts")
-        self._identity, self._identity_file = identity, self._folder / "identity"
-        if not self._identity_file.is_file() or self._identity_file.read_text() != identity:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self.n = 0
+    def __init__(self, folder: Path, identity: str, output: Path) -> None:
+        self._folder, self._identity, self._output = folder, identity, output
+        self._n_rows: list[int] = []  # of each part
+        for path in folder.glob("*.npy"):
+            if not path.stem.endswith(identity):  # of another run that was interrupted
+                path.unlink()
 
     def add(self, batch: Array, score: Callable[[Array], Array]) -> Array:
         """Return the scores of the next batch, from an earlier run if it kept them."""
-        path = self._path(self.n)
-        self.n += 1
-        if path.exists():
-            kept: Array = np.load(path, allow_pickle=False)
-            return kept
-        scores = score(batch)
-        with _write_errors(self._output):
-            if not self._folder.exists():
-                self._folder.mkdir()
-                self._identity_file.write_text(self._identity)
-            with atomic_write(path) as new:
+        i = len(self._n_rows)
+        self._n_rows.append(len(batch))
+        scores = self._kept(i)
+        if scores is None:
+            scores = np.asarray(score(batch), dtype=np.float64)
+            with _write_errors(self._output), atomic_write(self._path(i)) as new:
                 np.save(new, scores)
         return scores
 
     def __iter__(self) -> Iterator[Array]:
         """Yield the scores of the batches that were added."""
-        return (np.load(self._path(i), allow_pickle=False) for i in range(self.n))
+        for i in range(len(self._n_rows)):
+            scores = self._kept(i)
+            if scores is None:
+                raise ValueError(f"{self._path(i)} was changed while it was in use. Run again.")
+            yield scores
 
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self._folder)
+    def _kept(self, i: int) -> Array | None:
+        """The scores of a batch, or None if there is no whole file of them."""
+        try:
+            scores: Array = np.load(self._path(i), allow_pickle=False)
+        except (FileNotFoundError, EOFError, ValueError):
+            return None
+        is_whole = scores.shape == (self._n_rows[i],) and scores.dtype == np.float64
+        return scores if is_whole and np.isfinite(scores).all() else None
 
     def _path(self, i: int) -> Path:
-        return self._folder / f"{i:08}.npy"
+        return self._folder / f"{i:08}-{self._identity}.npy"
 
 
 def score_table(
@@ -88,22 +90,22 @@ def score_table(
     file is written as a whole or not at all. If the call is interrupted, another one with the same
     table, saved model and device resumes at the batch where it stopped.
 
-    Raises ValueError if the table is empty or damaged or the output has another ending, and OSError
-    if the output cannot be written.
+    Raises ValueError if the table is empty or damaged or the output has another ending or is an
+    input, and OSError if the output cannot be written or another run is writing it.
     """
-    check_writable(output)
-    parts = Parts(output, _identity(table, model, device))
+    check_writable(output, table.path, model)
     n_outliers = 0
     # The drift test needs no more than 10,000 rows.
     sample, generator = RowSample(10_000), torch.Generator().manual_seed(0)
-    for batch in table.with_progress("Scoring"):
-        scores = parts.add(batch, score)
-        sample = sample.added(as_rows(batch)[:], generator)
-        n_outliers += int((scores > threshold).sum())
-    labelled = ({"score": s, "label": (s > threshold).astype(np.int64)} for s in parts)
-    with _write_errors(output):
-        write_columns(output, labelled, sample.n_seen)
-    parts.remove()
+    with working_folder(output) as folder:
+        parts = Parts(folder, _identity(table, model, device), output)
+        for batch in table.with_progress("Scoring"):
+            scores = parts.add(batch, score)
+            sample = sample.added(as_rows(batch)[:], generator)
+            n_outliers += int((scores > threshold).sum())
+        labelled = ({"score": s, "label": (s > threshold).astype(np.int64)} for s in parts)
+        with _write_errors(output):
+            write_columns(output, labelled, sample.n_seen)
     return Scored(sample.n_seen, n_outliers, sample.rows().numpy())
 
 
@@ -119,12 +121,11 @@ def _write_errors(output: Path) -> Iterator[None]:
         ) from error
 
 
-def check_writable(path: Path) -> None:
-    """Raise unless the file has a known ending and its folder exists."""
+def check_writable(path: Path, *inputs: Path) -> None:
+    """Raise unless the file has a known ending and can be written without harm to the inputs."""
     if path.suffix not in WRITABLE:
         raise ValueError(f"{path}: scores are written to {', '.join(WRITABLE)} files.")
-    if not path.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no such folder.")
+    check_output(path, *inputs)
 
 
 def write_columns(path: Path, pieces: Iterable[Mapping[str, Array]], n_rows: int) -> None:
@@ -169,7 +170,9 @@ def _identity(table: Table, model: Path, device: str | None) -> str:
     files = sorted(table.path.rglob("*")) if table.path.is_dir() else [table.path]
     for file in files:
         stat = file.stat()
-        digest.update(repr((str(file.resolve()), stat.st_size, stat.st_mtime_ns)).encode())
+        digest.update(
+            repr((str(file.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns)).encode()
+        )
     for file in sorted(model.iterdir()) if model.is_dir() else [model]:
         digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]

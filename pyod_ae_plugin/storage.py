@@ -1,4 +1,4 @@
-"""Atomic file writes, the files of saved detectors, and checkpoints of fits."""
+"""Atomic file writes, locks, the files of saved detectors, and checkpoints of fits."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, uint8
@@ -19,13 +22,33 @@ from torch import Tensor, uint8
 MODEL_SUFFIX = ".safetensors"
 
 _DESCRIPTION = "detector.json"
-_KEY = "detector"  # of the description in the metadata of a single file
+_KEY = "pyod_ae_plugin"  # of the metadata that mark a file of tensors as ours
+_WRITTEN_BY = {"written_by": "pyod_ae_plugin"}  # marks a description as ours
 _DIGEST = "sha256"
-# A crash while files are written leaves some that begin with a dot.
-_OURS = re.compile(r"detector\.json|tensors-\w+\.safetensors|\.(detector|tensors)-.*")
+_LOCK = ".lock"
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}(\.\w+)?")  # what a process that was killed leaves
 _LARGEST_DESCRIPTION = 2**26  # bytes; 100,000 features with long names take 5 MiB
-# What JSON and the checks raise on a damaged file.
-_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+_SECONDS_TO_WAIT = 60  # for another save to the same folder; one takes seconds
+# Endings by which other programs would take a folder of ours for a file of theirs.
+# fmt: off
+_FOREIGN_SUFFIXES = frozenset((
+    ".bin", ".ckpt", ".csv", ".gz", ".h5", ".hdf5", ".html", ".joblib", ".json", ".keras",
+    ".msgpack", ".npy", ".npz", ".onnx", ".parquet", ".pb", ".pickle", ".pkl", ".pmml", ".pt",
+    ".pt2", ".pth", ".safetensor", ".tar", ".tflite", ".tgz", ".tsv", ".txt", ".xml", ".yaml",
+    ".yml", ".zip",
+))
+# fmt: on
+# What a damaged or forged file raises in JSON, in safetensors, in torch and in the checks.
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,  # RecursionError, too
+    OSError,
+    MemoryError,
+    SafetensorError,
+)
 
 # ------------------------------------------------------------------------------ atomic writes
 
@@ -35,9 +58,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, which replaces ``path`` if nothing fails.
 
     A reader of ``path`` finds the old file or the new one, never a part. The new file keeps the
-    permissions of the old one.
+    permissions of the old one. If ``path`` is a link, its target is replaced.
     """
-    new = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
+    path = _resolved(path)
+    new = _temporary(path, path.suffix)
     try:
         new.touch()
         mode = (path if path.exists() else new).stat().st_mode
@@ -50,122 +74,174 @@ def atomic_write(path: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write tensors, contiguous and on the CPU, to a safetensors file, atomically.
+def check_output(output: Path, *inputs: Path) -> None:
+    """Raise unless a file can be written there and leaves all inputs as they are.
 
-    A file that cannot be written, for example on a full disk, raises OSError.
+    Raises ValueError as :func:`check_separate` does, and OSError if its folder is missing or cannot
+    be written to, its name is too long, or something other than a file is there.
     """
+    check_separate(output, *inputs)
+    _check_place(output)
+    if not output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{output}: there is no such folder.")
+    if output.exists() and not output.is_file():
+        raise FileExistsError(f"{output} is there and is no regular file. Name another output.")
+
+
+def check_separate(output: Path, *inputs: Path) -> None:
+    """Raise ValueError if an output would be written over, into or around what is read.
+
+    That is an input, a file in it, the target of a link in it, or a folder above one of these.
+    """
+    target = _resolved(output)
+    for given in inputs:
+        for source in (given, *given.rglob("*")) if given.is_dir() else (given,):
+            read = _resolved(source)
+            is_same = target.exists() and read.exists() and target.samefile(read)
+            if is_same or target == read or read in target.parents or target in read.parents:
+                raise ValueError(
+                    f"{output} would be written over, into or around {given}, which is read. Name "
+                    "another output."
+                )
+
+
+def _check_place(output: Path) -> None:
+    """Raise OSError if a name is too long, or if nothing can be written to the folder above it."""
+    target = _resolved(output)
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OSError(f"{output} cannot be written: {error.strerror}.") from error
+    above = next(folder for folder in target.parents if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{output}: you may not write to the folder {above}.")
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # what a loop of links raises before Python 3.13
+        raise OSError(f"{path} is a link that leads back to itself.") from error
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    """A new name beside a path; its length does not depend on that of the path."""
+    return path.with_name(f".{uuid.uuid4().hex}{suffix}")
+
+
+# -------------------------------------------------------------------------------------- locks
+
+
+@contextmanager
+def locked(folder: Path, seconds: float, in_use: str) -> Iterator[None]:
+    """Hold the lock of a folder: a hidden file in it, which is deleted afterwards.
+
+    Raises BlockingIOError with the message ``in_use`` if another process or thread holds the lock
+    for longer than some seconds.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=seconds, poll_interval=0.01)
+    except Timeout as error:
+        raise BlockingIOError(in_use) from error
+    try:
+        yield
+    finally:
+        # Deleted while it is held: a process that waits for it notices, and makes a new one.
+        with suppress(PermissionError):  # Windows deletes no open file; filelock does it later
+            (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def working_folder(output: Path) -> Iterator[Path]:
+    """Give a hidden folder beside an output, for one run at a time, that survives a failed run.
+
+    It is deleted if nothing fails or nothing is in it. Only its owner may read or write it. One
+    that belongs to somebody else, is a link, or is open to others raises PermissionError: what is
+    in it could be anybody's. Raises BlockingIOError if another run uses it.
+    """
+    output = output.resolve()
+    folder = output.with_name(f".{output.name}.parts")
+    with suppress(FileExistsError):
+        folder.mkdir(0o700)
+    _check_private(folder)
+    in_use = f"{output} is being written by another run. Wait for it, or name another output."
+    failed = True
+    with locked(folder, 0, in_use):
+        try:
+            yield folder
+            failed = False
+        finally:
+            if not failed or {entry.name for entry in folder.iterdir()} <= {_LOCK}:
+                shutil.rmtree(folder)
+
+
+def _check_private(folder: Path) -> None:
+    """Raise PermissionError unless a folder is the user's own and nobody else may write to it."""
+    found = folder.lstat()
+    is_own = not hasattr(os, "geteuid") or (
+        found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )
+    if not stat.S_ISDIR(found.st_mode) or not is_own:
+        raise PermissionError(
+            f"{folder}, in which parts of the output are kept, is not a folder that only you can "
+            "write to. Delete it, or name an output in another folder."
+        )
+
+
+# --------------------------------------------------------------------------- files of tensors
+
+
+def write_sealed(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a description, as JSON holds it, and tensors to a file, atomically.
+
+    The tensors are contiguous and on the CPU. The file is in safetensors format and has a digest
+    of all that it holds. One that cannot be written, for example on a full disk, raises OSError.
+    """
+    sealed = {_DIGEST: _digest(description, tensors), **description}
+    _write_tensors(path, tensors, json.dumps(sealed))
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the description and the tensors that :func:`write_sealed` wrote.
+
+    The tensors are views of the file and take no memory of their own: copy those that are to stay.
+    Raises ValueError if the file is not there or not as it was written.
+    """
+    try:
+        tensors, described = _read_tensors(path)
+        description = json.loads(described)
+        digest = description.pop(_DIGEST)
+        is_whole = digest == _digest(description, tensors)
+    except _DAMAGED as error:
+        raise ValueError(_reason(error)) from error
+    if not is_whole:
+        raise ValueError("its content does not match its digest")
+    return description, tensors
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], described: str) -> None:
     with atomic_write(path) as new:
         try:
-            save_file(dict(tensors), new, metadata)
+            save_file(dict(tensors), new, {_KEY: described})
         except SafetensorError as error:  # a full disk raises it, too
             raise OSError(f"{path} could not be written: {error}") from error
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a safetensors file, as views of the file, and its metadata."""
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Tensors of a file, as views of it, and what its metadata say."""
+    if not path.is_file():  # to open a pipe would wait for a writer
+        raise FileNotFoundError(f"{path} is missing or is no regular file")
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, file.metadata() or {}
+        return tensors, file.metadata()[_KEY]
 
 
-# ------------------------------------------------------------------------------- model files
-
-
-def write_model(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a description, as JSON holds it, and tensors, contiguous and on the CPU.
-
-    At each moment the old or the new model is there, whole. A path that ends in ``.safetensors`` is
-    one file, any other a folder. Raises FileExistsError if something other than a model is there.
-    """
-    path = path.resolve()
-    if path.exists() and not _is_replaceable(path):
-        raise FileExistsError(
-            f"{path} exists and is more or other than a saved detector; it is left alone."
-        )
-    digest = _digest(description, tensors)
-    described = json.dumps({_DIGEST: digest, **description}, indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == MODEL_SUFFIX:
-        write_tensors(path, tensors, {_KEY: described})
-    else:
-        _write_folder(path, described, digest, tensors)
-
-
-def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the description and the tensors that :func:`write_model` wrote.
-
-    The tensors are views of the file and take no memory of their own: copy those that are to stay.
-    Raises FileNotFoundError if there is no model, and ValueError if it is not as it was written.
-    """
-    described_in = path / _DESCRIPTION if path.is_dir() else path
-    if not described_in.is_file():
-        lacking = f" It has no {_DESCRIPTION}." if path.is_dir() else ""
-        raise FileNotFoundError(f"{path} holds no saved detector.{lacking}")
-    try:
-        if path.is_dir():
-            if described_in.stat().st_size > _LARGEST_DESCRIPTION:
-                raise ValueError(f"{_DESCRIPTION} is larger than {_LARGEST_DESCRIPTION} bytes")
-            description = json.loads(described_in.read_text())
-            tensors, _ = read_tensors(path / _tensors_name(description[_DIGEST]))
-        else:
-            tensors, metadata = read_tensors(path)
-            description = json.loads(metadata[_KEY])
-        digest = description.pop(_DIGEST)
-    except (*_DAMAGED, OSError, MemoryError, SafetensorError) as error:
-        raise damaged(path, error) from error
-    if digest != _digest(description, tensors):
-        raise damaged(path, "its content does not match its digest")
-    return description, tensors
-
-
-def damaged(path: Path, reason: object) -> ValueError:
-    """Return the error that refuses a model."""
-    reason = f"{reason!r}" if isinstance(reason, LookupError) else reason
-    return ValueError(
-        f"The saved detector {path} is damaged: {reason}. Take a copy that is whole, or fit it "
-        "anew."
-    )
-
-
-def _write_folder(path: Path, described: str, digest: str, tensors: Mapping[str, Tensor]) -> None:
-    # The description names the tensors by their digest: to replace it is to replace both.
-    tensors_path = path / _tensors_name(digest)
-    made_folder, had_tensors = not path.exists(), tensors_path.exists()
-    path.mkdir(exist_ok=True)
-    try:
-        write_tensors(tensors_path, tensors)
-        with atomic_write(path / _DESCRIPTION) as new:
-            new.write_text(described)
-    except BaseException:
-        if not had_tensors:
-            tensors_path.unlink(missing_ok=True)
-        if made_folder:
-            path.rmdir()
-        raise
-    for file in path.iterdir():
-        if file.name not in (_DESCRIPTION, tensors_path.name):
-            file.unlink()
-
-
-def _is_replaceable(path: Path) -> bool:
-    """Whether a folder is empty or holds a model and nothing else, or a file is a model."""
-    if path.is_dir() == (path.suffix == MODEL_SUFFIX):
-        return False
-    if path.is_dir():
-        return all(_OURS.fullmatch(entry.name) for entry in path.iterdir())
-    try:
-        return _KEY in read_tensors(path)[1]
-    except (OSError, SafetensorError):
-        return False
-
-
-def _tensors_name(digest: Any) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"{digest!r} is no digest")
-    return f"tensors-{digest[:16]}{MODEL_SUFFIX}"
+def _reason(error: BaseException) -> str:
+    return repr(error) if isinstance(error, LookupError) else str(error) or repr(error)
 
 
 def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -175,6 +251,204 @@ def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> st
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.reshape(-1).view(uint8).numpy().data)
     return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------- model files
+
+
+def write_model(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a description, as JSON holds it, and tensors, contiguous and on the CPU.
+
+    At each moment the old or the new model is there, whole, also if several processes write. A path
+    that ends in ``.safetensors`` is one file, any other a folder. Raises what
+    :func:`check_replaceable` raises.
+    """
+    path = path.resolve()
+    check_replaceable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    description = {**_WRITTEN_BY, **description}
+    if path.suffix.lower() == MODEL_SUFFIX:
+        write_sealed(path, description, tensors)
+    else:
+        _write_folder(path, description, tensors)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise unless a model can be written to a path without harm to anything else.
+
+    Raises ValueError if the ending means another format, FileExistsError if something other than a
+    model is there, and OSError if nothing can be written there.
+    """
+    _check_place(path)
+    path = path.resolve()
+    if path.suffix.lower() in _FOREIGN_SUFFIXES:
+        raise ValueError(
+            f"{path}: a detector is not saved in the format that {path.suffix} means. Name a file "
+            f"that ends in {MODEL_SUFFIX}, or a folder, which has no ending."
+        )
+    if not path.exists():
+        return
+    is_file = path.suffix.lower() == MODEL_SUFFIX
+    if not (_is_marked(path) if is_file else path.is_dir() and _model_files(path) is not None):
+        raise FileExistsError(
+            f"{path} exists and is more or other than a saved detector; it is left alone. Name "
+            "another path, or delete it first."
+        )
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the description and the tensors that :func:`write_model` wrote.
+
+    The tensors are views of the file and take no memory of their own: copy those that are to stay.
+    A model that is replaced meanwhile is read again. Raises FileNotFoundError if there is no model,
+    and ValueError if it is not as it was written.
+    """
+    while True:
+        version = _version(path)
+        try:
+            description, tensors = _read_folder(path) if path.is_dir() else _read_file(path)
+        except (FileNotFoundError, ValueError):
+            if _version(path) == version:
+                raise
+        else:
+            for key in _WRITTEN_BY:
+                description.pop(key, None)
+            return description, tensors
+
+
+def damaged(path: Path, reason: object) -> ValueError:
+    """Return the error that refuses a model."""
+    reason = _reason(reason) if isinstance(reason, Exception) else reason
+    return ValueError(
+        f"The saved detector {path} is damaged: {reason}. Take a copy that is whole, or fit it "
+        "anew."
+    )
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} holds no saved detector.")
+    try:
+        return read_sealed(path)
+    except ValueError as error:
+        raise damaged(path, error) from error
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not (path / _DESCRIPTION).is_file():
+        raise FileNotFoundError(f"{path} holds no saved detector. It has no {_DESCRIPTION}.")
+    try:
+        description = _read_description(path)
+        tensors, _ = _read_tensors(path / _tensors_name(description[_DIGEST]))
+        is_whole = description.pop(_DIGEST) == _digest(description, tensors)
+    except _DAMAGED as error:
+        raise damaged(path, error) from error
+    if not is_whole:
+        raise damaged(path, "its content does not match its digest")
+    return description, tensors
+
+
+def _write_folder(
+    path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    if not path.exists():
+        new = _temporary(path)
+        new.mkdir()
+        try:
+            _fill(new, description, tensors)
+            new.rename(path)
+        except OSError:
+            if not path.exists():  # else another process made it first
+                raise
+        else:
+            return
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    in_use = f"{path} has been locked by another process for over {_SECONDS_TO_WAIT} s. Try again."
+    with locked(path, _SECONDS_TO_WAIT, in_use):
+        check_replaceable(path)
+        _fill(path, description, tensors)
+
+
+def _fill(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a model to a folder that holds an older model or nothing."""
+    earlier = _model_files(folder) or []
+    digest = _digest(description, tensors)
+    # The description names the tensors by their digest: to replace it is to replace both.
+    tensors_path = folder / _tensors_name(digest)
+    try:
+        _write_tensors(tensors_path, tensors, digest)
+        with atomic_write(folder / _DESCRIPTION) as new:
+            new.write_text(json.dumps({_DIGEST: digest, **description}, indent=1))
+    except BaseException:
+        if tensors_path not in earlier:
+            tensors_path.unlink(missing_ok=True)
+        raise
+    for file in earlier:
+        if file.name not in (_DESCRIPTION, _LOCK, tensors_path.name):
+            file.unlink()
+
+
+def _model_files(folder: Path) -> list[Path] | None:
+    """The files in a folder if they are a model and what killed processes left, else None."""
+    files = list(folder.iterdir())
+    named = None
+    if (folder / _DESCRIPTION).is_file():
+        try:
+            description = _read_description(folder)
+            named = _tensors_name(description[_DIGEST])
+            is_ours = description.items() >= _WRITTEN_BY.items()
+        except _DAMAGED:
+            is_ours = False
+        if not is_ours:
+            return None
+    for file in files:
+        belongs = (
+            file.name in (_DESCRIPTION, _LOCK, named)
+            or _TEMPORARY.fullmatch(file.name)
+            or (_is_tensors_name(file.name) and _is_marked(file))
+        )
+        if not belongs or file.is_symlink() or not file.is_file():
+            return None
+    return files
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether a file of tensors was written by this module."""
+    try:
+        _read_tensors(path)
+    except _DAMAGED:
+        return False
+    return True
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever the model in a file or folder is replaced."""
+    try:
+        found = (path / _DESCRIPTION if path.is_dir() else path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / _DESCRIPTION
+    if path.stat().st_size > _LARGEST_DESCRIPTION:
+        raise ValueError(f"{_DESCRIPTION} is larger than {_LARGEST_DESCRIPTION} bytes")
+    description: dict[str, Any] = json.loads(path.read_text())
+    if not isinstance(description, dict):
+        raise TypeError(f"{_DESCRIPTION} holds no object")
+    return description
+
+
+def _tensors_name(digest: Any) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(f"{digest!r} is no digest")
+    return f"tensors-{digest[:16]}{MODEL_SUFFIX}"
+
+
+def _is_tensors_name(name: str) -> bool:
+    return re.fullmatch(rf"tensors-[0-9a-f]{{16}}\{MODEL_SUFFIX}", name) is not None
 
 
 # ------------------------------------------------------------------------------- checkpoints
@@ -194,7 +468,7 @@ class Checkpoint:
         """Write a state. If an OSError is raised, the last state stays as it is."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         try:
-            write_tensors(self.path, tensors, self._described)
+            write_sealed(self.path, self._described, tensors)
         except OSError as error:
             reason = error.__cause__ or error  # what safetensors said, without the path again
             raise OSError(
@@ -210,18 +484,24 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        remedy = "Delete it to start anew, or name another file."
         try:
-            state, described = read_tensors(self.path)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"The checkpoint {self.path} is damaged: {error}. {remedy}") from error
+            described, state = read_sealed(self.path)
+        except ValueError as error:
+            raise self.damaged(error) from error
         if described != self._described:
             raise ValueError(
                 f"The checkpoint {self.path} is of a fit with other parameters or other data. "
-                + remedy
+                + _REMEDY
             )
         return state
 
+    def damaged(self, reason: object) -> ValueError:
+        """Return the error that refuses the file."""
+        return ValueError(f"The checkpoint {self.path} is damaged: {reason}. {_REMEDY}")
+
     def remove(self) -> None:
         """Delete the file if there is one."""
-        self.path.unlink(missing_ok=True)
+        self.path.resolve().unlink(missing_ok=True)
+
+
+_REMEDY = "Delete it to start anew, or name another file."

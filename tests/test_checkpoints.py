@@ -14,6 +14,7 @@ from torch import nn
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, Corruption, EarlyStopping
 from pyod_ae_plugin.engine import training
 from pyod_ae_plugin.networks import AutoEncoderNetwork
+from pyod_ae_plugin.storage import read_sealed, write_sealed
 
 CASES = {
     "AutoEncoder": (AutoEncoder, {}),
@@ -111,6 +112,42 @@ def test_a_damaged_checkpoint_is_refused(content, X, tmp_path):
     with pytest.raises(ValueError, match=r"damaged.*Delete it"):
         make("AutoEncoder", checkpoint=path).fit(X)
     assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a named pipe")
+def test_a_pipe_is_no_checkpoint(X, tmp_path):
+    os.mkfifo(tmp_path / "state")
+    with pytest.raises(ValueError, match="no regular file"):
+        make("AutoEncoder", checkpoint=tmp_path / "state").fit(X)
+
+
+@pytest.mark.parametrize("forgery", ["a negative rate", "another shape", "a NaN", "one too many"])
+def test_a_checkpoint_whose_values_cannot_be_is_refused(forgery, X, tmp_path, breaks_off):
+    path = tmp_path / "training.safetensors"
+    mend = breaks_off(RuntimeError)
+    with pytest.raises(RuntimeError):
+        make("AutoEncoder", checkpoint=path).fit(X)
+    mend()
+    description, tensors = read_sealed(path)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    if forgery == "a negative rate":
+        tensors["lr"].fill_(-1)
+    elif forgery == "another shape":
+        tensors["optimizer.mean"] = tensors["optimizer.mean"][1:].clone()
+    elif forgery == "a NaN":
+        tensors["optimizer.square"][0] = torch.nan
+    else:
+        tensors["evil"] = torch.zeros(1)
+    write_sealed(path, description, tensors)  # with the digest that belongs to it
+    with pytest.raises(ValueError, match=rf"The checkpoint {path} is damaged: .*Delete it"):
+        make("AutoEncoder", checkpoint=path).fit(X)
+
+
+def test_learning_from_later_rows_leaves_the_file_at_checkpoint_alone(X, tmp_path):
+    detector = make("AutoEncoder", checkpoint=tmp_path / "state").fit(X)
+    (tmp_path / "state").write_text("of somebody else")
+    detector.partial_fit(X)
+    assert (tmp_path / "state").read_text() == "of somebody else"
 
 
 @pytest.mark.parametrize("random_state", [None, np.random.RandomState(0)])

@@ -1,6 +1,7 @@
 """The command line as a user runs it, and the tables it reads."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from pyod_ae_plugin import AutoEncoder, cli, load_detector, scorefiles, tables
 from pyod_ae_plugin.scorefiles import write_columns
+from pyod_ae_plugin.storage import working_folder
 from pyod_ae_plugin.tables import read_table
 
 
@@ -450,3 +452,189 @@ def test_an_output_that_cannot_be_written_is_refused_first(run, table, tmp_path)
     for output in (tmp_path / "s.xlsx", tmp_path / "no" / "s.csv"):
         status, _, err = run("score", table, "--model", tmp_path / "no model", "-o", output)
         assert (status, str(output) in err) == (1, True)
+
+
+# ----------------------------------------------------------------- outputs and inputs
+
+
+@pytest.fixture
+def inputs(run, tmp_path, X):
+    """A folder with a table, a folder of Parquet, a model and a data set for `bench`."""
+    pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra arrow")
+    write_rows(tmp_path / "x.csv", X)
+    (tmp_path / "rows").mkdir()
+    write_rows(tmp_path / "rows" / "1.parquet", X)
+    (tmp_path / "sets").mkdir()
+    np.savez(tmp_path / "sets" / "1_set.npz", X=X, y=(X[:, 0] > 1).astype(int))
+    assert run("fit", tmp_path / "x.csv", "-o", tmp_path / "model", *QUICK_FIT)[0] == 0
+    return tmp_path
+
+
+QUICK_FIT = ("-p", "epoch_num=1", "-p", "verbose=0", "-p", "device=cpu")
+SCORE = ("score", "x.csv", "--model", "model", "-o")
+OVER_INPUTS = {
+    "the table": (*SCORE, "x.csv"),
+    "the table by another way": (*SCORE, "model/../x.csv"),
+    "a link to the table": (*SCORE, "link.csv"),
+    "the target of a link": ("score", "link.csv", "--model", "model", "-o", "x.csv"),
+    "another name of the table": (*SCORE, "same.csv"),
+    "into the model": (*SCORE, "model/scores.csv"),
+    "into the model by a link": (*SCORE, "to_model/scores.csv"),
+    "into the table": ("score", "rows", "--model", "model", "-o", "rows/2.parquet"),
+    "over a part": ("score", "rows", "--model", "model", "-o", "rows/1.parquet"),
+    "the target of a link in the table": ("score", "linked", "--model", "model", "-o", "p.parquet"),
+    "a report into the model": ("report", "x.csv", "--model", "model", "-o", "model/r.html"),
+    "a report over the table": ("report", "x.csv", "--model", "model", "-o", "link.html"),
+    "a model into the table": ("fit", "rows", "-o", "rows/model", *QUICK_FIT),
+    "a model around the table": ("fit", "rows/1.parquet", "-o", "rows", *QUICK_FIT),
+    "a model over the table": ("fit", "x.csv", "-o", "link.safetensors", *QUICK_FIT),
+    "a checkpoint into the table": (
+        *("fit", "rows", "-o", "new", *QUICK_FIT),
+        *("-p", "checkpoint=rows/state"),
+    ),
+    "results over the data": ("bench", "--data", "sets", "-o", "link.json"),
+    "a chart over the data": ("bench", "--data", "sets", "--chart", "link.png"),
+}
+
+
+@pytest.mark.parametrize("command", OVER_INPUTS.values(), ids=OVER_INPUTS)
+def test_nothing_is_written_over_what_is_read(command, run, inputs, monkeypatch):
+    monkeypatch.chdir(inputs)
+    for name in ("link.csv", "link.html", "link.safetensors"):
+        (inputs / name).symlink_to("x.csv")
+    (inputs / "same.csv").hardlink_to("x.csv")
+    (inputs / "to_model").symlink_to("model")
+    for name in ("link.png", "link.json"):
+        (inputs / name).symlink_to("sets/1_set.npz")
+    (inputs / "p.parquet").write_bytes((inputs / "rows" / "1.parquet").read_bytes())
+    (inputs / "linked").mkdir()
+    (inputs / "linked" / "1.parquet").symlink_to(inputs / "p.parquet")
+
+    def content():
+        return {p: p.read_bytes() for p in inputs.rglob("*") if p.is_file()}
+
+    before = content()
+    status, _, err = run(*command)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "which is read. Name another output." in err
+    assert content() == before
+
+
+def test_the_target_of_a_linked_output_is_written(run, inputs, monkeypatch):
+    monkeypatch.chdir(inputs)
+    (inputs / "real").mkdir()
+    (inputs / "scores.csv").symlink_to("real/scores.csv")
+    assert run(*SCORE, "scores.csv")[0] == 0
+    assert (inputs / "scores.csv").is_symlink()
+    assert (inputs / "real" / "scores.csv").read_text().startswith("score,label")
+
+
+OUTPUTS_THAT_CANNOT_BE = {
+    "a long name": (*SCORE, "s" * 300 + ".csv"),
+    "a folder": (*SCORE, "folder.csv"),
+    "a file as a folder": (*SCORE, "x.csv/scores.csv"),
+    "a link to itself": (*SCORE, "loop.csv"),
+    "a report of a long name": ("report", "x.csv", "--model", "model", "-o", "r" * 300 + ".html"),
+    "a model of a long name": ("fit", "x.csv", "-o", "m" * 300, *QUICK_FIT),
+    "a model with another ending": ("fit", "x.csv", "-o", "model.pkl", *QUICK_FIT),
+    "a model in a file": ("fit", "x.csv", "-o", "x.csv/model", *QUICK_FIT),
+    "a model over other files": ("fit", "x.csv", "-o", "sets", *QUICK_FIT),
+    "results of a long name": ("bench", "--data", "sets", "-o", "r" * 300 + ".csv"),
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS_THAT_CANNOT_BE.values(), ids=OUTPUTS_THAT_CANNOT_BE)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(
+    command, run, inputs, monkeypatch
+):
+    monkeypatch.chdir(inputs)
+    (inputs / "folder.csv").mkdir()
+    (inputs / "loop.csv").symlink_to("loop.csv")
+    for method in ("fit", "fit_batches", "decision_function"):
+        monkeypatch.setattr(AutoEncoder, method, None)
+    status, _, err = run(*command)
+    assert (status, err.count("\n")) == (1, 1)
+
+
+# ----------------------------------------------------------------- several runs, one output
+
+
+def test_a_second_run_for_one_output_fails_at_once(run, inputs, monkeypatch):
+    monkeypatch.chdir(inputs)
+    with working_folder(inputs / "scores.csv"):
+        status, _, err = run(*SCORE, "scores.csv")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "scores.csv is being written by another run" in err
+    assert run(*SCORE, "scores.csv")[0] == 0
+
+
+@pytest.mark.slow
+def test_runs_with_two_models_and_one_output_do_not_mix(run, inputs, monkeypatch):
+    monkeypatch.chdir(inputs)
+    X = np.random.default_rng(0).normal(size=(3000, 6))
+    np.save("rows.npy", X)
+    run("fit", "rows.npy", "-o", "other", *QUICK_FIT, "-p", "random_state=1")
+    for model in ("model", "other"):
+        run("score", "rows.npy", "--model", model, "-o", f"by-{model}.npy")
+    code = "from pyod_ae_plugin import cli, tables; import sys; tables.BATCH_ROWS = 10; cli.main()"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "score", "rows.npy", "--model", model, "-o", "s.npy"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for model in ("model", "other", "model")
+    ]
+    ended = [(process.communicate()[1], process.returncode) for process in processes]
+    for err, status in ended:
+        assert status == 0 or "is being written by another run" in err
+    assert 0 in [status for _, status in ended]
+    by_one = [np.load(f"by-{model}.npy") for model in ("model", "other")]
+    assert any(np.array_equal(np.load("s.npy"), scores) for scores in by_one)
+    assert not list(inputs.glob(".*"))
+
+
+def plant_of_somebody_else(folder):
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder to somebody else")
+    folder.mkdir(0o700)
+    os.chown(folder, 12345, 12345)
+
+
+PLANTED = {
+    "of somebody else": plant_of_somebody_else,
+    "open to others": lambda folder: (folder.mkdir(), folder.chmod(0o777)),
+    "a link": lambda folder: ((folder.parent / "own").mkdir(), folder.symlink_to("own")),
+    "a file": lambda folder: folder.write_text(""),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="asks who owns a folder")
+@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
+def test_parts_that_could_be_anybodys_end_the_run(plant, run, inputs, monkeypatch):
+    monkeypatch.chdir(inputs)
+    plant(inputs / ".scores.csv.parts")
+    monkeypatch.setattr(AutoEncoder, "decision_function", None)
+    status, _, err = run(*SCORE, "scores.csv")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "is not a folder that only you can write to" in err
+    assert not (inputs / "scores.csv").exists()
+
+
+@pytest.mark.parametrize("damage", ["shorter", "NaN", "no array"])
+def test_a_damaged_part_is_computed_anew(damage, run, inputs, monkeypatch, small_batches):
+    monkeypatch.chdir(inputs)
+    np.save("rows.npy", np.random.default_rng(0).normal(size=(300, 6)))
+    command = ("score", "rows.npy", "--model", "model", "-o")
+    run(*command, "expected.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr(scorefiles, "write_columns", None)  # fails when all parts are there
+        assert run(*command, "scores.npy")[0] == 1
+    part = sorted((inputs / ".scores.npy.parts").glob("*.npy"))[1]
+    if damage == "no array":
+        part.write_bytes(b"\x93NUMPY")
+    else:
+        scores = np.load(part)
+        np.save(part, scores[1:] if damage == "shorter" else scores * np.nan)
+    assert run(*command, "scores.npy")[0] == 0
+    assert np.array_equal(np.load("scores.npy"), np.load("expected.npy"))

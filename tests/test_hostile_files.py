@@ -1,5 +1,6 @@
-"""Ten thousand damaged and forged model files: refused, or harmless."""
+"""Ten thousand damaged and forged model files, and checkpoints: refused, or harmless."""
 
+import copy
 import json
 import random
 import resource
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.storage import read_model, write_model
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, Corruption, load_detector
+from pyod_ae_plugin.storage import Checkpoint, read_model, read_sealed, write_model, write_sealed
 
 pytestmark = pytest.mark.slow
 
@@ -215,7 +216,7 @@ def forge_tensor(tensors, rng):
         values = [torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 0.0]
         tensor.view(-1)[rng.randrange(tensor.numel())] = rng.choice(values)
     else:
-        tensor.fill_(rng.choice([-1, 2, 2**31]))
+        tensor.fill_(rng.choice([-1, 2, 2**31] if tensor.dtype is torch.int64 else [0, 1]))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -244,3 +245,74 @@ def test_forged_files_are_refused_or_score_finitely(fitted, tmp_path, limited, s
             assert set(loaded.predict(rows)) <= {0, 1}
         path.write_bytes(original)
     assert n_refused > 0.5 * (N_FORGED // 2)
+
+
+# -------------------------------------------------------------------------------- checkpoints
+
+N_CHECKPOINTS = 200  # of each training, a half of them damaged and a half forged
+TRAININGS = {
+    "early stopping": AutoEncoder(
+        epoch_num=6, early_stopping=True, batch_norm=True, corruption=Corruption(noise=0.1)
+    ),
+    "SGD, restarts": VAE(
+        epoch_num=6,
+        optimizer_name="sgd",
+        optimizer_params={"sgd_momentum": 0.9},
+        on_divergence="restart",
+    ),
+    "ensemble": AutoEncoderEnsemble(2, epoch_num=6),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Training diverged")
+@pytest.mark.parametrize("training", TRAININGS)
+def test_damaged_and_forged_checkpoints_are_refused_or_harmless(
+    training, tmp_path, limited, monkeypatch
+):
+    path = tmp_path / "state.safetensors"
+    X = np.random.default_rng(0).normal(size=(60, 6))
+    detector = TRAININGS[training].set_params(verbose=0, device="cpu", checkpoint=path)
+    expected = copy.deepcopy(detector).set_params(checkpoint=None).fit(X).decision_scores_
+    with monkeypatch.context() as patch:
+        save = Checkpoint.save
+
+        def save_and_fail(self, state):
+            save(self, state)
+            if len(state["history"]) == 3:
+                raise InterruptedError
+
+        patch.setattr(Checkpoint, "save", save_and_fail)
+        with pytest.raises(InterruptedError):
+            detector.fit(X)
+    original = path.read_bytes()
+    rng = random.Random(training)
+    n_refused = 0
+    for i in range(N_CHECKPOINTS):
+        if i % 2:
+            data = bytearray(original)
+            rng.choice(DAMAGES)(data, rng)
+            path.write_bytes(data)
+        else:
+            path.write_bytes(original)
+            description, tensors = read_sealed(path)
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+            forge_tensor(tensors, rng)
+            write_sealed(path, description, tensors)
+        is_damaged = i % 2 == 1
+        signal.alarm(SECONDS)
+        refusal = None
+        try:
+            detector.fit(X)
+        except ValueError as error:
+            refusal = str(error)
+        except FloatingPointError:
+            assert not is_damaged  # finite weights from which training diverges
+            continue
+        if refusal is not None:
+            assert str(path) in refusal
+            n_refused += 1
+        elif is_damaged:
+            assert np.array_equal(detector.decision_scores_, expected)
+        else:
+            assert np.isfinite(detector.decision_scores_).all()
+    assert n_refused > 0.6 * N_CHECKPOINTS

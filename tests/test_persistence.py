@@ -5,6 +5,8 @@ import inspect
 import itertools
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -208,6 +210,10 @@ FORGERIES = {
     "a shadowed special method": (
         lambda d, t: d["attributes"].update(__class__="evil"),
         "'__class__' is no attribute",
+    ),
+    "classes beyond all bounds": (
+        lambda d, t: d["attributes"].update(_classes=10**10),
+        "'_classes' is no attribute",
     ),
     "features beyond all bounds": (
         lambda d, t: d["attributes"].update(n_features_in_=10**12),
@@ -442,3 +448,142 @@ def test_pyods_own_persistence_works(fitted, X, tmp_path):
     options = {"trusted": True} if knows_trust else {}
     loaded = pyod_persistence.load(tmp_path / "model.joblib", **options)
     assert np.array_equal(loaded.decision_function(X), fitted.decision_function(X))
+
+
+# ------------------------------------------------------------------- what is not ours
+
+STRANGERS = {
+    "files of the same names": {
+        "detector.json": b'{"sha256": "camera"}',
+        "tensors-1.safetensors": b"x",
+    },
+    "tensors of the same name": {f"tensors-{'0' * 16}.safetensors": b"x"},
+    "a description of the same name": {"detector.json": b"[]"},
+    "no JSON": {"detector.json": b"kept"},
+    "hidden files": {".detector-backup": b"kept"},
+}
+
+
+@pytest.mark.parametrize("files", STRANGERS.values(), ids=STRANGERS)
+@pytest.mark.parametrize("beside", ["nothing", "a model"])
+def test_a_folder_with_files_of_others_is_left_alone(fitted, tmp_path, files, beside):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if beside == "a model":
+        fitted.save(folder)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(FileExistsError, match="more or other than a saved detector"):
+        fitted.save(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_link_in_a_model_is_left_alone(fitted, tmp_path):
+    fitted.save(tmp_path / "model")
+    tensors = folder_file(tmp_path / "model", "tensors-*")
+    tensors.rename(tmp_path / "elsewhere.safetensors")
+    tensors.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(FileExistsError, match="left alone"):
+        fitted.save(tmp_path / "model")
+
+
+FOREIGN_NAMES = ["pkl", "pickle", "joblib", "pt", "pth", "bin", "h5", "HDF5", "onnx", "npz", "json"]
+
+
+@pytest.mark.parametrize("ending", FOREIGN_NAMES)
+def test_names_that_mean_another_format_are_refused(fitted, tmp_path, ending):
+    with pytest.raises(ValueError, match=r"ends in \.safetensors, or a folder"):
+        fitted.save(tmp_path / f"model.{ending}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model", "model-1.2", "2026-01-31T12.30", "model.SAFETENSORS"])
+def test_all_other_names_are_folders_or_files(fitted, X, tmp_path, name):
+    fitted.save(tmp_path / name)
+    assert (tmp_path / name).is_file() == name.lower().endswith(".safetensors")
+    loaded = load_detector(tmp_path / name)
+    assert np.array_equal(loaded.decision_function(X), fitted.decision_function(X))
+
+
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_the_target_of_a_link_is_written(fitted, tmp_path, name):
+    (tmp_path / "real").mkdir()
+    fitted.save(tmp_path / "real" / name)
+    (tmp_path / name).symlink_to(tmp_path / "real" / name)
+    fitted.save(tmp_path / name)
+    assert (tmp_path / name).is_symlink()
+    load_detector(tmp_path / "real" / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a named pipe")
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_a_pipe_is_no_model(fitted, tmp_path, name):
+    fitted.save(tmp_path / name)
+    tensors = tmp_path / name if name != "model" else folder_file(tmp_path / name, "tensors-*")
+    tensors.unlink()
+    os.mkfifo(tensors)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"damaged|holds no saved detector"):
+        load_detector(tmp_path / name)
+    with pytest.raises(FileExistsError, match="left alone"):
+        fitted.save(tmp_path / name)
+
+
+# ------------------------------------------------------------------------- several processes
+
+# Saves or loads the models in a folder over and over, and prints how often.
+USE_ONE_FOLDER = """
+import sys, time
+import numpy as np
+from pyod_ae_plugin import load_detector
+
+what, target, seconds, *models = sys.argv[1:]
+detectors = [load_detector(model) for model in models]
+rows = np.random.default_rng(1).normal(size=(5, 4))
+expected = [detector.decision_function(rows) for detector in detectors]
+n, end = 0, time.monotonic() + float(seconds)
+while time.monotonic() < end:
+    if what == "save":
+        detectors[n % len(detectors)].save(target)
+    else:
+        scores = load_detector(target).decision_function(rows)
+        assert any(np.array_equal(scores, e) for e in expected)
+    n += 1
+print(n)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_processes_that_save_and_load_one_model_disturb_nobody(tmp_path, name):
+    rng = np.random.default_rng(0)
+    models = []
+    for seed in range(4):
+        detector = AutoEncoder(epoch_num=1, verbose=0, device="cpu", random_state=seed)
+        models.append(str(tmp_path / f"source-{seed}"))
+        detector.fit(rng.normal(size=(30, 4))).save(models[-1])
+    target = tmp_path / name
+    load_detector(models[0]).save(target)
+    seconds = os.environ.get("SECONDS_OF_SAVING", "3")
+    uses = [
+        ("save", *models[:2]),
+        ("save", *models[2:]),
+        ("load", *models),
+        ("load", *models),
+    ]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", USE_ONE_FOLDER, what, str(target), seconds, *sources],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for what, *sources in uses
+    ]
+    finished = [process.communicate() for process in processes]
+    assert [error for _, error in finished if error] == []
+    assert all(int(count) > 0 for count, _ in finished), finished
+    print([int(count) for count, _ in finished])
+    load_detector(target)
+    assert {path.name for path in tmp_path.iterdir()} == {name, *(f"source-{i}" for i in range(4))}
+    assert target.is_file() or len(list(target.iterdir())) == 2

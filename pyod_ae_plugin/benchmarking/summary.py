@@ -19,6 +19,7 @@ from pyod_ae_plugin.benchmarking.evaluation import METRICS, Result
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.plots import BLUE, GREY, open_axes
 from pyod_ae_plugin.report.contents import package_versions
+from pyod_ae_plugin.storage import atomic_write
 
 OURS = ("AutoEncoder", "AutoEncoderEnsemble", "VAE")
 _HEADINGS = ("ROC AUC", "AP", "P@n", "fit s", "score s")
@@ -86,13 +87,14 @@ def write_results(results: Sequence[Result], path: Path, protocol: str) -> None:
     """Write all runs to a .csv file, or with :func:`environment` to a .json file."""
     rows = [asdict(result) for result in results]
     if path.suffix == ".csv":
-        with path.open("w", newline="") as file:
+        with atomic_write(path) as new, new.open("w", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Result)])
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".json":
         runs = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # no NaN
-        path.write_text(json.dumps({**environment(protocol), "results": runs}, indent=1))
+        with atomic_write(path) as new:
+            new.write_text(json.dumps({**environment(protocol), "results": runs}, indent=1))
     else:
         raise ValueError(f"Results are written to .csv or .json files, got {path.name!r}.")
 
@@ -135,7 +137,8 @@ def draw_chart(results: Sequence[Result], path: Path, title: str) -> None:
     axes.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel="ROC AUC, one value for each data set and seed", title=title)
     axes.grid(axis="x", alpha=0.3)
-    axes.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
+    with atomic_write(path) as new:
+        axes.figure.savefig(new, dpi=150)  # type: ignore[union-attr]
 
 
 def _means(results: Iterable[Result], detector: str, dataset: str) -> list[float]:

@@ -816,10 +816,13 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Raises
         ------
         FileExistsError
-            If something other than a saved detector is there.
+            If something other than a saved detector is there, or in the folder.
         ValueError
             If a parameter cannot be saved: a network factory without a name, a thresholder of
-            PyThresh, or a ``RandomState``.
+            PyThresh, or a ``RandomState``; or if the path ends as files of another format do, such
+            as ``.pkl``.
+        OSError
+            If nothing can be written there, or another process locks the folder for over a minute.
 
         Examples
         --------

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.engine.devices import (
+    check_rng_state,
     global_rng_state,
     resolve_device,
     seeded_global_rng,
@@ -39,6 +40,7 @@ from pyod_ae_plugin.engine.training import (
     DivergenceError,
     Training,
     add_prefix,
+    check_names,
     copied,
     divergence,
     strip_prefix,
@@ -225,7 +227,7 @@ def fit_model(
     )
     if not trained.completed:
         raise FitInterrupted(fitted)
-    if recipe.checkpoint is not None:
+    if recipe.checkpoint is not None and start.network is None:  # else there is none of this fit
         recipe.checkpoint.unlink(missing_ok=True)
     return fitted
 
@@ -402,8 +404,11 @@ def _run(training: Training, recipe: Recipe, checkpoint: Checkpoint | None) -> b
     n_restarts = _MOST_RESTARTS if recipe.restarts else 0
     rates = [training.lr / _STEP_DOWN**i for i in range(1, n_restarts + 1)]
     state = None if checkpoint is None else checkpoint.load()
-    if state is not None:
-        _load_state(training, state, draws_globally)
+    if checkpoint is not None and state is not None:
+        try:
+            _load_state(training, state, draws_globally)
+        except ValueError as error:
+            raise checkpoint.damaged(error) from error
     while True:
         lower = [lr for lr in rates if lr < training.lr]
         try:
@@ -481,9 +486,14 @@ def _warn(message: str) -> None:
 
 
 def _load_state(training: Training, state: Mapping[str, Tensor], draws_globally: bool) -> None:
-    training.load_state(state)
+    """Continue from a state; ValueError, before anything is changed, if it cannot be one."""
+    drawn = strip_prefix(_GLOBAL, state)
+    check_names(global_rng_state(training.device) if draws_globally else {}, drawn)
+    for name, value in drawn.items():
+        check_rng_state(f"{_GLOBAL}{name}", value, torch.device(name))
+    training.load_state({k: v for k, v in state.items() if not k.startswith(_GLOBAL)})
     if draws_globally:
-        set_global_rng_state(strip_prefix(_GLOBAL, state), training.device)
+        set_global_rng_state(drawn, training.device)
 
 
 def _state(training: Training, draws_globally: bool) -> dict[str, Tensor]:

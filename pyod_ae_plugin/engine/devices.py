@@ -70,6 +70,14 @@ def global_rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 
 
+def check_rng_state(name: str, state: torch.Tensor, device: torch.device) -> None:
+    """Raise ValueError unless a generator of a device can continue from a state."""
+    try:
+        torch.Generator(device).set_state(state.cpu())
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{name} is no state of a random generator: {error}") from error
+
+
 def set_global_rng_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
     """Set the states of torch's global generators."""
     torch.set_rng_state(state["cpu"])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyod_ae_plugin.engine.closed_form import batch_gradient
 from pyod_ae_plugin.engine.cuda.graphs import RecordedStep, can_be_recorded
-from pyod_ae_plugin.engine.devices import enough_threads
+from pyod_ae_plugin.engine.devices import check_rng_state, enough_threads
 from pyod_ae_plugin.engine.objectives import Objective, TrimmedMean
 from pyod_ae_plugin.engine.optimizers import flatten_parameters, make_optimizer
 from pyod_ae_plugin.engine.options import (
@@ -29,6 +29,7 @@ from pyod_ae_plugin.networks import Network
 
 # No buffer of a network has two dots in a row in its name.
 _WEIGHTS, _NUMBERS = "..weights", "..numbers"
+_BEST = "best."
 _GATHERED_INDICES = 2**11
 _ROWS_FOR_ERROR = 2**10
 _FLOATS = {torch.float32, torch.float64}
@@ -135,11 +136,15 @@ class Training:
             "lr": torch.tensor(self.lr, dtype=torch.float64),
             **add_prefix("weights.", self._weights()),
             **add_prefix("optimizer.", self._optimizer.state()),
-            **add_prefix("best.", self._stopper.state()),
+            **add_prefix(_BEST, self._stopper.state()),
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from the state of a training with the same arguments."""
+        """Continue from the state of a training with the same arguments.
+
+        Raises ValueError, before anything is changed, if it cannot be the state of such a training.
+        """
+        self._check_state(state)
         self._generator.set_state(state["generator"].cpu())
         self.lr = state["lr"].item()
         self.history = [
@@ -151,7 +156,31 @@ class Training:
         steps = strip_prefix("optimizer.", state)
         for name, tensor in self._optimizer.state().items():
             tensor.copy_(steps[name])
-        self._stopper.load_state(strip_prefix("best.", state))
+        self._stopper.load_state(strip_prefix(_BEST, state))
+
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless a state, which may come from a file, can be that of a training.
+
+        Names, shapes and types must be those of this training, and values finite.
+        """
+        like = self.state()
+        if state.keys() > like.keys():  # weights of the best epoch, once there was one
+            like |= add_prefix(_BEST, self._weights())
+        check_names(like, state)
+        history, numbers = state["history"], state[_BEST + _NUMBERS]
+        n_epochs = min(history.shape[0], self._n_epochs) if history.ndim else 0
+        like["history"] = like["history"].new_empty(n_epochs, 3)
+        for name, tensor in state.items():
+            check_like(name, tensor, like[name])
+        # Validation losses may be NaN, and the best of them infinite.
+        checked = {**state, "history": history[:, ::2], _BEST + _NUMBERS: numbers[1:]}
+        for name, tensor in checked.items():
+            check_finite(name, tensor)
+        if self._held_out is None and not bool(history[:, 1].isnan().all()):
+            raise ValueError("history has validation losses, but no rows are held out")
+        if state["lr"] <= 0 or numbers[1] < 0:
+            raise ValueError("the learning rate or the number of epochs is negative")
+        check_rng_state("generator", state["generator"], self.device)
 
     def _epoch(self) -> Epoch:
         began = time.perf_counter()
@@ -381,18 +410,33 @@ def check_loadable(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     values must be finite.
     """
     expected = module.state_dict()
-    if expected.keys() != state.keys():
-        names = sorted(expected.keys() ^ state.keys())
-        raise ValueError(f"{names[0]!r} is missing or one tensor too many")
+    check_names(expected, state)
     parameters = dict(module.named_parameters())
     for name, tensor in state.items():
         like = expected[name]
-        if tensor.shape != like.shape:
-            raise ValueError(
-                f"{name} has the shape {tuple(tensor.shape)}, expected {tuple(like.shape)}"
-            )
         may_differ = name not in parameters and {tensor.dtype, like.dtype} <= _FLOATS
-        if tensor.dtype != like.dtype and not may_differ:
-            raise ValueError(f"{name} is of {tensor.dtype}, expected {like.dtype}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} holds NaN or infinity")
+        check_like(name, tensor, like.to(tensor.dtype) if may_differ else like)
+        check_finite(name, tensor)
+
+
+def check_names(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a state has the names that are expected."""
+    if expected.keys() != state.keys():
+        names = sorted(expected.keys() ^ state.keys())
+        raise ValueError(f"{names[0]!r} is missing or one tensor too many")
+
+
+def check_like(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Raise ValueError unless a tensor has the shape and the type of another one."""
+    if tensor.shape != like.shape:
+        raise ValueError(
+            f"{name} has the shape {tuple(tensor.shape)}, expected {tuple(like.shape)}"
+        )
+    if tensor.dtype != like.dtype:
+        raise ValueError(f"{name} is of {tensor.dtype}, expected {like.dtype}")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError if a tensor holds NaN or infinity."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} holds NaN or infinity")

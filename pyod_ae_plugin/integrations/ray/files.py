@@ -14,6 +14,7 @@ from pyod_ae_plugin.integrations.ray.cluster import connected, ray_module
 from pyod_ae_plugin.integrations.ray.scorer import LABEL, score_dataset, write_parquet
 from pyod_ae_plugin.integrations.ray.trainer import fit_dataset
 from pyod_ae_plugin.integrations.ray.worker import USER_ERRORS
+from pyod_ae_plugin.storage import working_folder
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -72,17 +73,20 @@ def score_files(
     Returns the numbers of rows and of outliers.
     """
     _check_folder(output)
-    new = output.resolve().with_name(f".{output.name}.new")
-    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
-    try:
-        with connected(address), _errors_named(data):
-            scored = score_dataset(detector, read_dataset(data), device=_kind_of(device or "cpu"))
-            write_parquet(scored, str(new))
-        if not new.exists():  # Ray leaves no folder behind that no row was written to
-            raise ValueError(f"{data}: the table is empty.")
-        new.rename(output)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with working_folder(output) as folder:
+        new = folder / "rows"
+        if new.exists():  # of a run that was killed
+            shutil.rmtree(new)
+        try:
+            with connected(address), _errors_named(data):
+                device_kind = _kind_of(device or "cpu")
+                scored = score_dataset(detector, read_dataset(data), device=device_kind)
+                write_parquet(scored, str(new))
+            if not new.exists():  # Ray leaves no folder behind that no row was written to
+                raise ValueError(f"{data}: the table is empty.")
+            new.rename(output)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     dataset = import_module("pyarrow.dataset")  # Ray brings it
     written = dataset.dataset(output, format="parquet")
     return written.count_rows(), written.count_rows(filter=dataset.field(LABEL) == 1)
