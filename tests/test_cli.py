@@ -529,6 +529,10 @@ def test_the_target_of_a_linked_output_is_written(run, inputs, monkeypatch):
     assert (inputs / "real" / "scores.csv").read_text().startswith("score,label")
 
 
+def must_not_run(*_):
+    raise AssertionError("computed before the output was checked")
+
+
 OUTPUTS_THAT_CANNOT_BE = {
     "a long name": (*SCORE, "s" * 300 + ".csv"),
     "a folder": (*SCORE, "folder.csv"),
@@ -551,7 +555,7 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_computed(
     (inputs / "folder.csv").mkdir()
     (inputs / "loop.csv").symlink_to("loop.csv")
     for method in ("fit", "fit_batches", "decision_function"):
-        monkeypatch.setattr(AutoEncoder, method, None)
+        monkeypatch.setattr(AutoEncoder, method, must_not_run)
     status, _, err = run(*command)
     assert (status, err.count("\n")) == (1, 1)
 
@@ -614,7 +618,7 @@ PLANTED = {
 def test_parts_that_could_be_anybodys_end_the_run(plant, run, inputs, monkeypatch):
     monkeypatch.chdir(inputs)
     plant(inputs / ".scores.csv.parts")
-    monkeypatch.setattr(AutoEncoder, "decision_function", None)
+    monkeypatch.setattr(AutoEncoder, "decision_function", must_not_run)
     status, _, err = run(*SCORE, "scores.csv")
     assert (status, err.count("\n")) == (1, 1)
     assert "is not a folder that only you can write to" in err

@@ -155,6 +155,29 @@ def test_the_command_says_in_a_line_what_is_wrong_and_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"model", name}
 
 
+@pytest.mark.parametrize("command", ["fit", "score"])
+@pytest.mark.parametrize("output", ["table", "table/new", "model", "link"])
+def test_the_command_writes_nothing_over_what_it_reads(
+    command, output, detector, rows, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    detector.save("model")
+    (tmp_path / "table").mkdir()
+    pd.DataFrame(rows, columns=NAMES).to_parquet("table/1.parquet")
+    (tmp_path / "link").symlink_to("table")
+    options = ["--model", "model"] if command == "score" else []
+    if (command, output) == ("fit", "model"):
+        pytest.skip("a model may be replaced")
+    arguments = ["table", *options, "-o", output, "--engine", "ray"]
+    monkeypatch.setattr(sys, "argv", ["pyod-ae", command, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "which is read" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "table").iterdir()] == ["1.parquet"]
+    load_detector("model")
+
+
 @pytest.mark.filterwarnings("ignore:Use 'expr'")  # that takes no part of a tensor
 def test_numpy_arrays_empty_blocks_and_rows_that_are_not_finite(rows):
     plain = AutoEncoder(device="cpu", epoch_num=2, verbose=0).fit(rows.astype("float32"))
