@@ -26,7 +26,7 @@ _KEY = "pyod_ae_plugin"  # of the metadata that mark a file of tensors as ours
 _WRITTEN_BY = {"written_by": "pyod_ae_plugin"}  # marks a description as ours
 _DIGEST = "sha256"
 _LOCK = ".lock"
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}(\.\w+)?")  # what a process that was killed leaves
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")  # folders that killed processes leave
 _LARGEST_DESCRIPTION = 2**26  # bytes; 100,000 features with long names take 5 MiB
 _SECONDS_TO_WAIT = 60  # for another save to the same folder; one takes seconds
 # Endings by which other programs would take a folder of ours for a file of theirs.
@@ -61,7 +61,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     permissions of the old one. If ``path`` is a link, its target is replaced.
     """
     path = _resolved(path)
-    new = _temporary(path, path.suffix)
+    folder = _temporary(path)  # for whatever else a library writes beside its file
+    folder.mkdir()
+    new = folder / path.name
     try:
         new.touch()
         mode = (path if path.exists() else new).stat().st_mode
@@ -71,7 +73,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         new.replace(path)
     finally:
-        new.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_output(output: Path, *inputs: Path) -> None:
@@ -126,9 +128,9 @@ def _resolved(path: Path) -> Path:
         raise OSError(f"{path} is a link that leads back to itself.") from error
 
 
-def _temporary(path: Path, suffix: str = "") -> Path:
-    """A new name beside a path; its length does not depend on that of the path."""
-    return path.with_name(f".{uuid.uuid4().hex}{suffix}")
+def _temporary(path: Path) -> Path:
+    """A name for a folder beside a path; its length does not depend on that of the path."""
+    return path.with_name(f".{uuid.uuid4().hex}")
 
 
 # -------------------------------------------------------------------------------------- locks
@@ -288,12 +290,19 @@ def check_replaceable(path: Path) -> None:
         )
     if not path.exists():
         return
-    is_file = path.suffix.lower() == MODEL_SUFFIX
-    if not (_is_marked(path) if is_file else path.is_dir() and _model_files(path) is not None):
-        raise FileExistsError(
-            f"{path} exists and is more or other than a saved detector; it is left alone. Name "
-            "another path, or delete it first."
-        )
+    while True:
+        version = _version(path)
+        if path.suffix.lower() == MODEL_SUFFIX:
+            is_model = _is_marked(path)
+        else:
+            is_model = path.is_dir() and _model_files(path) is not None
+        if is_model:
+            return
+        if _version(path) == version:  # else another process has just saved
+            raise FileExistsError(
+                f"{path} exists and is more or other than a saved detector; it is left alone. Name "
+                "another path, or delete it first."
+            )
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -385,7 +394,9 @@ def _fill(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Te
             tensors_path.unlink(missing_ok=True)
         raise
     for file in earlier:
-        if file.name not in (_DESCRIPTION, _LOCK, tensors_path.name):
+        if file.is_dir():
+            shutil.rmtree(file)
+        elif file.name not in (_DESCRIPTION, _LOCK, tensors_path.name):
             file.unlink()
 
 
@@ -403,12 +414,13 @@ def _model_files(folder: Path) -> list[Path] | None:
         if not is_ours:
             return None
     for file in files:
-        belongs = (
-            file.name in (_DESCRIPTION, _LOCK, named)
-            or _TEMPORARY.fullmatch(file.name)
-            or (_is_tensors_name(file.name) and _is_marked(file))
-        )
-        if not belongs or file.is_symlink() or not file.is_file():
+        if _TEMPORARY.fullmatch(file.name):
+            belongs = file.is_dir()
+        else:
+            is_named = file.name in (_DESCRIPTION, _LOCK, named)
+            is_left = _is_tensors_name(file.name) and _is_marked(file)
+            belongs = (is_named or is_left) and file.is_file()
+        if not belongs or file.is_symlink():
             return None
     return files
 
@@ -422,13 +434,14 @@ def _is_marked(path: Path) -> bool:
     return True
 
 
-def _version(path: Path) -> tuple[int, ...] | None:
-    """What changes whenever the model in a file or folder is replaced."""
-    try:
-        found = (path / _DESCRIPTION if path.is_dir() else path).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _version(path: Path) -> list[tuple[str, int, int]]:
+    """What changes whenever something in a file or folder is replaced."""
+    found = []
+    for file in (path, *path.iterdir()) if path.is_dir() else (path,):
+        with suppress(OSError):  # another process has just deleted it
+            status = file.lstat()
+            found.append((file.name, status.st_ino, status.st_mtime_ns))
+    return sorted(found)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
