@@ -17,6 +17,7 @@ from torch import Tensor
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.tiles import map_rows
 from pyod_ae_plugin.engine.training import add_prefix, strip_prefix
 from pyod_ae_plugin.networks import Network
@@ -219,6 +220,7 @@ class Fitted:
         return attributes, {**tensors, **add_prefix(_MODULE_PREFIX, module)}
 
 
+@default_settings()
 def score_rows(module: ScoringModule, rows: Rows, precision: Precision = "float32") -> Array:
     """Scores [n], float64, of checked rows [n, n_features] on the CPU."""
     scores: Array = map_rows(score_function(module, precision), rows, module).numpy()

@@ -45,6 +45,7 @@ from pyod_ae_plugin.engine.devices import available_device
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
 from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.export import export_program, write_onnx
 from pyod_ae_plugin.fitted import Array, Fitted, score_rows
@@ -209,7 +210,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         if not (stream.sample.is_complete or isinstance(batches, Iterator)):
             scored = _second_pass(batches, training, stream.sample.n_seen)
         rows, names = stream.sample.rows(), training.feature_names
-        recipe, start = self._recipe(training.n_features), stream.start()
+        recipe, start = recipe_of(self, training.n_features), stream.start()
         return self._adopt_result(
             partial(fit_model, rows, recipe, start=start, scored=scored, feature_names=names)
         )
@@ -265,14 +266,14 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         stream = stream.added(X)
         start = stream.start(len(X) / stream.sample.n_seen, keeps_network=True)
         rows, names = stream.sample.rows(), training.feature_names
-        recipe = self._recipe(training.n_features)
+        recipe = recipe_of(self, training.n_features)
         return self._adopt_result(
             partial(fit_model, rows, recipe, start=start, feature_names=names), stream
         )
 
     def _fit_function(self, rows: Rows, training: TrainingRows) -> Callable[[], Fitted]:
         """What ``fit`` computes."""
-        recipe = self._recipe(training.n_features)
+        recipe = recipe_of(self, training.n_features)
         return partial(fit_model, rows, recipe, feature_names=training.feature_names)
 
     def _adopt_result(self, fit: Callable[[], Fitted], stream: Stream | None = None) -> Self:
@@ -377,6 +378,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         check_is_fitted(self, "scoring_module_")
         return map(self.decision_function, batches)
 
+    @default_settings()
     def score_tensor(self, x: Tensor) -> Tensor:
         """Anomaly scores of a tensor of rows, on its device.
 
@@ -690,12 +692,14 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return self.scoring_module_.network
 
     @property
+    @default_settings()
     def _n_features_out(self) -> int:
         """Width of the latent code, for scikit-learn's names of features."""
         module = self.scoring_module_
         x = torch.zeros(1, self.n_features_in_, device=module.standardize.scale.device)
         return module.encode(x).shape[1]
 
+    @default_settings()
     def _map(self, function: Callable[[Tensor], Tensor], X: Any) -> Array:
         """What a function of the scoring module gives for rows on the host or on a GPU."""
         resident = device_rows(self, X)
@@ -940,6 +944,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         """
         return export_program(fitted_of(self))
 
+    @default_settings()
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())  # a copy: Python hands out the dict of the object
         state.pop("_stream", None)
@@ -948,10 +953,15 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             state["scoring_module_"] = copy.deepcopy(state["scoring_module_"]).cpu()
         return state
 
+    @default_settings()
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "scoring_module_" in state:
-            self.scoring_module_.to(available_device(self.device))
+            module = self.scoring_module_
+            if any(tensor.is_inference() for tensor in module.state_dict().values()):
+                # As they were read in inference mode, no gradient could pass through them.
+                module = copy.deepcopy(module)
+            self.scoring_module_ = module.to(available_device(self.device))
 
 
 # Parameters that take values of several fields.
@@ -978,6 +988,7 @@ def check_params(detector: NeuralDetector) -> None:
     detector._check_params()
 
 
+@default_settings()
 def recipe_of(detector: Any, n_features: int, members: range | None = None) -> Recipe:
     """What the parameters of a detector ask of a fit; of some members if it is an ensemble."""
     recipe: Recipe

@@ -35,6 +35,7 @@ from pyod_ae_plugin.engine.rows import (
     training_batches,
     training_tile_rows,
 )
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.training import (
     DivergenceError,
     Training,
@@ -201,7 +202,7 @@ def fit_model(
         On Ctrl-C after the first epoch.
     """
     start = Start() if start is None else start
-    with _global_randomness(recipe):
+    with default_settings(), _global_randomness(recipe):
         training_rows, calibration_rows = group.all_or_raise(lambda: _hold_out(rows, recipe))
         standardize = _standardize(training_rows, recipe, start, group)
         trained = group.merge(
@@ -210,7 +211,7 @@ def fit_model(
         network = copy.deepcopy(trained.network) if start.keeps_network else None
         sample = _sample(training_rows, trained.options.n_members or 1, group)
         module = group.from_first(lambda: _fitted_module(sample, standardize, trained, recipe))
-    kl, active_units = _latent_usage(module, sample, trained, recipe)
+        kl, active_units = _latent_usage(module, sample, trained, recipe)
 
     fitted = Fitted(
         scoring_module=module,
@@ -263,6 +264,7 @@ def _global_randomness(recipe: Recipe) -> Iterator[None]:
 # -------------------------------------------------------------------------------------- rows
 
 
+@default_settings()
 def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
     """The rows to train on, and those that are kept from training for the threshold."""
     if not recipe.calibration_fraction:

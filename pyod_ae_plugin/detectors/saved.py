@@ -18,6 +18,7 @@ from pyod_ae_plugin.detectors.fit import assemble
 from pyod_ae_plugin.detectors.parameters import VALUES
 from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.training import check_loadable, load_exactly
 from pyod_ae_plugin.fitted import Fitted, from_saved
 from pyod_ae_plugin.plugins.manager import detector_names, find
@@ -37,6 +38,7 @@ _VALUE_KINDS = {kind.__name__: kind for kind in VALUES}
 _LEFT_BEHIND = ("checkpoint",)
 
 
+@default_settings()
 def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
     """Save the parameters of a detector and what it learned; see ``NeuralDetector.save``."""
     params = described_params(detector)
@@ -70,6 +72,7 @@ def described_params(detector: NeuralDetector) -> dict[str, Any]:
     return {k: _to_json(k, v) for k, v in params.items()}
 
 
+@default_settings()
 def load_detector(path: str | Path, device: str | torch.device | None = None) -> NeuralDetector:
     """Load a detector that was saved with its method ``save``.
 
