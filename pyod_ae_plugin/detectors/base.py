@@ -577,8 +577,9 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> detector.predict_proba(X).sum(axis=1)[:3]
         array([1., 1., 1.])
         """
-        if not hasattr(X, "shape"):
-            X = np.asarray(X)  # PyOD asks for the shape of X
+        check_is_fitted(self, "scoring_module_")
+        if not hasattr(X, "shape"):  # PyOD asks for it
+            X = validate_rows(self, X, reset=False)
         probabilities: Array | tuple[Array, Array] = super().predict_proba(
             X, method=method, return_confidence=return_confidence
         )
