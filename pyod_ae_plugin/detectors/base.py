@@ -71,8 +71,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     decision_scores_ : ndarray of shape (n_samples,)
         Scores of the training rows; the larger, the more abnormal.
     threshold_ : float
-        Rows with larger scores are outliers. You may set it. Thresholders of PyThresh have a scale
-        of their own.
+        Rows with larger scores are outliers. You may set it, on the scale of the scores, whatever
+        rule set it before. Thresholders of PyThresh have a scale of their own.
     labels_ : ndarray of shape (n_samples,)
         Labels of the training rows: 0 for inliers, 1 for outliers.
     held_out_scores_ : ndarray of shape (n_held_out,)
@@ -109,6 +109,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     precision: Precision
     scoring_module_: ScoringModule
     n_features_in_: int
+    rejection_threshold_: float
 
     @abc.abstractmethod
     def _recipe(self, n_features: int) -> Recipe:
@@ -608,18 +609,125 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> bool(((confidence >= 0) & (confidence <= 1)).all())
         True
         """
-        fitted = fitted_of(self)
-        if isinstance(self.contamination, float):
-            confidence: Array = super().predict_confidence(X)
+        fitted, asked = fitted_of(self), self._with_share()
+        if fitted.is_labelled_by_score:
+            confidence: Array = BaseDetector.predict_confidence(asked, X)
             return confidence
-        # PyOD would ask the parameter, which is not fitted. It is asked how sure it is that all
-        # rows are inliers, at the share of outliers that the thresholder found.
-        asked = object.__new__(type(self))
-        share = float(np.mean(fitted.labels))
-        asked.__dict__.update(self.__dict__, contamination=share, threshold_=np.inf)
+        # PyOD compares scores with the threshold, which is not on their scale. It is asked how sure
+        # it is that all rows are inliers.
+        asked.threshold_ = np.inf
         inlier: Array = BaseDetector.predict_confidence(asked, X)
         is_outlier = fitted.labels_of(self.decision_function(X)) == 1
         return np.where(is_outlier, 1 - inlier, inlier)
+
+    def predict_with_rejection(
+        self,
+        X: Any,
+        T: float = 32,
+        return_stats: bool = False,
+        delta: float = 0.1,
+        c_fp: float = 1,
+        c_fn: float = 1,
+        c_r: float = -1,
+    ) -> Array | tuple[Array, list[float]]:
+        """Labels of rows, or -2 where :meth:`predict_confidence` is low.
+
+        As :meth:`pyod.models.base.BaseDetector.predict_with_rejection` has it (Perini & Davis 2023,
+        Unsupervised Anomaly Detection with Rejection, NeurIPS).
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows with the features of fit, on the host or on a GPU.
+        T : float, default=32
+            Rows are rejected whose confidence, on a scale from 0 to 1, is at most
+            ``1 - 2 * exp(-T)``.
+        return_stats : bool, default=False
+            Whether to return :meth:`compute_rejection_stats`, too.
+        delta, c_fp, c_fn, c_r : float
+            As in :meth:`compute_rejection_stats`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Integers: 0, 1 or -2.
+        stats : list of three floats
+            Only with ``return_stats``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(verbose=0).fit(X)
+        >>> labels = detector.predict_with_rejection([[0.0] * 5, [9.0] * 5], T=5, c_r=0.1)
+        >>> labels.tolist()
+        [0, 1]
+        """
+        asked = self._with_share()
+        found: Array | tuple[Array, list[float]] = BaseDetector.predict_with_rejection(
+            asked, X, T, return_stats, delta, c_fp, c_fn, c_r
+        )
+        self.rejection_threshold_ = asked.rejection_threshold_
+        return found
+
+    def compute_rejection_stats(
+        self,
+        T: float = 32,
+        delta: float = 0.1,
+        c_fp: float = 1,
+        c_fn: float = 1,
+        c_r: float = -1,
+        verbose: bool = False,
+    ) -> tuple[float, float, float]:
+        """What :meth:`predict_with_rejection` will reject, and what that will cost.
+
+        Parameters
+        ----------
+        T : float, default=32
+            As in :meth:`predict_with_rejection`.
+        delta : float in (0, 1), default=0.1
+            Probability that the rejection rate exceeds its bound.
+        c_fp, c_fn : float, default=1
+            Costs of a false positive and of a false negative.
+        c_r : float, default=-1
+            Cost of a rejection; -1 takes the share of outliers.
+        verbose : bool, default=False
+            Whether to print them.
+
+        Returns
+        -------
+        rejection_rate : float
+            Expected share of rows that are rejected.
+        rejection_bound : float
+            The share is not above this, but with a probability of ``delta``.
+        cost_bound : float
+            The expected cost of a row is not above this.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> rate, bound, cost = AutoEncoder(verbose=0).fit(X).compute_rejection_stats(T=5)
+        >>> bool(0 < rate < bound <= 1)
+        True
+        """
+        stats: tuple[float, float, float] = BaseDetector.compute_rejection_stats(
+            self._with_share(), T, delta, c_fp, c_fn, c_r, verbose
+        )
+        return stats
+
+    def _with_share(self) -> Self:
+        """A copy to ask PyOD's methods, which take the share of outliers from the parameter.
+
+        The parameter may be a rule, may have changed since fit, and says nothing of a threshold
+        that was set by hand.
+        """
+        asked = object.__new__(type(self))
+        share = fitted_of(self).share_for(self.contamination)
+        asked.__dict__.update(self.__dict__, contamination=share)
+        return asked
 
     # ---------------------------------------------------------------- codes and reconstructions
 

@@ -137,11 +137,12 @@ def _check_dimensions(shape: Sequence[int]) -> None:
     """Raise on sequences and images, which have to be made rows."""
     if len(shape) <= 2:
         return
+    features = math.prod(shape[1:])
     raise ValueError(
-        f"X has {len(shape)} dimensions, {tuple(shape)}, but a detector takes rows [n, n_features]. "
-        f"Make each sequence or image one row of {math.prod(shape[1:])} features, "
-        "X.reshape(len(X), -1), in every call. A convolutional network sees them as they were, by network='conv' (of a VAE "
-        f"'variational_conv') and input_shape={tuple(shape[1:])}."
+        f"X has {len(shape)} dimensions, {tuple(shape)}, but a detector takes rows "
+        f"[n, n_features]. Make each sequence or image one row of {features} features, "
+        "X.reshape(len(X), -1), in every call. A convolutional network sees them as they were, by "
+        f"network='conv' (of a VAE 'variational_conv') and input_shape={tuple(shape[1:])}."
     )
 
 

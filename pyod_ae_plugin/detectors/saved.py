@@ -42,6 +42,11 @@ _LEFT_BEHIND = ("checkpoint",)
 def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
     """Save the parameters of a detector and what it learned; see ``NeuralDetector.save``."""
     params = described_params(detector)
+    if not fitted.is_labelled_by_score:
+        raise ValueError(
+            f"The labels are those of {type(fitted.thresholder).__name__}, which only pickle could "
+            "hold. Fit with the contamination that there is now, or set threshold_."
+        )
     attributes, tensors = fitted.to_saved()
     description = {
         "format": FORMAT,
