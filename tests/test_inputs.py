@@ -1,12 +1,20 @@
-"""What may be given as X and y: tensors, loaders, masked values, sequences, labels."""
+"""What may be given as X, y and parameters, and what is said of what may not."""
+
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.pipeline import make_pipeline
 from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
+import pyod_ae_plugin
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, create_detector
+from pyod_ae_plugin.cli import app
+from pyod_ae_plugin.plots import plot_roc
+from pyod_ae_plugin.thresholds import MeanStd
 
 
 def loader(*arrays, **options):
@@ -140,3 +148,114 @@ def test_sequences_in_cells_and_lists_say_how_to_make_rows_of_them(quick, X):
         detector.fit(pd.DataFrame({"a": sequences}))
     refused(detector, list(map(torch.from_numpy, sequences)), "of 2 tensors")
     refused(detector, list(torch.zeros(9, 3, 2)), r"torch\.stack\(X\)\.flatten\(1\)")
+
+
+@pytest.mark.filterwarnings("error:y should not be presented")
+@pytest.mark.filterwarnings("ignore:Function fit_predict is deprecated")
+def test_labels_given_to_a_fit_are_ignored_with_a_warning(quick, X):
+    y, expected = np.r_[np.ones(30), np.zeros(270)], quick().fit(X)
+    fits = {
+        "fit": lambda detector, y: detector.fit(X, y),
+        "partial_fit": lambda detector, y: detector.partial_fit(X, y),
+        "fit_predict": lambda detector, y: detector.fit_predict(X, y) is not None and detector,
+        "fit_transform": lambda detector, y: detector.fit_transform(X, y) is not None and detector,
+        "pipeline": lambda detector, y: make_pipeline(detector).fit(X, y)[-1],
+    }
+    for name, fit in fits.items():
+        for labels in (y, list(y), torch.from_numpy(y), pd.Series(y)):
+            with pytest.warns(UserWarning, match=r"AutoEncoder ignores it.*X\[y == 0\]") as said:
+                detector = fit(quick(), labels)
+            assert sum("ignores it" in str(one.message) for one in said) == 1, name
+            assert np.array_equal(detector.decision_scores_, expected.decision_scores_)
+        for nothing in (None, [None], [None] * 300):
+            fit(quick(), nothing)
+
+
+def test_the_warning_about_labels_points_to_the_line_of_the_caller(quick, X):
+    with pytest.warns(UserWarning, match="AutoEncoder ignores it") as said:
+        quick().fit(X, np.zeros(300))
+    assert said[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "y", [[None] * 300, ["a", 1] * 150, [pd.NA] * 300, [None, 1] * 150, [0.5] * 300, [None]]
+)
+def test_what_is_no_label_is_refused_by_reports_and_plots(quick, X, y):
+    detector = quick().fit(X)
+    with pytest.raises(ValueError, match="y must hold 300 labels, 0 for inliers and 1"):
+        detector.report(X, y)
+    with pytest.raises(ValueError, match="y must hold 300 labels, 0 for inliers and 1"):
+        plot_roc(detector, X, y)
+
+
+@pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
+@pytest.mark.parametrize(
+    ("contamination", "remedy"),
+    [
+        (0, "novelty=True"),
+        (0.0, "novelty=True"),
+        (0.7, r"Quantile\(0.3\)"),
+        (-1, "MeanStd"),
+        (50, "MeanStd"),
+        (float("nan"), "MeanStd"),
+        ("auto", r"pyod_ae_plugin\.thresholds.*pyod\.models\.thresholds.*'auto'"),
+        ("0.1", "MeanStd"),
+        (None, "MeanStd"),
+        (MeanStd, "MeanStd"),
+    ],
+)
+def test_a_contamination_that_is_none_names_those_there_are(Detector, contamination, remedy, X):
+    with pytest.raises(ValueError, match=rf"contamination must be in \(0, 0.5\].*{remedy}"):
+        Detector(contamination=contamination, verbose=0).fit(X)
+    with pytest.raises(ValueError, match=rf"contamination must be in \(0, 0.5\].*{remedy}"):
+        Detector(verbose=0).set_params(contamination=contamination).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("name", "keyword", "meant"),
+    [
+        ("AutoEncoder", "epochs", "epoch_num"),
+        ("VAE", "latent_dims", "latent_dim"),
+        ("AutoEncoderEnsemble", "n_estimator", "n_estimators"),
+        ("pyod.IForest", "n_estimator", "n_estimators"),
+    ],
+)
+def test_a_wrong_keyword_is_told_the_right_one(name, keyword, meant, tmp_path, X):
+    message = (
+        rf"{name} has no parameter '{keyword}'\. Did you mean '{meant}'.* are: .*contamination"
+    )
+    with pytest.raises(TypeError, match=message):
+        create_detector(name, **{keyword: 3})
+    if "." in name:
+        return
+    Detector = getattr(pyod_ae_plugin, name)
+    with pytest.raises(TypeError, match=message):
+        Detector(**{keyword: 3})
+    np.save(tmp_path / "rows.npy", X)
+    arguments = ["fit", str(tmp_path / "rows.npy"), "--detector", name, "-p", f"{keyword}=3"]
+    failed = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "model")])
+    assert re.search(message, str(failed.exception))
+
+
+def test_a_keyword_like_no_other_is_told_them_all():
+    with pytest.raises(TypeError, match=r"'learning_rate'\. Its parameters are: .*\blr\b"):
+        VAE(learning_rate=1)
+
+
+@pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
+def test_rows_that_float32_cannot_tell_apart_are_warned_about(quick, Detector, X):
+    for rows, n in ((X + 1e9, 6), (X * 1e-25, 6), (np.c_[X, X[:, 0] + 1e9], 1)):
+        detector = quick(Detector, preprocessing=False)
+        with pytest.warns(UserWarning, match=rf"told apart by {n} of.*preprocessing=True"):
+            detector.fit(rows)
+        assert np.ptp(quick(Detector).fit(rows).decision_scores_) > 0.1  # with preprocessing
+
+
+def test_rows_far_from_those_of_the_fit_that_is_continued_are_warned_about(quick, X):
+    detector = quick().fit(X)
+    with pytest.warns(UserWarning, match=r"told apart by 6 of.*Fit anew"):
+        detector.partial_fit(X + 1e9)
+
+
+def test_rows_that_float32_tells_apart_and_constants_are_not_warned_about(quick, X):
+    quick(preprocessing=False).fit(np.c_[X * 0.1 + 100, np.full((300, 2), 1e9), np.zeros(300)])

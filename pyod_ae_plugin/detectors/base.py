@@ -28,12 +28,14 @@ from pyod_ae_plugin.detectors.inputs import (
     check_tensor,
     device_rows,
     validate_rows,
+    warn_about_labels,
 )
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     check_checkpoint,
     check_contamination,
     check_optimizer_params,
+    check_share,
     check_value,
     seed_of,
 )
@@ -50,6 +52,7 @@ from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.export import export_program, write_onnx
 from pyod_ae_plugin.fitted import Array, Fitted, score_rows
 from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.plugins.manager import check_keywords
 from pyod_ae_plugin.scoring import ScoringModule, contributions
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
@@ -111,14 +114,24 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     n_features_in_: int
     rejection_threshold_: float
 
+    def __new__(cls, *args: Any, **params: Any) -> Self:
+        """Name the parameters that there are where one is given that there is not."""
+        check_keywords(cls.__name__, cls, params)
+        made: Self = super().__new__(cls)
+        return made
+
+    def __init__(self, contamination: Any = 0.1) -> None:
+        check_share(contamination)  # here, as PyOD does
+        super().__init__(contamination=contamination)
+
     @abc.abstractmethod
     def _recipe(self, n_features: int) -> Recipe:
         """Make the recipe of a fit to rows with ``n_features`` features."""
 
     def _check_params(self) -> None:
         """Raise unless every parameter is usable, before anything else is done."""
-        self._validate_params()
         check_contamination(self.contamination)
+        self._validate_params()
         check_optimizer_params(self.optimizer_params or {})
         check_checkpoint(self.checkpoint, self.random_state)
         for name, kind in _VALUES.items():
@@ -137,7 +150,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         X : array-like of shape (n_samples, n_features)
             Finite numbers. They are neither copied nor changed.
         y : Ignored
-            Present for API consistency.
+            Present for API consistency; a UserWarning says so if it holds anything.
 
         Returns
         -------
@@ -164,6 +177,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         ((300,), 30)
         """
         self._check_params()
+        warn_about_labels(self, y)
         training = TrainingRows(self)
         return self._adopt_result(self._fit_function(as_rows(training.check(X)), training))
 
@@ -233,7 +247,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         X : array-like of shape (n_samples, n_features)
             Rows that were not seen before.
         y : Ignored
-            Present for API consistency.
+            Present for API consistency; a UserWarning says so if it holds anything.
 
         Returns
         -------
@@ -256,6 +270,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         (400,)
         """
         self._check_params()
+        warn_about_labels(self, y)
         is_first = not hasattr(self, "scoring_module_")
         training = TrainingRows(self, reset=is_first)
         X = training.check(X)
@@ -550,7 +565,10 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     ) -> Array | tuple[Array, Array]:
         """Outlier probabilities, as :meth:`pyod.models.base.BaseDetector.predict_proba` has them.
 
-        They are scores on a scale from 0 to 1. They are not calibrated.
+        They are scores on a scale from 0 to 1. They are not calibrated, and know nothing of the
+        threshold: the most abnormal training row has 1, and beside a row that is far more abnormal
+        than all others these have hardly more than 0, also where :meth:`predict` calls them
+        outliers.
 
         Parameters
         ----------
@@ -558,7 +576,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             Rows with the features of fit.
         method : {'linear', 'unify'}, default='linear'
             Scale the scores by the range of the training scores, or by a normal distribution of
-            these (Kriegel et al. 2011, Interpreting and Unifying Outlier Scores, SDM).
+            these (Kriegel et al. 2011, Interpreting and Unifying Outlier Scores, SDM), which one
+            extreme row changes less.
         return_confidence : bool, default=False
             Whether to return :meth:`predict_confidence`, too.
 
@@ -573,10 +592,14 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
-        >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(verbose=0).fit(X)
-        >>> detector.predict_proba(X).sum(axis=1)[:3]
-        array([1., 1., 1.])
+        >>> X = np.random.default_rng(0).normal(size=(500, 8))
+        >>> X[0] = 20
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> called = detector.labels_ == 1  # 50 rows, with the extreme one
+        >>> for method in ("linear", "unify"):
+        ...     print(np.median(detector.predict_proba(X, method=method)[called, 1]).round(2))
+        0.04
+        0.25
         """
         check_is_fitted(self, "scoring_module_")
         if not hasattr(X, "shape"):  # PyOD asks for it

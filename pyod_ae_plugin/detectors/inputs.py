@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -159,6 +160,18 @@ def _remedy(happened: str) -> str | None:
 
 
 # --------------------------------------------------------------------------------- training rows
+
+
+def warn_about_labels(estimator: BaseEstimator, y: Any) -> None:
+    """Say that labels given to a fit are ignored, as PyOD does; a y of None holds no labels."""
+    if y is None or all(label is None for label in np.asarray(y, dtype=object).ravel()):
+        return
+    warnings.warn(
+        f"y should not be presented in unsupervised learning: {type(estimator).__name__} ignores "
+        "it. To keep rows that are known to be outliers from training, leave them out, "
+        "fit(X[y == 0]); if no outlier is left, novelty=True suits the rows best.",
+        stacklevel=3,
+    )
 
 
 class TrainingRows:
