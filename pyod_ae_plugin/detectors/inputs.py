@@ -119,6 +119,7 @@ def _of_tensors(tensors: Sequence[Tensor]) -> Tensor:
 
 def _as_array(rows: Tensor) -> Array:
     """A tensor on any device as an array on the host, without its gradient."""
+    _check_dense(rows)
     _check_has_values(rows)
     if rows.is_floating_point() and rows.dtype not in (torch.float16, torch.float32, torch.float64):
         rows = rows.float()  # NumPy has no bfloat16
@@ -126,10 +127,12 @@ def _as_array(rows: Tensor) -> Array:
     return array
 
 
-def _check_has_values(rows: Tensor) -> None:
-    """Raise unless a tensor holds a value for each of its cells."""
+def _check_dense(rows: Tensor) -> None:
     if rows.layout != torch.strided:
         raise TypeError(f"X is a sparse tensor ({rows.layout}). Pass X.to_dense().")
+
+
+def _check_has_values(rows: Tensor) -> None:
     if rows.is_meta:
         raise TypeError("X is a tensor on the device 'meta', which holds no values. Pass numbers.")
 
@@ -233,6 +236,7 @@ def device_rows(estimator: BaseEstimator, X: Any) -> Tensor | None:
     if rows.device.type == "cpu":
         return None
     check_tensor(estimator, rows)
+    _check_has_values(rows)
     return rows
 
 
@@ -240,7 +244,7 @@ def check_tensor(estimator: BaseEstimator, rows: Tensor) -> None:
     """Raise unless rows are a tensor [n, n_features] of real numbers."""
     if not isinstance(rows, Tensor):
         raise TypeError(f"Rows must be a torch.Tensor here, got a {type(rows).__name__}.")
-    _check_has_values(rows)
+    _check_dense(rows)
     if rows.is_complex():
         raise TypeError(f"X must hold real numbers, got {rows.dtype}.")
     _check_dimensions(rows.shape)
