@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pyod_ae_plugin import __version__
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.storage import atomic_write
@@ -36,6 +37,7 @@ class LabelledScores(nn.Module):
         return scores, (scores.double() > self.threshold).long()
 
 
+@default_settings()
 def export_program(fitted: Fitted) -> ExportedProgram:
     """Export what was fitted, on the CPU, for float64 rows of any number.
 
@@ -63,6 +65,7 @@ def export_program(fitted: Fitted) -> ExportedProgram:
         raise _not_exportable(module, "torch.export", error) from error
 
 
+@default_settings()
 def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
     """Write what was fitted to an ONNX file of opset 18, atomically.
 

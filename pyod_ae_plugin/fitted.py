@@ -17,6 +17,7 @@ from torch import Tensor
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.tiles import map_rows
 from pyod_ae_plugin.engine.training import add_prefix, strip_prefix
 from pyod_ae_plugin.networks import Network
@@ -42,10 +43,13 @@ class Threshold(NamedTuple):
         Rows with larger scores are outliers. Thresholders of PyThresh have a scale of their own.
     thresholder : object or None
         The fitted thresholder; None where ``contamination`` is a share.
+    scores : ndarray of shape (n,) or None
+        What a thresholder with a scale of its own was fitted to; its ``labels_`` are theirs.
     """
 
     value: float
     thresholder: Any = None
+    scores: Array | None = None
 
     @classmethod
     def chosen_by(cls, contamination: Any, scores: Array) -> Threshold:
@@ -57,7 +61,8 @@ class Threshold(NamedTuple):
             return cls(float(np.percentile(scores, 100 * (1 - contamination))))
         thresholder = copy.deepcopy(contamination)
         thresholder.fit(scores)
-        return cls(cls.value_of(thresholder), thresholder)
+        chosen = cls(cls.value_of(thresholder), thresholder)
+        return chosen if chosen.is_on_scores else chosen._replace(scores=scores)
 
     @staticmethod
     def value_of(thresholder: Any) -> float:
@@ -73,11 +78,24 @@ class Threshold(NamedTuple):
         return self.thresholder is None or isinstance(self.thresholder, ThresholdRule)
 
     def labels(self, scores: Array) -> Array:
-        """Labels of scores [n]: 0 for inliers, 1 for outliers."""
+        """Labels of scores [n]: 0 for inliers, 1 for outliers. Each depends on its score alone."""
         if self.is_on_scores:
             return (scores > self.value).astype(int)
-        labels: Array = self.thresholder.predict(scores)
-        return labels
+        if self.scores is not None and self.thresholder.thresh_ is None:
+            # Its predict would divide anew the scores that it is given.
+            return _labels_of_nearest(scores, self.scores, self.thresholder.labels_)
+        # PyThresh fails on a single score.
+        labels: Array = self.thresholder.predict(np.append(scores, scores[-1]))
+        return labels[:-1]
+
+
+def _labels_of_nearest(scores: Array, known: Array, labels: Array) -> Array:
+    """For each score [n] the label of the nearest of the known scores [m]."""
+    order = known.argsort(kind="stable")
+    known = known[order]
+    nearest = np.searchsorted(0.5 * (known[1:] + known[:-1]), scores)
+    found: Array = np.asarray(labels)[order][nearest].astype(int)
+    return found
 
 
 def is_count(value: Any) -> bool:
@@ -175,7 +193,7 @@ class Fitted:
     @property
     def is_labelled_by_score(self) -> bool:
         """Whether a row is an outlier if and only if its score is above the threshold."""
-        return Threshold(self.threshold, self.thresholder).is_on_scores
+        return self._chosen.is_on_scores
 
     def score(self, rows: Rows, precision: Precision = "float32") -> Array:
         """Scores [n] of checked rows [n, n_features] on the CPU."""
@@ -183,7 +201,28 @@ class Fitted:
 
     def labels_of(self, scores: Array) -> Array:
         """Labels of scores [n]: 0 for inliers, 1 for outliers."""
-        return Threshold(self.threshold, self.thresholder).labels(scores)
+        return self._chosen.labels(scores)
+
+    def share_for(self, contamination: Any) -> float:
+        """The share of outliers that the threshold stands for.
+
+        That is ``contamination`` where it gives this threshold, and else the share of training rows
+        that are outliers by it: those of a thresholder, or of a threshold that was set by hand.
+        """
+        is_share = isinstance(contamination, float) and 0 < contamination <= 1
+        chosen = Threshold.chosen_by(contamination, self._deciding) if is_share else None
+        if chosen is not None and self.thresholder is None and chosen.value == self.threshold:
+            return float(contamination)
+        return float(self.labels_of(self.decision_scores).mean())
+
+    @property
+    def _chosen(self) -> Threshold:
+        return Threshold(self.threshold, self.thresholder, self._deciding)
+
+    @property
+    def _deciding(self) -> Array:
+        """The scores that the threshold was chosen by."""
+        return self.decision_scores if self.held_out_scores is None else self.held_out_scores
 
     def p_values_of(self, scores: Array) -> Array:
         """Conformal p-values of scores [n], by the scores of the rows kept from training.
@@ -219,6 +258,7 @@ class Fitted:
         return attributes, {**tensors, **add_prefix(_MODULE_PREFIX, module)}
 
 
+@default_settings()
 def score_rows(module: ScoringModule, rows: Rows, precision: Precision = "float32") -> Array:
     """Scores [n], float64, of checked rows [n, n_features] on the CPU."""
     scores: Array = map_rows(score_function(module, precision), rows, module).numpy()

@@ -8,6 +8,7 @@ that a black-and-white print loses nothing. Each function raises an ImportError 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -651,8 +652,9 @@ def plain_feature_names(detector: NeuralDetector) -> list[str]:
 def checked_labels(y: Any, n: int) -> Array:
     """Return y as an integer array of n labels; raise ValueError unless each is 0 or 1."""
     labels: Array = column_or_1d(y)
-    if len(labels) != n or not np.isin(labels, (0, 1)).all():
-        values = np.unique(labels)[:5].tolist()
+    are_numbers = labels.dtype.kind in "biuf" or all(isinstance(label, Real) for label in labels)
+    if len(labels) != n or not are_numbers or not np.isin(labels, (0, 1)).all():
+        values = list({repr(label): label for label in labels.tolist()}.values())[:5]
         raise ValueError(
             f"y must hold {n} labels, 0 for inliers and 1 for outliers; got {len(labels)} labels "
             f"with the values {values}."

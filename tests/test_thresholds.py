@@ -1,6 +1,7 @@
 """Threshold rules, thresholds by rows held out, conformal p-values, false discovery rates."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyod.models import thresholds as pyod_thresholds
+from pyod.models.base import BaseDetector
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
 
@@ -111,6 +113,91 @@ def test_pyods_thresholders_set_the_threshold(quick, name, data):
     assert set(np.unique(predicted)) <= {0, 1}
     second.fit(data[0] * 5)
     assert np.array_equal(first.predict(data[1]), predicted)
+
+
+def pythresh_rules(*names):
+    pytest.importorskip("pythresh", reason="needs pythresh, of the extra ensembles")
+    return [getattr(pyod_thresholds, name)() for name in names]
+
+
+# IQR has a threshold; CLF and OCSVM have none, and OCSVM divides each set of scores anew.
+@pytest.mark.parametrize("held_out", [False, 0.3])
+@pytest.mark.parametrize("name", ["IQR", "KARCH", "CLF", "OCSVM"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_row_has_the_label_that_it_has_alone(quick, name, held_out, data):
+    (rule,) = pythresh_rules(name)
+    detector = quick(contamination=rule, held_out_threshold=held_out).fit(data[0])
+    labels = detector.predict(data[1])
+    assert 0 < labels.mean() < 1
+    for i in (0, 1, -2, -1):  # inliers come first
+        row = data[1][i : i + 1 if i != -1 else None]
+        assert detector.predict(row) == detector.predict(np.repeat(row, 5, axis=0))[3] == labels[i]
+        assert detector.predict_confidence(row) == detector.predict_confidence(data[1])[i]
+    assert np.array_equal(detector.predict(data[0]), detector.labels_)
+    assert np.array_equal(np.concatenate(list(map(detector.predict, data[1][:, None]))), labels)
+
+
+def rules():
+    return [0.1, MeanStd(), Quantile(0.6), *pythresh_rules("IQR", "OCSVM")]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_threshold_set_by_hand_counts_everywhere_and_under_every_rule(quick, X, tmp_path):
+    share = 0.3
+    expected = quick(contamination=share).fit(X)
+    for rule in rules():
+        detector = quick(contamination=rule).fit(X)
+        detector.threshold_ = np.float64(expected.threshold_)
+        copies = [detector, pickle.loads(pickle.dumps(detector))]
+        if isinstance(rule, (float, Quantile, MeanStd)):
+            detector.save(tmp_path / "model")
+            copies.append(load_detector(tmp_path / "model"))
+        for one in copies:
+            labels, confidence = one.predict(X, return_confidence=True)
+            assert np.array_equal(labels, expected.labels_)
+            assert np.array_equal(confidence, expected.predict_confidence(X))
+            proba, again = one.predict_proba(X, return_confidence=True)
+            assert np.array_equal(proba, expected.predict_proba(X))
+            assert np.array_equal(again, confidence)
+            rejected, stats = one.predict_with_rejection(X, T=4, return_stats=True)
+            wanted = expected.predict_with_rejection(X, T=4, return_stats=True)
+            assert np.array_equal(rejected, wanted[0])
+            assert stats == wanted[1]
+            assert one.rejection_threshold_ == expected.rejection_threshold_
+
+
+def test_contamination_set_after_fit_waits_for_the_next_fit(quick, X, tmp_path):
+    for rule, other in ((0.1, 0.01), (0.1, MeanStd()), (MeanStd(), 0.4), (TopN(7), Quantile(0.5))):
+        detector = quick(contamination=rule).fit(X)
+        before = detector.predict_proba(X, return_confidence=True)
+        stats = detector.compute_rejection_stats(T=4)
+        detector.set_params(contamination=other)
+        detector.save(tmp_path / "model")
+        for one in (detector, load_detector(tmp_path / "model")):
+            assert np.array_equal(one.predict(X), detector.labels_)
+            after = one.predict_proba(X, return_confidence=True)
+            assert all(map(np.array_equal, after, before))
+            assert one.compute_rejection_stats(T=4) == stats
+        changed = detector.fit(X)
+        assert np.array_equal(changed.labels_, quick(contamination=other).fit(X).labels_)
+
+
+def test_confidence_is_pyods_where_contamination_set_the_threshold(quick, X):
+    for n in (300, 299, 127):  # of which 10% are no whole number of rows
+        detector = quick(contamination=0.1).fit(X[:n])
+        assert np.array_equal(
+            detector.predict_confidence(X), BaseDetector.predict_confidence(detector, X)
+        )
+
+
+def test_labels_of_a_thresholder_are_not_saved_as_those_of_a_share(quick, X, tmp_path):
+    (rule,) = pythresh_rules("IQR")
+    detector = quick(contamination=rule).fit(X).set_params(contamination=0.1)
+    with pytest.raises(ValueError, match=r"labels are those of IQR.*set threshold_"):
+        detector.save(tmp_path / "model")
+    detector.threshold_ = 2.0
+    detector.save(tmp_path / "model")
+    assert np.array_equal(load_detector(tmp_path / "model").predict(X), detector.predict(X))
 
 
 @pytest.mark.parametrize("Detector", DETECTORS)

@@ -28,12 +28,14 @@ from pyod_ae_plugin.detectors.inputs import (
     check_tensor,
     device_rows,
     validate_rows,
+    warn_about_labels,
 )
 from pyod_ae_plugin.detectors.parameters import (
     COMMON_CONSTRAINTS,
     check_checkpoint,
     check_contamination,
     check_optimizer_params,
+    check_share,
     check_value,
     seed_of,
 )
@@ -45,10 +47,12 @@ from pyod_ae_plugin.engine.devices import available_device
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
 from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.export import export_program, write_onnx
 from pyod_ae_plugin.fitted import Array, Fitted, score_rows
 from pyod_ae_plugin.networks import Network
+from pyod_ae_plugin.plugins.manager import check_keywords
 from pyod_ae_plugin.scoring import ScoringModule, contributions
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
@@ -70,8 +74,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     decision_scores_ : ndarray of shape (n_samples,)
         Scores of the training rows; the larger, the more abnormal.
     threshold_ : float
-        Rows with larger scores are outliers. You may set it. Thresholders of PyThresh have a scale
-        of their own.
+        Rows with larger scores are outliers. You may set it, on the scale of the scores, whatever
+        rule set it before. Thresholders of PyThresh have a scale of their own.
     labels_ : ndarray of shape (n_samples,)
         Labels of the training rows: 0 for inliers, 1 for outliers.
     held_out_scores_ : ndarray of shape (n_held_out,)
@@ -108,6 +112,17 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     precision: Precision
     scoring_module_: ScoringModule
     n_features_in_: int
+    rejection_threshold_: float
+
+    def __new__(cls, *args: Any, **params: Any) -> Self:
+        """Name the parameters that there are where one is given that there is not."""
+        check_keywords(cls.__name__, cls, params)
+        made: Self = super().__new__(cls)
+        return made
+
+    def __init__(self, contamination: Any = 0.1) -> None:
+        check_share(contamination)  # here, as PyOD does
+        super().__init__(contamination=contamination)
 
     @abc.abstractmethod
     def _recipe(self, n_features: int) -> Recipe:
@@ -115,8 +130,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
     def _check_params(self) -> None:
         """Raise unless every parameter is usable, before anything else is done."""
-        self._validate_params()
         check_contamination(self.contamination)
+        self._validate_params()
         check_optimizer_params(self.optimizer_params or {})
         check_checkpoint(self.checkpoint, self.random_state)
         for name, kind in _VALUES.items():
@@ -135,7 +150,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         X : array-like of shape (n_samples, n_features)
             Finite numbers. They are neither copied nor changed.
         y : Ignored
-            Present for API consistency.
+            Present for API consistency; a UserWarning says so if it holds anything.
 
         Returns
         -------
@@ -162,6 +177,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         ((300,), 30)
         """
         self._check_params()
+        warn_about_labels(self, y)
         training = TrainingRows(self)
         return self._adopt_result(self._fit_function(as_rows(training.check(X)), training))
 
@@ -209,7 +225,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         if not (stream.sample.is_complete or isinstance(batches, Iterator)):
             scored = _second_pass(batches, training, stream.sample.n_seen)
         rows, names = stream.sample.rows(), training.feature_names
-        recipe, start = self._recipe(training.n_features), stream.start()
+        recipe, start = recipe_of(self, training.n_features), stream.start()
         return self._adopt_result(
             partial(fit_model, rows, recipe, start=start, scored=scored, feature_names=names)
         )
@@ -231,7 +247,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         X : array-like of shape (n_samples, n_features)
             Rows that were not seen before.
         y : Ignored
-            Present for API consistency.
+            Present for API consistency; a UserWarning says so if it holds anything.
 
         Returns
         -------
@@ -254,6 +270,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         (400,)
         """
         self._check_params()
+        warn_about_labels(self, y)
         is_first = not hasattr(self, "scoring_module_")
         training = TrainingRows(self, reset=is_first)
         X = training.check(X)
@@ -265,14 +282,14 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         stream = stream.added(X)
         start = stream.start(len(X) / stream.sample.n_seen, keeps_network=True)
         rows, names = stream.sample.rows(), training.feature_names
-        recipe = self._recipe(training.n_features)
+        recipe = recipe_of(self, training.n_features)
         return self._adopt_result(
             partial(fit_model, rows, recipe, start=start, feature_names=names), stream
         )
 
     def _fit_function(self, rows: Rows, training: TrainingRows) -> Callable[[], Fitted]:
         """What ``fit`` computes."""
-        recipe = self._recipe(training.n_features)
+        recipe = recipe_of(self, training.n_features)
         return partial(fit_model, rows, recipe, feature_names=training.feature_names)
 
     def _adopt_result(self, fit: Callable[[], Fitted], stream: Stream | None = None) -> Self:
@@ -377,6 +394,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         check_is_fitted(self, "scoring_module_")
         return map(self.decision_function, batches)
 
+    @default_settings()
     def score_tensor(self, x: Tensor) -> Tensor:
         """Anomaly scores of a tensor of rows, on its device.
 
@@ -547,7 +565,10 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     ) -> Array | tuple[Array, Array]:
         """Outlier probabilities, as :meth:`pyod.models.base.BaseDetector.predict_proba` has them.
 
-        They are scores on a scale from 0 to 1. They are not calibrated.
+        They are scores on a scale from 0 to 1. They are not calibrated, and know nothing of the
+        threshold: the most abnormal training row has 1, and beside a row that is far more abnormal
+        than all others these have hardly more than 0, also where :meth:`predict` calls them
+        outliers.
 
         Parameters
         ----------
@@ -555,7 +576,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             Rows with the features of fit.
         method : {'linear', 'unify'}, default='linear'
             Scale the scores by the range of the training scores, or by a normal distribution of
-            these (Kriegel et al. 2011, Interpreting and Unifying Outlier Scores, SDM).
+            these (Kriegel et al. 2011, Interpreting and Unifying Outlier Scores, SDM), which one
+            extreme row changes less.
         return_confidence : bool, default=False
             Whether to return :meth:`predict_confidence`, too.
 
@@ -570,13 +592,18 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         --------
         >>> import numpy as np
         >>> from pyod_ae_plugin import AutoEncoder
-        >>> X = np.random.default_rng(0).normal(size=(300, 5))
-        >>> detector = AutoEncoder(verbose=0).fit(X)
-        >>> detector.predict_proba(X).sum(axis=1)[:3]
-        array([1., 1., 1.])
+        >>> X = np.random.default_rng(0).normal(size=(500, 8))
+        >>> X[0] = 20
+        >>> detector = AutoEncoder(device="cpu", verbose=0).fit(X)
+        >>> called = detector.labels_ == 1  # 50 rows, with the extreme one
+        >>> for method in ("linear", "unify"):
+        ...     print(np.median(detector.predict_proba(X, method=method)[called, 1]).round(2))
+        0.04
+        0.25
         """
-        if not hasattr(X, "shape"):
-            X = np.asarray(X)  # PyOD asks for the shape of X
+        check_is_fitted(self, "scoring_module_")
+        if not hasattr(X, "shape"):  # PyOD asks for it
+            X = validate_rows(self, X, reset=False)
         probabilities: Array | tuple[Array, Array] = super().predict_proba(
             X, method=method, return_confidence=return_confidence
         )
@@ -605,18 +632,125 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> bool(((confidence >= 0) & (confidence <= 1)).all())
         True
         """
-        fitted = fitted_of(self)
-        if isinstance(self.contamination, float):
-            confidence: Array = super().predict_confidence(X)
+        fitted, asked = fitted_of(self), self._with_share()
+        if fitted.is_labelled_by_score:
+            confidence: Array = BaseDetector.predict_confidence(asked, X)
             return confidence
-        # PyOD would ask the parameter, which is not fitted. It is asked how sure it is that all
-        # rows are inliers, at the share of outliers that the thresholder found.
-        asked = object.__new__(type(self))
-        share = float(np.mean(fitted.labels))
-        asked.__dict__.update(self.__dict__, contamination=share, threshold_=np.inf)
+        # PyOD compares scores with the threshold, which is not on their scale. It is asked how sure
+        # it is that all rows are inliers.
+        asked.threshold_ = np.inf
         inlier: Array = BaseDetector.predict_confidence(asked, X)
         is_outlier = fitted.labels_of(self.decision_function(X)) == 1
         return np.where(is_outlier, 1 - inlier, inlier)
+
+    def predict_with_rejection(
+        self,
+        X: Any,
+        T: float = 32,
+        return_stats: bool = False,
+        delta: float = 0.1,
+        c_fp: float = 1,
+        c_fn: float = 1,
+        c_r: float = -1,
+    ) -> Array | tuple[Array, list[float]]:
+        """Labels of rows, or -2 where :meth:`predict_confidence` is low.
+
+        As :meth:`pyod.models.base.BaseDetector.predict_with_rejection` has it (Perini & Davis 2023,
+        Unsupervised Anomaly Detection with Rejection, NeurIPS).
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows with the features of fit, on the host or on a GPU.
+        T : float, default=32
+            Rows are rejected whose confidence, on a scale from 0 to 1, is at most
+            ``1 - 2 * exp(-T)``.
+        return_stats : bool, default=False
+            Whether to return :meth:`compute_rejection_stats`, too.
+        delta, c_fp, c_fn, c_r : float
+            As in :meth:`compute_rejection_stats`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Integers: 0, 1 or -2.
+        stats : list of three floats
+            Only with ``return_stats``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> detector = AutoEncoder(verbose=0).fit(X)
+        >>> labels = detector.predict_with_rejection([[0.0] * 5, [9.0] * 5], T=5, c_r=0.1)
+        >>> labels.tolist()
+        [0, 1]
+        """
+        asked = self._with_share()
+        found: Array | tuple[Array, list[float]] = BaseDetector.predict_with_rejection(
+            asked, X, T, return_stats, delta, c_fp, c_fn, c_r
+        )
+        self.rejection_threshold_ = asked.rejection_threshold_
+        return found
+
+    def compute_rejection_stats(
+        self,
+        T: float = 32,
+        delta: float = 0.1,
+        c_fp: float = 1,
+        c_fn: float = 1,
+        c_r: float = -1,
+        verbose: bool = False,
+    ) -> tuple[float, float, float]:
+        """What :meth:`predict_with_rejection` will reject, and what that will cost.
+
+        Parameters
+        ----------
+        T : float, default=32
+            As in :meth:`predict_with_rejection`.
+        delta : float in (0, 1), default=0.1
+            Probability that the rejection rate exceeds its bound.
+        c_fp, c_fn : float, default=1
+            Costs of a false positive and of a false negative.
+        c_r : float, default=-1
+            Cost of a rejection; -1 takes the share of outliers.
+        verbose : bool, default=False
+            Whether to print them.
+
+        Returns
+        -------
+        rejection_rate : float
+            Expected share of rows that are rejected.
+        rejection_bound : float
+            The share is not above this, but with a probability of ``delta``.
+        cost_bound : float
+            The expected cost of a row is not above this.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pyod_ae_plugin import AutoEncoder
+        >>> X = np.random.default_rng(0).normal(size=(300, 5))
+        >>> rate, bound, cost = AutoEncoder(verbose=0).fit(X).compute_rejection_stats(T=5)
+        >>> bool(0 < rate < bound <= 1)
+        True
+        """
+        stats: tuple[float, float, float] = BaseDetector.compute_rejection_stats(
+            self._with_share(), T, delta, c_fp, c_fn, c_r, verbose
+        )
+        return stats
+
+    def _with_share(self) -> Self:
+        """A copy to ask PyOD's methods, which take the share of outliers from the parameter.
+
+        The parameter may be a rule, may have changed since fit, and says nothing of a threshold
+        that was set by hand.
+        """
+        asked = object.__new__(type(self))
+        share = fitted_of(self).share_for(self.contamination)
+        asked.__dict__.update(self.__dict__, contamination=share)
+        return asked
 
     # ---------------------------------------------------------------- codes and reconstructions
 
@@ -690,12 +824,14 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return self.scoring_module_.network
 
     @property
+    @default_settings()
     def _n_features_out(self) -> int:
         """Width of the latent code, for scikit-learn's names of features."""
         module = self.scoring_module_
         x = torch.zeros(1, self.n_features_in_, device=module.standardize.scale.device)
         return module.encode(x).shape[1]
 
+    @default_settings()
     def _map(self, function: Callable[[Tensor], Tensor], X: Any) -> Array:
         """What a function of the scoring module gives for rows on the host or on a GPU."""
         resident = device_rows(self, X)
@@ -943,6 +1079,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         """
         return export_program(fitted_of(self))
 
+    @default_settings()
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())  # a copy: Python hands out the dict of the object
         state.pop("_stream", None)
@@ -951,10 +1088,15 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             state["scoring_module_"] = copy.deepcopy(state["scoring_module_"]).cpu()
         return state
 
+    @default_settings()
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "scoring_module_" in state:
-            self.scoring_module_.to(available_device(self.device))
+            module = self.scoring_module_
+            if any(tensor.is_inference() for tensor in module.state_dict().values()):
+                # As they were read in inference mode, no gradient could pass through them.
+                module = copy.deepcopy(module)
+            self.scoring_module_ = module.to(available_device(self.device))
 
 
 # Parameters that take values of several fields.
@@ -981,6 +1123,7 @@ def check_params(detector: NeuralDetector) -> None:
     detector._check_params()
 
 
+@default_settings()
 def recipe_of(detector: Any, n_features: int, members: range | None = None) -> Recipe:
     """What the parameters of a detector ask of a fit; of some members if it is an ensemble."""
     recipe: Recipe

@@ -29,6 +29,7 @@ from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.objectives import ReconstructionLoss
 from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.networks import Network, stacked_mlp
 from pyod_ae_plugin.networks.activations import ACTIVATIONS
@@ -266,6 +267,7 @@ class AutoEncoderEnsemble(NeuralDetector):
             rows_per_member=self.max_samples,
         )
 
+    @default_settings()
     def _fit_function(self, rows: Rows, training: TrainingRows) -> Callable[[], Fitted]:
         if not self.warm_start or not hasattr(self, "scoring_module_"):
             return super()._fit_function(rows, training)

@@ -36,6 +36,7 @@ from pyod_ae_plugin.engine.rows import (
     training_batches,
     training_tile_rows,
 )
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.training import (
     DivergenceError,
     Training,
@@ -75,6 +76,8 @@ _STEP_DOWN, _MOST_RESTARTS = 10, 3
 # Measured: 0.0 to 1.1 where something was learned, mostly below 0.7; from 2.2 up after a loss that
 # went through the roof and came back.
 _HIGHEST_ERROR = 2
+# Squares of smaller values are no longer normal numbers of float32.
+_SMALLEST_STD = 1e-19
 
 
 class FitInterrupted(KeyboardInterrupt):
@@ -203,7 +206,7 @@ def fit_model(
         On Ctrl-C after the first epoch.
     """
     start = Start() if start is None else start
-    with _global_randomness(recipe):
+    with default_settings(), _global_randomness(recipe):
         training_rows, calibration_rows = group.all_or_raise(lambda: _hold_out(rows, recipe))
         standardize = _standardize(training_rows, recipe, start, group)
         trained = group.merge(
@@ -212,7 +215,7 @@ def fit_model(
         network = copy.deepcopy(trained.network) if start.keeps_network else None
         sample = _sample(training_rows, trained.options.n_members or 1, group)
         module = group.from_first(lambda: _fitted_module(sample, standardize, trained, recipe))
-    kl, active_units = _latent_usage(module, sample, trained, recipe)
+        kl, active_units = _latent_usage(module, sample, trained, recipe)
 
     fitted = Fitted(
         scoring_module=module,
@@ -265,6 +268,7 @@ def _global_randomness(recipe: Recipe) -> Iterator[None]:
 # -------------------------------------------------------------------------------------- rows
 
 
+@default_settings()
 def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
     """The rows to train on, and those that are kept from training for the threshold."""
     if not recipe.calibration_fraction:
@@ -314,6 +318,26 @@ def _check_range(rows: Rows, standardize: Standardize) -> None:
             "variance with preprocessing=False, nor where an earlier fit is continued: scale X, or "
             "fit anew with preprocessing=True."
         )
+    _warn_where_rounded(moments_of(rows), standardize)
+
+
+def _warn_where_rounded(moments: Moments, standardize: Standardize) -> None:
+    """Warn of features of which float32 keeps so little that they no longer tell rows apart."""
+    scale, shift = standardize.scale.double(), standardize.shift.double()
+    mean, std = (moments.mean * scale + shift).abs(), moments.std * scale
+    step = mean * torch.finfo(torch.float32).eps
+    rounded = ~moments.constant & (std < torch.maximum(2 * step, step.new_tensor(_SMALLEST_STD)))
+    if not bool(rounded.any()):
+        return
+    i = int(rounded.nonzero()[0])
+    warnings.warn(
+        f"Rows can hardly be told apart by {int(rounded.sum())} of {len(std)} features in float32, "
+        f"in which the network is trained. The first of them, at index {i}, has a standard "
+        f"deviation of {std[i].item():g} at a mean of {mean[i].item():g}. Fit anew with "
+        "preprocessing=True, or centre and scale the rows yourself: "
+        "(X - X.mean(axis=0)) / X.std(axis=0).",
+        stacklevel=2,
+    )
 
 
 def _sample(rows: Rows, n_members: int, group: Group) -> Tensor:

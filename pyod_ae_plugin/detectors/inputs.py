@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +12,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from pyod_ae_plugin.engine.rows import Rows
 
@@ -40,6 +44,7 @@ def validate_rows(
     if not (reset or ensure_all_finite) and _is_plain(estimator, X):
         return X  # type: ignore[no-any-return]
     try:
+        X = _table_of(X)
         # scikit-learn sums all numbers, which may be the largest floats and their negatives
         with np.errstate(invalid="ignore", over="ignore"):
             X = validate_data(
@@ -50,12 +55,126 @@ def validate_rows(
             X = X.astype(np.float64) if converted else X
     except OverflowError as error:
         raise ValueError(f"X holds a number too large for float64: {error}.") from error
+    except (TypeError, ValueError) as error:
+        remedy = _remedy(str(error))
+        if remedy is None:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{remedy} ({error})") from error
     if converted:
         assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
     elif X.dtype.kind not in "biuf":
         raise TypeError(f"X must hold numbers, got {X.dtype}. Convert it to numbers first.")
     rows: Array = X
     return rows
+
+
+# ------------------------------------------------------------------- what X may be on the host
+
+
+def _table_of(X: Any) -> Any:
+    """X as something that scikit-learn checks: an array, a table, or whatever else it knows.
+
+    Tensors become arrays. What is no table of rows is refused where scikit-learn's message would
+    not tell what to pass.
+    """
+    if isinstance(X, (DataLoader, Dataset, Iterator)) and not hasattr(X, "__array__"):
+        raise TypeError(
+            f"X must be one table of rows [n, n_features], got a {type(X).__name__}. Batches of "
+            "rows, such as those of a DataLoader, are what fit_batches and score_batches take."
+        )
+    _check_unmasked(X)
+    if isinstance(X, (list, tuple)):
+        X = _of_tensors(X) if X and all(isinstance(x, Tensor) for x in X) else np.asarray(X)
+    if isinstance(X, Tensor):
+        X = _as_array(X)
+    _check_dimensions(getattr(X, "shape", ()))
+    return X
+
+
+def _check_unmasked(X: Any) -> None:
+    """Raise where an array, or a row of a list, has masked values: NumPy would drop the mask."""
+    rows = X if isinstance(X, (list, tuple)) else [X]
+    if any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows):
+        raise ValueError(
+            "X has masked values, for which a detector has no place. Fill them, "
+            "X.filled(X.mean(axis=0)), or drop their rows, X[~np.ma.getmaskarray(X).any(axis=1)]."
+        )
+
+
+def _of_tensors(tensors: Sequence[Tensor]) -> Tensor:
+    """The rows in a list of tensors: one for each row, or the batch of a DataLoader."""
+    first, *others = tensors
+    if not others and first.ndim >= 2:  # of a TensorDataset
+        return first
+    if all(x.ndim == 1 and x.shape == first.shape for x in tensors):
+        return torch.stack([x.detach() for x in tensors])
+    shapes = " and ".join(str(list(x.shape)) for x in tensors[:2])
+    raise TypeError(
+        f"X is a list of {len(tensors)} tensors of the shapes {shapes}; expected one table of rows "
+        "[n, n_features]. Of a DataLoader of rows and labels pass the rows: (rows for rows, _ in "
+        "loader). Of sequences make rows: torch.stack(X).flatten(1)."
+    )
+
+
+def _as_array(rows: Tensor) -> Array:
+    """A tensor on any device as an array on the host, without its gradient."""
+    _check_dense(rows)
+    _check_has_values(rows)
+    if rows.is_floating_point() and rows.dtype not in (torch.float16, torch.float32, torch.float64):
+        rows = rows.float()  # NumPy has no bfloat16
+    array: Array = rows.numpy(force=True)
+    return array
+
+
+def _check_dense(rows: Tensor) -> None:
+    if rows.layout != torch.strided:
+        raise TypeError(f"X is a sparse tensor ({rows.layout}). Pass X.to_dense().")
+
+
+def _check_has_values(rows: Tensor) -> None:
+    if rows.is_meta:
+        raise TypeError("X is a tensor on the device 'meta', which holds no values. Pass numbers.")
+
+
+def _check_dimensions(shape: Sequence[int]) -> None:
+    """Raise on sequences and images, which have to be made rows."""
+    if len(shape) <= 2:
+        return
+    features = math.prod(shape[1:])
+    raise ValueError(
+        f"X has {len(shape)} dimensions, {tuple(shape)}, but a detector takes rows "
+        f"[n, n_features]. Make each sequence or image one row of {features} features, "
+        "X.reshape(len(X), -1), in every call. A convolutional network sees them as they were, by "
+        f"network='conv' (of a VAE 'variational_conv') and input_shape={tuple(shape[1:])}."
+    )
+
+
+def _remedy(happened: str) -> str | None:
+    """What to do about an error of NumPy, which knows nothing of rows; None leaves it as it is."""
+    if "setting an array element with a sequence" in happened:
+        return (
+            "Cells or rows of X are sequences, or differ in length. Cut or pad them to one length, "
+            "and make each of them one row: np.stack(sequences).reshape(n, -1)."
+        )
+    if "float() argument must be" in happened:
+        return "X holds something that is no number. Fill missing values, or drop their rows."
+    return None
+
+
+# --------------------------------------------------------------------------------- training rows
+
+
+def warn_about_labels(estimator: BaseEstimator, y: Any) -> None:
+    """Say that labels given to a fit are ignored, as PyOD does; a y of None holds no labels."""
+    if y is None or all(label is None for label in np.asarray(y, dtype=object).ravel()):
+        return
+    warnings.warn(
+        f"y should not be presented in unsupervised learning: {type(estimator).__name__} ignores "
+        "it. To keep rows that are known to be outliers from training, leave them out, "
+        "fit(X[y == 0]); if no outlier is left, novelty=True suits the rows best.",
+        stacklevel=3,
+    )
 
 
 class TrainingRows:
@@ -117,6 +236,7 @@ def device_rows(estimator: BaseEstimator, X: Any) -> Tensor | None:
     if rows.device.type == "cpu":
         return None
     check_tensor(estimator, rows)
+    _check_has_values(rows)
     return rows
 
 
@@ -124,8 +244,10 @@ def check_tensor(estimator: BaseEstimator, rows: Tensor) -> None:
     """Raise unless rows are a tensor [n, n_features] of real numbers."""
     if not isinstance(rows, Tensor):
         raise TypeError(f"Rows must be a torch.Tensor here, got a {type(rows).__name__}.")
+    _check_dense(rows)
     if rows.is_complex():
         raise TypeError(f"X must hold real numbers, got {rows.dtype}.")
+    _check_dimensions(rows.shape)
     n_features = estimator.n_features_in_
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
         raise ValueError(

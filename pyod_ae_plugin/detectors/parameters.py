@@ -33,6 +33,12 @@ _DEFAULT_CALIBRATION_FRACTION = 0.1
 # Training computes in float32.
 LARGEST = float(torch.finfo(torch.float32).max)
 
+_CONTAMINATION = (
+    "contamination must be in (0, 0.5], the share of outliers, or a rule that finds the threshold: "
+    "MeanStd(k=2), TopN(n) or Quantile(q) of pyod_ae_plugin.thresholds, or one of "
+    "pyod.models.thresholds, such as FILTER(). Got"
+)
+
 COMPILE_MODES = {"default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"}
 
 COMMON_CONSTRAINTS: dict[str, list[Any]] = {
@@ -114,7 +120,8 @@ def calibration_fraction(held_out_threshold: bool | float) -> float:
 
 
 def check_contamination(contamination: Any) -> None:
-    """Raise on numbers that PyOD would take for a thresholder, and on rules with wrong ones."""
+    """Raise unless contamination is a share, or a rule with usable parameters."""
+    check_share(contamination)
     if isinstance(contamination, Real) and not isinstance(contamination, float):
         raise TypeError(
             f"contamination must be a float, got {type(contamination).__name__}; "
@@ -122,6 +129,26 @@ def check_contamination(contamination: Any) -> None:
         )
     if isinstance(contamination, ThresholdRule):
         contamination._validate_params()
+    if isinstance(contamination, type) or not (
+        isinstance(contamination, float)
+        or all(callable(getattr(contamination, name, None)) for name in ("fit", "predict"))
+    ):
+        raise ValueError(f"{_CONTAMINATION} {contamination!r}.")
+
+
+def check_share(contamination: Any) -> None:
+    """Raise on a share of outliers that no threshold could have."""
+    if not isinstance(contamination, Real) or 0 < float(contamination) <= 0.5:
+        return
+    remedy = ""
+    if contamination == 0:
+        remedy = (
+            " If no training row is an outlier, fit with novelty=True, and choose by contamination "
+            "which share of such rows may be called outliers, such as 0.01."
+        )
+    elif 0.5 < float(contamination) < 1:
+        remedy = f" For so many outliers: Quantile({1 - float(contamination):g})."
+    raise ValueError(f"{_CONTAMINATION} {contamination!r}.{remedy}")
 
 
 def check_checkpoint(checkpoint: Any, random_state: Any) -> None:

@@ -259,7 +259,7 @@ def _check_values(network: Network, name: str, n_features: int, device: torch.de
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"The network of factory {name} cannot encode and decode float32 rows "
-            f"[3, {n_features}]: {error}"
+            f"[3, {n_features}]: {error}{_remedy_for_types(network)}"
         ) from error
     if code.ndim != 2 or len(code) != 3 or reconstruction.shape != x.shape:
         raise ValueError(
@@ -277,6 +277,18 @@ def _check_values(network: Network, name: str, n_features: int, device: torch.de
             f"The network of factory {name} reconstructs a row differently beside other rows; a "
             "score must depend on its own row alone."
         )
+
+
+def _remedy_for_types(network: Network) -> str:
+    """What to do about parameters and buffers that are no float32; empty if there are none."""
+    tensors = (*network.parameters(), *network.buffers())
+    types = {str(t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32}
+    if not types:
+        return ""
+    return (
+        f". It has parameters or buffers of {' and '.join(sorted(types))}: return network.float(), "
+        "or leave out dtype= where its layers are made."
+    )
 
 
 def _name(factory: NetworkFactory) -> str:

@@ -18,6 +18,7 @@ from pyod_ae_plugin.detectors.fit import assemble
 from pyod_ae_plugin.detectors.parameters import VALUES
 from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.training import check_loadable, load_exactly
 from pyod_ae_plugin.fitted import Fitted, from_saved
 from pyod_ae_plugin.plugins.manager import detector_names, find
@@ -37,9 +38,15 @@ _VALUE_KINDS = {kind.__name__: kind for kind in VALUES}
 _LEFT_BEHIND = ("checkpoint",)
 
 
+@default_settings()
 def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
     """Save the parameters of a detector and what it learned; see ``NeuralDetector.save``."""
     params = described_params(detector)
+    if not fitted.is_labelled_by_score:
+        raise ValueError(
+            f"The labels are those of {type(fitted.thresholder).__name__}, which only pickle could "
+            "hold. Fit with the contamination that there is now, or set threshold_."
+        )
     attributes, tensors = fitted.to_saved()
     description = {
         "format": FORMAT,
@@ -70,6 +77,7 @@ def described_params(detector: NeuralDetector) -> dict[str, Any]:
     return {k: _to_json(k, v) for k, v in params.items()}
 
 
+@default_settings()
 def load_detector(path: str | Path, device: str | torch.device | None = None) -> NeuralDetector:
     """Load a detector that was saved with its method ``save``.
 

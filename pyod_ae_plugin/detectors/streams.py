@@ -10,6 +10,7 @@ import torch
 from pyod_ae_plugin.detectors.fit import Start
 from pyod_ae_plugin.detectors.inputs import as_rows
 from pyod_ae_plugin.engine.rows import RowSample, row_tiles
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.scoring import Moments, ScoringModule, Standardize
@@ -29,18 +30,21 @@ class Stream(NamedTuple):
     standardize: Standardize | None = None  # of an earlier fit, whose rows are unknown
 
     @classmethod
+    @default_settings()
     def new(cls, n_features: int, seed: int, preprocessing: bool) -> Stream:
         """A stream of no rows yet."""
         capacity = max(_CELLS_KEPT // n_features, _LEAST_ROWS_KEPT)
         moments = Moments(n_features) if preprocessing else None
         return cls(RowSample(capacity), moments, torch.Generator().manual_seed(seed))
 
+    @default_settings()
     def after(self, module: ScoringModule, preprocessing: bool) -> Stream:
         """The stream behind a fit whose rows are unknown: it goes on from the module's network."""
         standardize = copy.deepcopy(module.standardize).cpu() if preprocessing else None
         network = copy.deepcopy(module.network).requires_grad_(True)
         return self._replace(moments=None, network=network, standardize=standardize)
 
+    @default_settings()
     def added(self, X: Array) -> Stream:
         """The stream with these rows as well; they are copied."""
         moments, sample = copy.deepcopy(self.moments), self.sample
@@ -50,6 +54,7 @@ class Stream(NamedTuple):
             sample = sample.added(tile, self.generator)
         return self._replace(sample=sample, moments=moments)
 
+    @default_settings()
     def start(self, epoch_fraction: float = 1.0, *, keeps_network: bool = False) -> Start:
         """What a fit to the sample goes on from."""
         standardize = self.standardize

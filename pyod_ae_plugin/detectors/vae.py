@@ -31,6 +31,7 @@ from pyod_ae_plugin.detectors.recipe import (
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.objectives import NegativeElbo
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
+from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.scoring.likelihood import posterior, reconstruction_moments, sample
@@ -293,6 +294,7 @@ class VAE(NeuralDetector):
             variational=True,
         )
 
+    @default_settings()
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
         """Draw new rows from the learned distribution.
 
@@ -368,6 +370,7 @@ class VAE(NeuralDetector):
     @overload
     def reconstruct(self, X: Any, n_draws: int) -> tuple[Array, Array]: ...
 
+    @default_settings()
     def reconstruct(self, X: Any, n_draws: int | None = None) -> Array | tuple[Array, Array]:
         """Rows as the network rebuilds them, and how sure it is of each cell.
 

@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pyod_ae_plugin.plugins.hookspecs import hookimpl
+from pyod_ae_plugin.plugins.manager import check_keywords
 
 if TYPE_CHECKING:
     from pyod.models.base import BaseDetector
@@ -69,7 +70,9 @@ def _create(class_path: str, **params: Any) -> BaseDetector:
 
         params["detector_list"] = [LOF(n_neighbors=n) for n in range(5, 55, 5)]
     try:
-        detector: BaseDetector = getattr(importlib.import_module(module), name)(**params)
+        Detector = getattr(importlib.import_module(module), name)
+        check_keywords(f"pyod.{name}", Detector, params)
+        detector: BaseDetector = Detector(**params)
     except ImportError as error:
         raise ImportError(
             f"pyod.{name} needs a package that is not installed ({error}): "

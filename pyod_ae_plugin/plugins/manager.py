@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
+import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +75,8 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
     ValueError
         If no detector has this name.
     TypeError
-        If the detector does not accept one of the keyword arguments.
+        If the detector does not accept one of the keyword arguments; the message says which it
+        does accept.
 
     Examples
     --------
@@ -81,7 +84,25 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
     >>> create_detector("AutoEncoder", epoch_num=5).epoch_num
     5
     """
-    return find("pyod_ae_detectors", name, "detector")(**params)
+    create = find("pyod_ae_detectors", name, "detector")
+    check_keywords(name, create, params)
+    return create(**params)
+
+
+def check_keywords(name: str, create: Callable[..., Any], keywords: Iterable[str]) -> None:
+    """Raise a TypeError on keywords that a class or function lacks, with the ones that it has."""
+    parameters = inspect.signature(create).parameters.values()
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for keyword in keywords:
+        if keyword in known:
+            continue
+        alike = difflib.get_close_matches(keyword, known)
+        meant = f"Did you mean {' or '.join(map(repr, alike))}? " if alike else ""
+        raise TypeError(
+            f"{name} has no parameter {keyword!r}. {meant}Its parameters are: {', '.join(known)}."
+        )
 
 
 def create_supported(
