@@ -178,7 +178,7 @@ def _parquet(source: Source, columns: Sequence[str] | None, without: str | None)
 
 def _csv(source: Source, columns: Sequence[str] | None, without: str | None) -> Table:
     path = source.path
-    _, first = next(_csv_lines(path), (1, []))
+    first_line, first = next(_csv_lines(path), (1, []))
     if not first:
         raise ValueError(f"{path}: the file is empty.")
     has_names = any(_number(cell) is None for cell in first)
@@ -195,7 +195,8 @@ def _csv(source: Source, columns: Sequence[str] | None, without: str | None) -> 
 
     def read() -> Iterator[Array]:
         try:
-            yield from arrow.csv_batches(path, names, int(has_names), selected, BATCH_ROWS)
+            n_skipped = first_line - (not has_names)
+            yield from arrow.csv_batches(path, names, n_skipped, selected, BATCH_ROWS)
         except ValueError:
             for _ in read_in_python():
                 pass  # until it raises an error that, unlike pyarrow's, names line and column

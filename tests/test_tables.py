@@ -308,6 +308,12 @@ def test_text_beyond_ascii_is_read(tmp_path, either_reader):
     assert read_table(tmp_path / "t.csv").values.tolist() == [[1, 2, 3]]
 
 
+@pytest.mark.parametrize("text", ['\n\n"a\nb",c\r\n1,2\n', "\n1,2\n", '"a\r\n\rb",c\r1,2\r', "1,2"])
+def test_the_first_line_with_cells_is_the_first(text, tmp_path, either_reader):
+    (tmp_path / "t.csv").write_text(text, newline="")
+    assert read_table(tmp_path / "t.csv").values.tolist() == [[1, 2]]
+
+
 # ------------------------------------------------------------------ many columns
 
 
