@@ -10,11 +10,14 @@ import ast
 import contextlib
 import json
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from pyod_ae_plugin.terminal import Commands, console, say, visible
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.benchmarking.datasets import Dataset
@@ -34,6 +37,7 @@ Address = Annotated[
 ]
 
 app = typer.Typer(
+    cls=Commands,
     help="Autoencoder outlier detectors for PyOD: fit, score and compare without writing code.",
     no_args_is_help=True,
     add_completion=False,
@@ -51,7 +55,11 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        typer.secho(f"pyod-ae: {error}", fg="red", err=True)
+        say(f"pyod-ae: {error}", fg="red", err=True)
+        sys.exit(1)
+    except Exception:  # a fault in this program
+        for line in traceback.format_exc().splitlines():
+            say(line, err=True)
         sys.exit(1)
 
 
@@ -60,7 +68,8 @@ def list_detectors() -> None:
     """List all detectors: those of this package and of plugins, and PyOD's as pyod.NAME."""
     from pyod_ae_plugin import detector_names
 
-    typer.echo("\n".join(detector_names()))
+    for name in detector_names():
+        say(name)
 
 
 @app.command()
@@ -111,7 +120,7 @@ def fit(
         if table.names is not None:
             model.feature_names_in_ = np.array(table.names, dtype=object)
     model.save(output)
-    typer.echo(
+    say(
         f"Fitted {detector} to {len(model.labels_)} rows of {model.n_features_in_} features: "
         f"{int(model.labels_.sum())} outliers above {model.threshold_:.6g}. Saved to {output}."
     )
@@ -143,7 +152,7 @@ def score(
         check_separate(output, data, model)
         detector = load_detector(model, "cpu")
         n_rows, n_outliers = score_files(detector, data, output, device, address)
-        typer.echo(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
+        say(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
         return
     from pyod_ae_plugin.scorefiles import check_writable, score_table
     from pyod_ae_plugin.tables import read_table
@@ -156,13 +165,14 @@ def score(
     scored = score_table(
         table, detector.decision_function, detector.threshold_, output, model, device
     )
-    typer.echo(f"Scored {scored.n_rows} rows: {scored.n_outliers} outliers. Written to {output}.")
+    say(f"Scored {scored.n_rows} rows: {scored.n_outliers} outliers. Written to {output}.")
     try:
         report = detector.check_drift(scored.sample)
     except ValueError as error:  # no reason to fail, since the scores have been written
-        typer.echo(f"Drift not checked: {error}")
+        say(f"Drift not checked: {error}")
     else:
-        typer.secho(report, fg="yellow" if report.drifted else None)
+        for line in str(report).rsplit("\n", 1):  # the last line holds no names
+            say(line, fg="yellow" if report.drifted else None)
 
 
 @app.command()
@@ -189,7 +199,7 @@ def report(
     contents = compute_contents(detector, batches, labels, lambda i: i + 1, source=data.name)
     Report(contents).save(output)
     n_rows, n_outliers = contents.n_rows, contents.n_flagged
-    typer.echo(f"Reported on {n_rows} rows: {n_outliers} outliers. Written to {output}.")
+    say(f"Reported on {n_rows} rows: {n_outliers} outliers. Written to {output}.")
 
 
 @app.command()
@@ -228,8 +238,6 @@ def bench(
     chart: Annotated[Path | None, typer.Option(help="Draw a box plot to a .png file.")] = None,
 ) -> None:
     """Compare detectors on labelled data sets, by default on those of scikit-learn."""
-    from rich.console import Console
-
     from pyod_ae_plugin.benchmarking import summary
     from pyod_ae_plugin.benchmarking.datasets import folder_datasets, shipped_datasets
     from pyod_ae_plugin.benchmarking.evaluation import PROTOCOLS, AdBenchProtocol
@@ -249,19 +257,19 @@ def bench(
     found = shipped_datasets() if data is None else folder_datasets(data)
     results = _run([rules.draw(dataset) for dataset in found], names, rules, n_seeds)
 
-    console = Console()
-    console.width = max(console.width, 96)  # a narrow terminal wraps, not truncates
-    console.print(summary.dataset_table(results))
-    console.print(summary.mean_table(results))
+    terminal = console()
+    terminal.width = max(terminal.width, 96)  # a narrow terminal wraps, not truncates
+    terminal.print(summary.dataset_table(results))
+    terminal.print(summary.mean_table(results))
     title = f"{protocol} with duplicates" if duplicates else protocol
-    console.print(f"Protocol {title}, {n_seeds} seed(s), at most {max_rows} rows per data set.")
+    say(f"Protocol {title}, {n_seeds} seed(s), at most {max_rows} rows per data set.")
     if output is not None:
         summary.write_results(results, output, title)
     if chart is not None:
         summary.draw_chart(results, chart, f"Protocol {title}")
     failures = [result for result in results if result.error]
     for result in failures:
-        typer.secho(f"{result.detector} on {result.dataset}: {result.error}", fg="red", err=True)
+        say(f"{result.detector} on {result.dataset}: {result.error}", fg="red", err=True)
     raise typer.Exit(1 if failures else 0)
 
 
@@ -293,7 +301,7 @@ def _run(
     n_runs = len(datasets) * len(names) * n_seeds
     with tqdm(total=n_runs, desc="bench", unit="run") as bar:
         for result in run(datasets, names, create_detector, protocol, n_seeds):
-            bar.set_postfix_str(f"{result.dataset} {result.detector}")
+            bar.set_postfix_str(visible(f"{result.dataset} {result.detector}"))
             bar.update()
             results.append(result)
     return results

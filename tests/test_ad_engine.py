@@ -333,6 +333,53 @@ def test_a_detector_that_fails_is_replaced(engine, rows):
     assert len(state.plans) == 3
 
 
+class Logging(pyod_ae_plugin.AutoEncoder):
+    """A detector with another parameter that names a file."""
+
+    _parameter_constraints = {  # noqa: RUF012
+        **pyod_ae_plugin.AutoEncoder._parameter_constraints,
+        "log": [str, os.PathLike, None],
+    }
+
+    def __init__(self, log=None, random_state=None):
+        super().__init__(random_state=random_state)
+        self.log = log
+
+
+@pytest.mark.parametrize("name", [*NAMES, "Logging"])
+@pytest.mark.parametrize("as_pairs", [False, True])
+def test_a_plan_cannot_name_files(engine, name, as_pairs, rows, tmp_path):
+    facts = engine.kb.algorithms["pyod_ae.AutoEncoder"]
+    engine.kb.algorithms["pyod_ae.Logging"] = {**facts, "class_path": f"{__name__}.Logging"}
+    parameter = "log" if name == "Logging" else "checkpoint"
+    params = {parameter: str(tmp_path / "chosen.safetensors")}
+    plan = engine.make_plan([f"pyod_ae.{name}"])
+    plan["params"] = list(params.items()) if as_pairs else params
+    for refuses in (engine, copy.deepcopy(engine), extend(engine)):
+        with pytest.raises(ValueError, match=rf"{parameter}='.*chosen.* names a file"):
+            refuses.run_detection(rows[0], plan)
+    assert list(tmp_path.iterdir()) == []
+    plan["params"] = {parameter: None}
+    assert engine.build_detector(plan).get_params()[parameter] is None
+
+
+def test_an_investigation_refuses_plans_that_name_files(engine, rows, tmp_path):
+    state = engine.plan(engine.start(rows[0]))
+    state.plans[0]["params"]["checkpoint"] = str(tmp_path / "chosen.safetensors")
+    state = engine.run(state)
+    assert "names a file, which a plan may not" in state.results[0]["error"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_checkpoint_can_name_a_file():
+    """What else takes text is looked up by name, or is a device."""
+    looked_up = {"network", "score_head", "device", "checkpoint"}
+    for name in NAMES:
+        constraints = getattr(pyod_ae_plugin, name)._parameter_constraints
+        assert {p for p, kinds in constraints.items() if str in kinds} == looked_up
+        assert {p for p, kinds in constraints.items() if os.PathLike in kinds} == {"checkpoint"}
+
+
 def test_detectors_are_compared(engine):
     compared = engine.compare_detectors(["pyod_ae.VAE", "VAE"])
     assert [facts["name"] for facts in compared] == ["pyod_ae.VAE", "VAE"]
@@ -407,6 +454,20 @@ def test_the_tools_work_with_ours(rows, rows_file):
             return await _through_the_tools(session, rows_file)
 
     _check_tools(asyncio.run(converse()), rows[0])
+
+
+@pytest.mark.usefixtures("_fresh_server")
+def test_the_tools_refuse_plans_that_name_files(rows_file, tmp_path):
+    extend_mcp_server(random_state=0)
+    chosen = tmp_path / "chosen.safetensors"
+    for name in NAMES:
+        plan = {"detector_name": f"pyod_ae.{name}", "params": {**QUICK, "checkpoint": str(chosen)}}
+        answer = json.loads(mcp_server.run_detection(rows_file, json.dumps(plan)))
+        assert answer["type"] == "ValueError"
+        assert f"checkpoint='{chosen}' names a file" in answer["details"]
+        del plan["params"]["checkpoint"]
+        assert "scores_train" in json.loads(mcp_server.run_detection(rows_file, json.dumps(plan)))
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
 
 
 @pytest.mark.slow

@@ -1,17 +1,21 @@
-"""Ten thousand damaged and forged model files, and checkpoints: refused, or harmless."""
+"""Thousands of damaged and forged models, checkpoints and tables: refused, or harmless."""
 
 import copy
+import io
 import json
 import random
 import resource
 import signal
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, Corruption, load_detector
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, Corruption, load_detector, tables
 from pyod_ae_plugin.storage import Checkpoint, read_model, read_sealed, write_model, write_sealed
+from pyod_ae_plugin.tables import read_table
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +28,7 @@ DETECTORS = {
     "AutoEncoderEnsemble": AutoEncoderEnsemble(2, epoch_num=1, verbose=0, device="cpu"),
 }
 N_DAMAGED, N_FORGED = 2100, 400  # of each detector: 10,000 in all
+N_TABLES = 500  # of each kind of file
 SECONDS = 60  # in which a file is read or refused, on a busy machine too
 MOST_MEMORY = 2**29
 
@@ -316,3 +321,168 @@ def test_damaged_and_forged_checkpoints_are_refused_or_harmless(
         else:
             assert np.isfinite(detector.decision_scores_).all()
     assert n_refused > 0.6 * N_CHECKPOINTS
+
+
+# ------------------------------------------------------------------ tables
+
+
+def table_files(kind, X):
+    """A table in files of one kind, written in all ways that matter."""
+    if kind == "csv":
+        lines = [",".join(map(repr, row)) for row in X.tolist()]
+        headers = ["a,b,c,d,e", '"a","b, c",c,d,"e"', "größe,b,c,d,e"]
+        texts = [*("\n".join([header, *lines]) for header in headers), "\r\n".join(lines)]
+        return [text.encode() for text in texts]
+    files = []
+    if kind == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra arrow")
+        columns = dict(zip("abcde", X.T, strict=True))
+        for options in PARQUET_OPTIONS:
+            files.append(io.BytesIO())
+            parquet.write_table(tables.arrow.pyarrow().table(columns), files[-1], **options)
+        return [file.getvalue() for file in files]
+    arrays = [X, np.asfortranarray(X), X.astype(">f4"), (100 * X).astype("<i8")]
+    for i, array in enumerate(arrays):
+        npy = io.BytesIO()
+        np.lib.format.write_array(npy, array, version=((1, 0), (2, 0), (3, 0))[i % 3])
+        files.append(npy.getvalue() if kind == "npy" else zipped({"X.npy": npy.getvalue()}, i))
+    return files
+
+
+PARQUET_OPTIONS = [
+    {},
+    {"compression": "zstd", "row_group_size": 15},
+    {"compression": "gzip", "data_page_version": "2.0"},
+    {"compression": "none", "use_dictionary": False},
+    {"compression": "lz4", "use_dictionary": False, "use_byte_stream_split": True},
+]
+COMPRESSIONS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+def zipped(entries, i):
+    """The bytes of an archive; ``i`` chooses how it is compressed."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", COMPRESSIONS[i % 4]) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return held.getvalue()
+
+
+SHAPES = [
+    "(40, 5)", "(1000000000000000, 5)", "(1000000000000000, 0)", "(" + "9" * 30 + ", 5)",
+    "(-1, -200)", "(40, 0)", "(0, 5)", "(40,)", "(40, 5, 1)", "40", "None", "(40.0, 5)",
+    "(True, 200)", "('a', 5)", "(10, 5)", "(200, 1)", "(40L, 5L)", "(4",
+    "(" * 300 + "1" + ")" * 300, "-" * 3000 + "1",
+]  # fmt: skip
+TYPES = [
+    "'<f8'", "'>f8'", "'|b1'", "'<i8'", "'<f16'", "'<c16'", "'|O'", "'<U8'", "'|S0'", "'|V8'",
+    "'<M8[s]'", "'<V999999999999'", "'zz'", "'f8,f8'", "('<f8', (5,))", "[('a', '<f8')]", "None",
+    "8", "{}", "[]", "__import__('os').abort()",
+]  # fmt: skip
+HEADERS = [
+    "",
+    "{",
+    "[]",
+    "{'descr': '<f8'}",
+    "{**{}}",
+    "\n",
+    "é",
+    '"""',
+    "{'a':" * 100,
+    " " * 20000,
+]
+
+
+def forged_npy(values, rng):
+    """An array behind a header that says anything."""
+    order = rng.choice(["True", "False", "1", "None"])
+    described = [rng.choice(choices) for choices in (TYPES, SHAPES)]
+    if rng.random() < 0.5:
+        described[0] = "'<f8'"
+    dtype, shape = described
+    header = f"{{'descr': {dtype}, 'fortran_order': {order}, 'shape': {shape}}}\n"
+    if rng.random() < 0.1:
+        header = rng.choice([*HEADERS, 3 * header, header.replace("'", '"')])
+    version, data = rng.choice([1, 1, 1, 2, 3, 4, 255]), header.encode()
+    length = len(data).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + length + data + values.tobytes()
+
+
+def insert_many(data, rng):
+    """Insert so much of one character that a cell or a line becomes too long."""
+    start, character = rng.randrange(len(data)), rng.choice(b'1x0 ",\n\r\x00\xff')
+    data[start:start] = bytes([character]) * rng.choice([1, 2, 131071, 131073, 1200000])
+
+
+def change_the_end(data, rng):
+    """Change what Parquet files and archives say of themselves."""
+    for _ in range(rng.choice([1, 3])):
+        data[-1 - rng.randrange(min(900, len(data)))] = rng.choice([0, 1, 9, 127, 128, 255])
+
+
+def change_an_entry(data, rng):
+    """Change what an archive says of an entry: flags, compression, sizes, names."""
+    signatures = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")
+    found = [i for i in range(len(data) - 50) if bytes(data[i : i + 4]) in signatures]
+    if found:
+        start, n = rng.choice(found) + rng.randrange(4, 46), rng.choice([1, 2, 4])
+        data[start : start + n] = rng.choice([b"\xff" * n, bytes(n), rng.randbytes(n)])
+
+
+TABLE_DAMAGES = {
+    "csv": [insert_many, insert_many],
+    "npy": [],
+    "npz": [change_the_end, change_an_entry, change_an_entry],
+    "parquet": [change_the_end, change_the_end],
+}
+
+
+def damage_a_table(kind, files, X, rng):
+    """The bytes of a table that was damaged, spliced with another, or forged."""
+    data = bytearray(rng.choice(files))
+    what = rng.random()
+    if what < 0.1:
+        other = rng.choice(files)
+        data[rng.randrange(len(data)) :] = other[rng.randrange(len(other)) :]
+    elif what < 0.4 and kind == "npy":
+        data = forged_npy(X, rng)
+    elif what < 0.4 and kind == "npz":
+        names = rng.choice([["X"], ["X", "y"], ["y"], ["y", "z"], ["\x1b"], []])
+        entries = {f"{name}.npy": forged_npy(X, rng) for name in names}
+        data = zipped(entries, rng.randrange(4))
+    else:
+        rng.choice(DAMAGES + 2 * TABLE_DAMAGES[kind])(data, rng)
+    return bytes(data)
+
+
+def is_refused_as_table(path):
+    signal.alarm(SECONDS)
+    try:
+        return read_table(path).values, None
+    except ValueError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv without pyarrow", "npy", "npz", "parquet"])
+def test_damaged_and_forged_tables_are_refused_or_finite(kind, tmp_path, limited, monkeypatch):
+    if kind == "csv without pyarrow":
+        kind = "csv"
+        monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    X = np.random.default_rng(0).normal(size=(40, 5))
+    path, rng = tmp_path / f"t.{kind}", random.Random(kind)
+    files = table_files(kind, X)
+    n_refused = 0
+    for _ in range(N_TABLES):
+        path.write_bytes(damage_a_table(kind, files, X, rng))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            values, refusal = is_refused_as_table(path)
+        if refusal is None:
+            assert values.ndim == 2
+            assert values.size
+            assert np.isfinite(values).all()
+        else:
+            assert refusal.startswith(str(path))
+            assert len(refusal.splitlines()) == 1
+            n_refused += 1
+    assert n_refused > 0.5 * N_TABLES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.model_selection import train_test_split
 
-from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.arrays import Array, npz_arrays
+from pyod_ae_plugin.sources import Source
 
 WINE_OUTLIERS = 10
 DIGIT_OUTLIERS = 20
@@ -81,15 +81,10 @@ def folder_datasets(folder: Path) -> Iterator[Dataset]:
 
 def _load(path: Path) -> Dataset:
     """Read and check one data set."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = {"X", "y"} - set(arrays.files)
-            if missing:
-                raise ValueError(f"it has no array {sorted(missing)[0]!r}, only {arrays.files}")
-            X, y = arrays["X"], arrays["y"].ravel()
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
-    if X.dtype.kind not in "biuf" or X.ndim != 2 or len(X) != len(y) or set(np.unique(y)) != {0, 1}:
+    with Source.open(path, ".npz").reading():
+        X, y = npz_arrays(path, ["X", "y"])
+    y = y.ravel()
+    if X.ndim != 2 or len(X) != len(y) or set(np.unique(y)) != {0, 1}:
         raise ValueError(
             f"{path} must hold X, numbers of shape [n, n_features], and y, labels of shape [n]: 0 "
             f"for inliers and 1 for outliers, of which both must occur; got X of shape {X.shape} "

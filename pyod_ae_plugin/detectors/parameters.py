@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -163,6 +164,13 @@ def check_checkpoint(checkpoint: Any, random_state: Any) -> None:
             "checkpoint= needs an int as random_state, so that a fit that goes on draws what it "
             f"would have drawn; got random_state={random_state!r}."
         )
+
+
+def named_files(detector: BaseEstimator) -> dict[str, Any]:
+    """The parameters that name files, with their values; None names no file."""
+    names = [n for n, kinds in detector._parameter_constraints.items() if os.PathLike in kinds]
+    values = {name: getattr(detector, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def check_optimizer_params(options: Mapping[str, Any]) -> None:

@@ -25,8 +25,8 @@ _KNOWLEDGE = Path(__file__).with_name("knowledge")
 def extend(engine: Engine, *, replace: bool = False) -> Engine:
     """Add our detectors to an engine, in place.
 
-    Two attributes of the engine are replaced; PyOD's classes, PyOD's modules and other engines are
-    not changed. The page :doc:`/integrations` says what stays as PyOD has it.
+    Three attributes of the engine are replaced; PyOD's classes, PyOD's modules and other engines
+    are not changed. The page :doc:`/integrations` says what stays as PyOD has it.
 
     ``engine.kb`` becomes a copy of its knowledge base with these additions. ADEngine creates a
     detector from the class path in its knowledge base, so it plans, runs and compares our detectors
@@ -41,6 +41,10 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
     ``engine.explain_findings`` becomes a method that calls PyOD's. If the detector is ours, it
     names the features that contribute most to the score, according to
     :meth:`~pyod_ae_plugin.AutoEncoder.explain`, and adds the ``contribution`` of each.
+
+    ``engine.build_detector`` becomes a method that calls PyOD's and then refuses our detectors with
+    parameters that name files, such as ``checkpoint``: plans come from clients of the MCP server
+    too, who shall not choose where this process writes.
 
     Parameters
     ----------
@@ -89,8 +93,25 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
     kb.benchmarks.update(ours.benchmarks)
     kb.papers.update(ours.papers)
     engine.kb = kb
+    engine.build_detector = MethodType(_build_detector, engine)
     engine.explain_findings = MethodType(_explain_findings, engine)
     return engine
+
+
+def _build_detector(engine: ADEngine, plan: dict[str, Any]) -> Any:
+    """ADEngine.build_detector; parameters of our detectors that name files raise ValueError."""
+    from pyod_ae_plugin.detectors import NeuralDetector
+    from pyod_ae_plugin.detectors.parameters import named_files
+
+    detector = type(engine).build_detector(engine, plan)
+    named = named_files(detector) if isinstance(detector, NeuralDetector) else {}
+    if named:
+        name, value = next(iter(named.items()))
+        raise ValueError(
+            f"{name}={value!r} names a file, which a plan may not, since plans come from clients "
+            f"too. Leave it out, or create {type(detector).__name__} without an engine."
+        )
+    return detector
 
 
 def _explain_findings(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+_CELL_BYTES = 64  # of text; a number takes 25
 
 
 def pyarrow() -> Any:
@@ -25,11 +28,11 @@ def pyarrow() -> Any:
 
 
 class ParquetFiles:
-    """A table in a Parquet file, or in a folder of Parquet files, ordered by name."""
+    """A table in a Parquet file, or in the Parquet files of a folder."""
 
-    def __init__(self, path: Path) -> None:
-        self._files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        if not self._files:
+    def __init__(self, path: Path, files: Sequence[Path]) -> None:
+        self._files = files
+        if not files:
             raise ValueError(f"{path}: there is no .parquet file in the folder.")
         parquet = pyarrow().parquet
         # The first file says which columns there are; the number of rows is that of all files.
@@ -54,25 +57,46 @@ def csv_batches(
     ``names`` names all columns of the file, whose first ``skip_rows`` lines are skipped.
     """
     csv = pyarrow().csv
-    # pyarrow.dataset would read ahead without a limit and keep the batches in memory.
-    reader = csv.open_csv(
-        path,
-        csv.ReadOptions(column_names=names, skip_rows=skip_rows),
-        # An empty cell is an error, not NaN.
-        convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pyarrow().float64()),
-            null_values=[],
-            include_columns=columns,
-        ),
+    block_size = max(2**20, _CELL_BYTES * len(names))  # holds at least a line
+    read_options = csv.ReadOptions(column_names=names, skip_rows=skip_rows, block_size=block_size)
+    # An empty cell is an error, not NaN.
+    convert_options = csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pyarrow().float64()),
+        null_values=[],
+        include_columns=columns,
     )
     pieces: list[Array] = []
-    for batch in reader:
-        pieces.append(_as_array(batch))
-        if sum(map(len, pieces)) >= n_rows:
-            yield np.concatenate(pieces)
-            pieces = []
+    with (
+        path.open("rb") as file,
+        # pyarrow.dataset would read ahead without a limit and keep the batches in memory.
+        csv.open_csv(path, read_options, convert_options=convert_options) as reader,
+    ):
+        blocks = _text_blocks(file, block_size)
+        for batch in reader:
+            next(blocks, None)  # about what the batch was read from
+            pieces.append(_as_array(batch))
+            if sum(map(len, pieces)) >= n_rows:
+                yield np.concatenate(pieces)
+                pieces = []
+        for _ in blocks:
+            pass
     if pieces:
         yield np.concatenate(pieces)
+
+
+def _text_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield the blocks of a file; raise unless it is text in UTF-8.
+
+    pyarrow reads numbers only, and nothing in columns that are not selected. It must not be given a
+    file of Python's: its threads may still read when Python ends, which crashes.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    while block := file.read(size):
+        decoder.decode(block)
+        if b"\0" in block:
+            raise ValueError("it holds a NUL byte")
+        yield block
+    decoder.decode(b"", final=True)
 
 
 def _as_array(batch: Any) -> Array:
@@ -97,9 +121,10 @@ def write_parquet(path: Path, pieces: Iterable[Mapping[str, Array]]) -> None:
 def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
     """Raise unless a Parquet file has these columns and they hold numbers."""
     types = pyarrow().types
+    kinds = dict(zip(schema.names, schema.types, strict=True))
     for name in columns:
-        if name not in schema.names:
+        if name not in kinds:
             raise ValueError(f"{path}: column {name!r} is missing; the first file has it.")
-        kind = schema.field(name).type
+        kind = kinds[name]
         if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
             raise ValueError(f"{path}: column {name!r} holds {kind}, not numbers.")

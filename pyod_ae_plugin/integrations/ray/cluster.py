@@ -16,6 +16,7 @@ import numpy as np
 from pyod_ae_plugin import load_detector
 from pyod_ae_plugin.detectors.base import adopt, fitted_of
 from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.sources import some_of
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -57,7 +58,7 @@ def feature_columns(
     missing = [name for name in names if name not in columns]
     if missing:
         raise ValueError(
-            f"The dataset has no column {missing[0]!r}; there are {list(columns)}. Name the "
+            f"The dataset has no column {missing[0]!r}; there are {some_of(columns)}. Name the "
             "columns of the features by features=[...], in the order of fit."
         )
     return names

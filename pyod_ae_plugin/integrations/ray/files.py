@@ -14,6 +14,7 @@ from pyod_ae_plugin.integrations.ray.cluster import connected, ray_module
 from pyod_ae_plugin.integrations.ray.scorer import LABEL, score_dataset, write_parquet
 from pyod_ae_plugin.integrations.ray.trainer import fit_dataset
 from pyod_ae_plugin.integrations.ray.worker import USER_ERRORS
+from pyod_ae_plugin.sources import Source, some_of
 from pyod_ae_plugin.storage import working_folder
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ def read_dataset(path: Path) -> Any:
         raise ValueError(
             f"{path}: the engine 'ray' reads {', '.join(READABLE)} files and folders of Parquet."
         )
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+    Source.open(path, ".parquet")  # raises where there is no regular file
     data, path = ray_module("ray.data"), path.resolve()  # workers have folders of their own
     if kind == ".parquet":
         # A list of files would be looked up by threads that get in each other's way: Ray 2.60
@@ -59,7 +59,7 @@ def fit_files(
         dataset = read_dataset(data)
         names = dataset.columns()
         if without is not None and without not in names:
-            raise ValueError(f"{data}: there is no column {without!r}; there are {names}.")
+            raise ValueError(f"{data}: there is no column {without!r}; there are {some_of(names)}.")
         features = [name for name in names if name != without]
         device = _kind_of(str(detector.device))
         fit_dataset(detector, dataset, features, workers=workers, device=device)
