@@ -9,20 +9,85 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import re
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-
-from pyod_ae_plugin.terminal import Commands, console, say, visible
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pyod_ae_plugin.benchmarking.datasets import Dataset
     from pyod_ae_plugin.benchmarking.evaluation import Protocol, Result
     from pyod_ae_plugin.detectors import NeuralDetector
+
+# ------------------------------------------- what is printed: no name acts on the terminal
+
+# Control characters, separators of lines, marks and overrides of direction, and lone surrogates,
+# which stand for bytes of file names that are no text.
+_ACTING = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: object) -> str:
+    r"""The text with what would act on a terminal as escapes, such as ``\x1b``."""
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def say(line: object, fg: str | None = None, err: bool = False) -> None:
+    """Print one line, in a colour where the terminal has colours."""
+    typer.secho(visible(line), fg=fg, err=err)
+
+
+def console() -> Console:
+    """A console of rich that prints text as it is, visibly."""
+    from rich.console import Console
+
+    class VisibleConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(visible(text), **options)
+
+    return VisibleConsole(markup=False, emoji=False, highlight=False)
+
+
+class Commands(TyperGroup):
+    """Commands that print usage errors and warnings visibly."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _visible_messages():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _visible_messages():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _visible_messages() -> Iterator[None]:
+    formatted = warnings.formatwarning
+
+    def visibly(message: Warning | str, *where: Any, **line: Any) -> str:
+        return formatted(visible(message), *where, **line)
+
+    warnings.formatwarning = visibly
+    try:
+        yield
+    except Exception as error:
+        if isinstance(getattr(error, "message", None), str):  # of a usage error
+            error.message = visible(error.message)  # type: ignore[attr-defined]
+        raise
+    finally:
+        warnings.formatwarning = formatted
+
+
+# ----------------------------------------------------------------------------- commands
 
 Rows = Annotated[Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")]
 Model = Annotated[Path, typer.Option(help="A model that `pyod-ae fit` saved.")]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pyod_ae_plugin import __version__
-from pyod_ae_plugin.engine.settings import default_settings
+from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.storage import atomic_write

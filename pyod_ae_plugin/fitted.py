@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pyod_ae_plugin.engine.cuda.fused import Precision
+from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.tiles import map_rows
 from pyod_ae_plugin.engine.training import add_prefix, strip_prefix
 from pyod_ae_plugin.networks import Network

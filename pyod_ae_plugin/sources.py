@@ -1,13 +1,21 @@
-"""Files that are read: regular ones, whole, and in the end as they were in the beginning."""
+"""Files that are read: regular, whole, unchanged at the end; and arrays in NPY and NPZ files."""
 
 from __future__ import annotations
 
+import math
 import os
 import stat
+import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
 
 _MOST_NAMED = 10
 
@@ -108,3 +116,107 @@ def _naming(path: Path, error: Exception) -> Exception:
     if isinstance(error, ValueError) and reason:
         return ValueError(f"{path}: {reason}")
     return ValueError(f"{path}: the file cannot be read ({type(error).__name__}: {reason}).")
+
+
+# ------------------------------------------------------------- arrays, whose headers are checked
+
+_ENDING = ".npy"  # of the arrays in an NPZ file
+
+
+class Layout(NamedTuple):
+    """What the header of an array says, and where the values begin behind it."""
+
+    shape: tuple[int, ...]
+    by_columns: bool  # Fortran's order
+    dtype: np.dtype[Any]
+    offset: int
+
+
+def npy_layout(path: Path) -> Layout:
+    """Read the header of an NPY file; raise ValueError unless it describes what follows."""
+    with path.open("rb") as file:
+        return _layout(file, path.stat().st_size, str(path))
+
+
+def npy_batches(path: Path, layout: Layout, n_rows: int) -> Iterator[Array]:
+    """Yield a table in an NPY file as arrays of at most ``n_rows`` rows, in order.
+
+    The file is not mapped into memory: if it is cut off meanwhile, that is an error, where reading
+    a mapping would end the process.
+    """
+    n, n_columns = layout.shape
+    size = layout.dtype.itemsize
+
+    def read(file: IO[bytes], first: int, count: int) -> Array:
+        file.seek(layout.offset + first * size)
+        return np.fromfile(file, layout.dtype, count)
+
+    with path.open("rb") as file:
+        for start in range(0, n, n_rows):
+            height = min(n_rows, n - start)
+            if layout.by_columns:
+                columns = [read(file, j * n + start, height) for j in range(n_columns)]
+                yield np.column_stack(columns).reshape(height, n_columns)
+            else:
+                yield read(file, start * n_columns, height * n_columns).reshape(height, n_columns)
+
+
+def npz_names(path: Path) -> list[str]:
+    """Names of the arrays in an NPZ file."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return [name.removesuffix(_ENDING) for name in names if name.endswith(_ENDING)]
+
+
+def npz_layout(path: Path, name: str) -> Layout:
+    """Read the header of an array in an NPZ file, as :func:`npy_layout` does."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(name + _ENDING)
+        with archive.open(entry) as file:
+            return _layout(file, entry.file_size, f"{path}: array {name!r}")
+
+
+def npz_array(path: Path, name: str) -> Array:
+    """Read an array of an NPZ file; it takes no more memory than its header says."""
+    npz_layout(path, name)
+    with zipfile.ZipFile(path) as archive, archive.open(name + _ENDING) as file, _unwarned():
+        values: Array = np.lib.format.read_array(file, allow_pickle=False)
+        return values
+
+
+def npz_arrays(path: Path, names: Sequence[str]) -> list[Array]:
+    """Read arrays of an NPZ file; raise ValueError if one is missing."""
+    present = npz_names(path)
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise ValueError(f"{path} has no array {missing[0]!r}, only {some_of(present)}.")
+    return [npz_array(path, name) for name in names]
+
+
+def _layout(file: IO[bytes], n_bytes: int, where: str) -> Layout:
+    """Read the header of an array that takes ``n_bytes`` with it, and check it."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"{where}: expected version 1 to 3 of the NPY format, got {version}.")
+    # Version 3 is version 2 but for names of fields, which numbers have none of.
+    formats = np.lib.format
+    read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+    with _unwarned():
+        shape, by_columns, dtype = read(file)
+    if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+        raise ValueError(f"{where}: expected an array of numbers, got shape {shape} of {dtype}.")
+    expected, follow = math.prod(shape) * dtype.itemsize, n_bytes - file.tell()
+    if expected != follow:
+        raise ValueError(
+            f"{where}: shape {shape} of {dtype} takes {expected} bytes, but {follow} follow. The "
+            "file is not whole or damaged; take a copy that is whole."
+        )
+    return Layout(shape, by_columns, dtype, file.tell())
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """What is odd about a header, as of one that Python 2 wrote, is an error or does not matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

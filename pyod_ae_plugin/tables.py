@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pyod_ae_plugin.arrays import (
+from pyod_ae_plugin.integrations import arrow
+from pyod_ae_plugin.sources import (
     Array,
     Layout,
+    Source,
     npy_batches,
     npy_layout,
     npz_array,
     npz_layout,
     npz_names,
+    some_of,
 )
-from pyod_ae_plugin.integrations import arrow
-from pyod_ae_plugin.sources import Source, some_of
 
 READABLE = (".csv", ".npy", ".npz", ".parquet")
 BATCH_ROWS = 2**16

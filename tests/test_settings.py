@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyod_ae_plugin import VAE, AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.engine.settings import default_settings
+from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.networks import AutoEncoderNetwork
 
 

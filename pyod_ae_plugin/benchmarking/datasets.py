@@ -10,8 +10,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.model_selection import train_test_split
 
-from pyod_ae_plugin.arrays import Array, npz_arrays
-from pyod_ae_plugin.sources import Source
+from pyod_ae_plugin.sources import Array, Source, npz_arrays
 
 WINE_OUTLIERS = 10
 DIGIT_OUTLIERS = 20

@@ -22,6 +22,7 @@ from torch import Tensor
 from pyod_ae_plugin.detectors import saved
 from pyod_ae_plugin.detectors.fit import FitInterrupted, fit_model
 from pyod_ae_plugin.detectors.inputs import (
+    Stream,
     TrainingRows,
     as_rows,
     assert_device_rows_finite,
@@ -40,14 +41,12 @@ from pyod_ae_plugin.detectors.parameters import (
     seed_of,
 )
 from pyod_ae_plugin.detectors.recipe import Recipe
-from pyod_ae_plugin.detectors.streams import Stream
 from pyod_ae_plugin.drift import DriftReport, compare
 from pyod_ae_plugin.engine.cuda.fused import Precision
-from pyod_ae_plugin.engine.devices import available_device
+from pyod_ae_plugin.engine.devices import available_device, default_settings
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
 from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.export import export_program, write_onnx
 from pyod_ae_plugin.fitted import Array, Fitted, score_rows

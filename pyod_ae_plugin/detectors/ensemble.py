@@ -26,10 +26,10 @@ from pyod_ae_plugin.detectors.parameters import (
 )
 from pyod_ae_plugin.detectors.recipe import Recipe, build_head, corruptor, make_recipe, trim_of
 from pyod_ae_plugin.engine.cuda.fused import Precision
+from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.engine.objectives import ReconstructionLoss
 from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.networks import Network, stacked_mlp
 from pyod_ae_plugin.networks.activations import ACTIVATIONS

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.engine.devices import (
     check_rng_state,
+    default_settings,
     global_rng_state,
     resolve_device,
     seeded_global_rng,
@@ -36,7 +37,6 @@ from pyod_ae_plugin.engine.rows import (
     training_batches,
     training_tile_rows,
 )
-from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.engine.training import (
     DivergenceError,
     Training,

@@ -17,8 +17,12 @@ from pyod_ae_plugin import __version__
 from pyod_ae_plugin.detectors.fit import assemble
 from pyod_ae_plugin.detectors.parameters import VALUES
 from pyod_ae_plugin.detectors.recipe import Recipe
-from pyod_ae_plugin.engine.devices import available_device, resolve_device, seeded_global_rng
-from pyod_ae_plugin.engine.settings import default_settings
+from pyod_ae_plugin.engine.devices import (
+    available_device,
+    default_settings,
+    resolve_device,
+    seeded_global_rng,
+)
 from pyod_ae_plugin.engine.training import check_loadable, load_exactly
 from pyod_ae_plugin.fitted import Fitted, from_saved
 from pyod_ae_plugin.plugins.manager import detector_names, find

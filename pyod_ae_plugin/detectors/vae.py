@@ -29,9 +29,9 @@ from pyod_ae_plugin.detectors.recipe import (
     single_network_recipe,
 )
 from pyod_ae_plugin.engine.cuda.fused import Precision
+from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.engine.objectives import NegativeElbo
 from pyod_ae_plugin.engine.options import Corruption, EarlyStopping
-from pyod_ae_plugin.engine.settings import default_settings
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.scoring.likelihood import posterior, reconstruction_moments, sample
