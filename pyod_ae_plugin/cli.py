@@ -345,7 +345,10 @@ def _check_output(path: Path | None, inputs: list[Path], *endings: str) -> None:
     if path is not None:
         if path.suffix not in endings:
             raise typer.BadParameter(f"{path} must end in {' or '.join(endings)}.")
-        check_output(path, *inputs)
+        try:
+            check_output(path, *inputs)
+        except FileNotFoundError as error:
+            raise typer.BadParameter(str(error)) from error
 
 
 def _run(

@@ -176,7 +176,7 @@ def test_commands_refuse_a_file_that_changes(
         yield from batches
 
     monkeypatch.setattr(tables, "npy_batches", read_and_change)
-    output = tmp_path / "out.html" if command == "report" else tmp_path / "out.csv"
+    output = tmp_path / {"fit": "out", "score": "out.csv", "report": "out.html"}[command]
     model = () if command == "fit" else ("--model", tmp_path / "model")
     status, err = run(command, path, *model, "-o", output)
     assert (status, err.count("changed while it was read")) == (1, 1)
@@ -239,7 +239,7 @@ def test_commands_refuse_a_pipe_at_once(command, run, quick, tmp_path, X, at_onc
         pytest.importorskip("bokeh", reason="needs bokeh, of the extra report")
     quick().fit(X).save(tmp_path / "model")
     os.mkfifo(tmp_path / "t.csv")
-    output = tmp_path / "out.html" if command == "report" else tmp_path / "out.csv"
+    output = tmp_path / {"fit": "out", "score": "out.csv", "report": "out.html"}[command]
     model = () if command == "fit" else ("--model", tmp_path / "model")
     status, err = run(command, tmp_path / "t.csv", *model, "-o", output)
     assert (status, len(err.splitlines())) == (1, 1)

@@ -97,7 +97,7 @@ def test_errors_in_tables_name_columns_and_files(run, table, model, tmp_path):
     for command in ("fit", "score", "report"):
         if command != "fit":
             pytest.importorskip("bokeh", reason="needs bokeh, of the extra report")
-        output = tmp_path / ("o.html" if command == "report" else "o.csv")
+        output = tmp_path / {"fit": "o", "score": "o.csv", "report": "o.html"}[command]
         of_model = () if command == "fit" else ("--model", model)
         status, printed = run(command, table, *of_model, "-o", output)
         assert status == 1

@@ -22,7 +22,6 @@ from torch import Tensor
 from pyod_ae_plugin.detectors import saved
 from pyod_ae_plugin.detectors.fit import FitInterrupted, fit_model
 from pyod_ae_plugin.detectors.inputs import (
-    Stream,
     TrainingRows,
     as_rows,
     assert_device_rows_finite,
@@ -41,6 +40,7 @@ from pyod_ae_plugin.detectors.parameters import (
     seed_of,
 )
 from pyod_ae_plugin.detectors.recipe import Recipe
+from pyod_ae_plugin.detectors.streams import Stream
 from pyod_ae_plugin.drift import DriftReport, compare
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.devices import available_device, default_settings

@@ -34,7 +34,7 @@ from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.networks import Network, stacked_mlp
 from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.scoring import CombinedHead, ScoreHead
-from pyod_ae_plugin.scoring.combination import COMBINATIONS
+from pyod_ae_plugin.scoring.heads import COMBINATIONS
 
 # A member is less wide than the widest by weights that are zero, and only with these stay zero.
 _ACTIVATIONS = {name for name, activation in ACTIVATIONS.items() if activation.maps_zero_to_zero}

@@ -163,9 +163,10 @@ class Training:
 
         Names, shapes and types must be those of this training, and values finite.
         """
-        like = self.state()
-        if state.keys() > like.keys():  # weights of the best epoch, once there was one
-            like |= add_prefix(_BEST, self._weights())
+        best = add_prefix(_BEST, self._weights())  # in a state once there was a best epoch
+        like = {k: v for k, v in self.state().items() if k not in best}
+        if not best.keys().isdisjoint(state):
+            like |= best
         check_names(like, state)
         history, numbers = state["history"], state[_BEST + _NUMBERS]
         n_epochs = min(history.shape[0], self._n_epochs) if history.ndim else 0

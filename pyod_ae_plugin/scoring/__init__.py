@@ -1,9 +1,8 @@
 """From raw rows to anomaly scores: standardisation, residual, score head, in pure torch."""
 
-from pyod_ae_plugin.scoring.combination import CombinedHead
 from pyod_ae_plugin.scoring.distances import JointMahalanobis, Mahalanobis, NearestNeighbor
 from pyod_ae_plugin.scoring.explain import contributions
-from pyod_ae_plugin.scoring.heads import Euclidean, ScoreHead
+from pyod_ae_plugin.scoring.heads import CombinedHead, Euclidean, ScoreHead
 from pyod_ae_plugin.scoring.likelihood import Elbo, NegativeLogLikelihood, ReconstructionProbability
 from pyod_ae_plugin.scoring.module import ScoringModule
 from pyod_ae_plugin.scoring.standardize import Moments, Standardize

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from pyod_ae_plugin.networks.activations import ACTIVATIONS as KNOWN_ACTIVATIONS
-from pyod_ae_plugin.scoring import combination, module
+from pyod_ae_plugin.scoring import heads, module
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 2):
     raise ImportError(f"The fused kernel needs triton 3.2 or later, not {triton.__version__}.")
@@ -25,7 +25,7 @@ RELU, LEAKY_RELU, ELU, SILU, GELU, SIGMOID, TANH, SOFTPLUS = (
 )
 HIGHEST_SCORE = tl.constexpr(module.HIGHEST_SCORE)
 SMALLEST_SCORE = tl.constexpr(torch.finfo(torch.float32).tiny)
-LOWEST_LOG_SCORE = tl.constexpr(combination.LOWEST_LOG_SCORE)
+LOWEST_LOG_SCORE = tl.constexpr(heads.LOWEST_LOG_SCORE)
 REFERENCES_AT_A_TIME = tl.constexpr(64)
 # In full float32 a thread holds its rows of one factor and its columns of the other in registers.
 # With more inputs than this they do not fit, and every multiplication would wait for memory.
