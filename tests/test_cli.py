@@ -497,8 +497,17 @@ OVER_INPUTS = {
 }
 
 
-@pytest.mark.parametrize("command", OVER_INPUTS.values(), ids=OVER_INPUTS)
-def test_nothing_is_written_over_what_is_read(command, run, inputs, monkeypatch):
+QUICKLY_CHECKED = ("the table", "into the model", "a link to the table", "a model around the table")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case in QUICKLY_CHECKED else pytest.param(case, marks=pytest.mark.slow)
+        for case in OVER_INPUTS
+    ],
+)
+def test_nothing_is_written_over_what_is_read(case, run, inputs, monkeypatch):
     monkeypatch.chdir(inputs)
     for name in ("link.csv", "link.html", "link.safetensors"):
         (inputs / name).symlink_to("x.csv")
@@ -514,7 +523,7 @@ def test_nothing_is_written_over_what_is_read(command, run, inputs, monkeypatch)
         return {p: p.read_bytes() for p in inputs.rglob("*") if p.is_file()}
 
     before = content()
-    status, _, err = run(*command)
+    status, _, err = run(*OVER_INPUTS[case])
     assert (status, err.count("\n")) == (1, 1)
     assert "which is read. Name another output." in err
     assert content() == before
@@ -625,7 +634,9 @@ def test_parts_that_could_be_anybodys_end_the_run(plant, run, inputs, monkeypatc
     assert not (inputs / "scores.csv").exists()
 
 
-@pytest.mark.parametrize("damage", ["shorter", "NaN", "no array"])
+@pytest.mark.parametrize(
+    "damage", ["shorter", *(pytest.param(d, marks=pytest.mark.slow) for d in ("NaN", "no array"))]
+)
 def test_a_damaged_part_is_computed_anew(damage, run, inputs, monkeypatch, small_batches):
     monkeypatch.chdir(inputs)
     np.save("rows.npy", np.random.default_rng(0).normal(size=(300, 6)))

@@ -204,6 +204,7 @@ def test_the_same_seed_gives_the_same_bits_and_no_global_state_is_touched(
     assert np.array_equal(first.decision_scores_, again.decision_scores_)
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_row_s_score_is_its_own_with_any_number_of_threads(convolutional, Detector):
     X = np.random.default_rng(0).normal(size=(1500, 27 * 27))

@@ -255,6 +255,7 @@ def test_threads_that_score_one_detector_get_the_same_bits(quick, X):
     assert all(np.array_equal(scores, expected) for scores in got)
 
 
+@pytest.mark.slow
 def test_threads_that_fit_at_once_get_the_same_bits_as_alone(quick, X):
     alone = [quick(VAE, random_state=s, dropout_rate=0.2).fit(X).decision_scores_ for s in range(4)]
     together = joblib.Parallel(n_jobs=4, backend="threading")(
@@ -494,6 +495,7 @@ def test_timestamps_keep_their_precision(quick):
     assert np.allclose(near, shifted, rtol=1e-2)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     hnp.arrays(

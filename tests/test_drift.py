@@ -36,6 +36,7 @@ def mixed_rows(rng, n):
     return drawn
 
 
+@pytest.mark.slow
 @given(P_VALUES, st.floats(0.001, 0.5))
 def test_holm_rejects_as_its_step_down_rule_does(p_values, alpha):
     rejected = np.zeros(len(p_values), bool)
@@ -109,6 +110,7 @@ def test_a_feature_that_changes_is_found(quick, Detector, change):
     assert "x4 (KS 0." in str(report)
 
 
+@pytest.mark.slow
 def test_scores_show_what_no_feature_shows_alone(quick):
     rng = np.random.default_rng(0)
     X = np.repeat(rng.normal(size=(2000, 1)), 4, axis=1) + 0.1 * rng.normal(size=(2000, 4))
@@ -192,6 +194,7 @@ def test_it_is_saved_and_pickled(quick, Detector, X, tmp_path):
     assert pickle.loads(pickle.dumps(detector)).check_drift(rows(1, 100)) == expected
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded_sorted_and_the_same_each_time(quick):
     X = rows(0, 5000, 3)
     kept = quick().fit(X).drift_reference_

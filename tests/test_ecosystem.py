@@ -118,6 +118,7 @@ def test_xgbod(quick, data, alone):
     assert roc_auc_score(y_test, xgbod.decision_function(X_test)) > 0.9
 
 
+@pytest.mark.slow
 def test_combinations(data, alone):
     _, X_test, _, y_test = data
     train = np.column_stack([detector.decision_scores_ for detector in alone])

@@ -41,6 +41,7 @@ class Once:
         return iter(self.batches)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     hnp.arrays(

@@ -465,7 +465,7 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("files", STRANGERS.values(), ids=STRANGERS)
-@pytest.mark.parametrize("beside", ["nothing", "a model"])
+@pytest.mark.parametrize("beside", ["nothing", pytest.param("a model", marks=pytest.mark.slow)])
 def test_a_folder_with_files_of_others_is_left_alone(fitted, tmp_path, files, beside):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -488,10 +488,12 @@ def test_a_link_in_a_model_is_left_alone(fitted, tmp_path):
         fitted.save(tmp_path / "model")
 
 
-FOREIGN_NAMES = ["pkl", "pickle", "joblib", "pt", "pth", "bin", "h5", "HDF5", "onnx", "npz", "json"]
+FOREIGN_NAMES = ["pickle", "joblib", "pt", "pth", "bin", "h5", "HDF5", "onnx", "npz", "json"]
 
 
-@pytest.mark.parametrize("ending", FOREIGN_NAMES)
+@pytest.mark.parametrize(
+    "ending", ["pkl", *(pytest.param(name, marks=pytest.mark.slow) for name in FOREIGN_NAMES)]
+)
 def test_names_that_mean_another_format_are_refused(fitted, tmp_path, ending):
     with pytest.raises(ValueError, match=r"ends in \.safetensors, or a folder"):
         fitted.save(tmp_path / f"model.{ending}")

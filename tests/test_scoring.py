@@ -33,6 +33,7 @@ def test_standardises_as_scikit_learn_does(offset, scale):
     assert np.allclose(got, expected, atol=3e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     hnp.arrays(

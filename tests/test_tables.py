@@ -286,7 +286,7 @@ def test_text_that_is_no_csv_is_located(data, message, tmp_path, either_reader):
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("bad", [b"\0", b"\xff"])
+@pytest.mark.parametrize("bad", [pytest.param(b"\0", marks=pytest.mark.slow), b"\xff"])
 def test_bytes_that_are_no_text_count_in_columns_that_are_left_out(bad, tmp_path, either_reader):
     lines = b"1,2\n" * 300_000
     (tmp_path / "t.csv").write_bytes(b"a,b\n" + lines + b"3," + bad + b"\n")

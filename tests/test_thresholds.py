@@ -121,8 +121,16 @@ def pythresh_rules(*names):
 
 
 # IQR has a threshold; CLF and OCSVM have none, and OCSVM divides each set of scores anew.
-@pytest.mark.parametrize("held_out", [False, 0.3])
-@pytest.mark.parametrize("name", ["IQR", "KARCH", "CLF", "OCSVM"])
+@pytest.mark.parametrize("held_out", [False, pytest.param(0.3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IQR",
+        pytest.param("KARCH", marks=pytest.mark.slow),
+        "CLF",
+        pytest.param("OCSVM", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_row_has_the_label_that_it_has_alone(quick, name, held_out, data):
     (rule,) = pythresh_rules(name)
@@ -141,6 +149,7 @@ def rules():
     return [0.1, MeanStd(), Quantile(0.6), *pythresh_rules("IQR", "OCSVM")]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_threshold_set_by_hand_counts_everywhere_and_under_every_rule(quick, X, tmp_path):
     share = 0.3
@@ -166,6 +175,7 @@ def test_a_threshold_set_by_hand_counts_everywhere_and_under_every_rule(quick, X
             assert one.rejection_threshold_ == expected.rejection_threshold_
 
 
+@pytest.mark.slow
 def test_contamination_set_after_fit_waits_for_the_next_fit(quick, X, tmp_path):
     for rule, other in ((0.1, 0.01), (0.1, MeanStd()), (MeanStd(), 0.4), (TopN(7), Quantile(0.5))):
         detector = quick(contamination=rule).fit(X)
