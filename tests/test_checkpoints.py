@@ -208,8 +208,10 @@ def test_ctrl_c_before_the_first_epoch_leaves_the_detector_untouched(X, monkeypa
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_a_real_ctrl_c_in_a_process_of_its_own():
     program = textwrap.dedent("""
+        import signal
         import numpy as np, torch
         from pyod_ae_plugin import AutoEncoder
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of nohup ignores it
         torch.set_num_threads(1)
         X = np.random.default_rng(0).normal(size=(2000, 6))
         detector = AutoEncoder(epoch_num=100000, verbose=2, device="cpu")

@@ -392,8 +392,9 @@ def test_scoring_goes_on_after_a_full_disk(room, ending, disk, score_command):
 
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
 import torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of nohup ignores it
 torch.set_num_threads(1)
 from pyod_ae_plugin import AutoEncoder, cli, tables
 tables.BATCH_ROWS = 100
