@@ -17,7 +17,7 @@ from pyod_ae_plugin.detectors.inputs import as_rows
 from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.integrations import arrow
-from pyod_ae_plugin.storage import atomic_write, check_output, working_folder
+from pyod_ae_plugin.storage import atomic_write, check_output, model_digest, working_folder
 from pyod_ae_plugin.tables import Table
 
 WRITABLE = (".csv", ".npy", ".npz", ".parquet")
@@ -167,12 +167,7 @@ def _write_npy(path: Path, pieces: Iterable[Mapping[str, Array]], n_rows: int) -
 def _identity(table: Table, model: Path, device: str | None) -> str:
     """Digest of what scores depend on: the table by size and time, the model by content."""
     digest = hashlib.sha256(repr((__version__, device, table.names)).encode())
-    files = sorted(table.path.rglob("*")) if table.path.is_dir() else [table.path]
-    for file in files:
-        stat = file.stat()
-        digest.update(
-            repr((str(file.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns)).encode()
-        )
-    for file in sorted(model.iterdir()) if model.is_dir() else [model]:
-        digest.update(file.read_bytes())
+    for file, state in table.source.states.items():
+        digest.update(repr((str(file.resolve()), state)).encode())
+    digest.update(model_digest(model).encode())
     return digest.hexdigest()[:32]

@@ -325,6 +325,11 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return description, tensors
 
 
+def model_digest(path: Path) -> str:
+    """The digest of the model in a file or folder; raises what :func:`read_model` raises."""
+    return _digest(*read_model(path))
+
+
 def damaged(path: Path, reason: object) -> ValueError:
     """Return the error that refuses a model."""
     reason = _reason(reason) if isinstance(reason, Exception) else reason

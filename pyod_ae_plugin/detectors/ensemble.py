@@ -237,7 +237,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         return _WIDTHS_FOR_NOVELTY if self.novelty else _WIDTHS
 
     def _recipe(self, n_features: int, members: range | None = None) -> Recipe:
-        """What the parameters ask of a fit of all members, or of some that others join."""
+        """What the parameters ask of a fit of all members, or of the members that are added."""
         members = range(self.n_estimators) if members is None else members
         n = len(members)
         largest = as_value(Corruption, self.corruption)
@@ -326,11 +326,12 @@ class Member:
 def draw_members(
     n_members: int, widths: Sequence[int], largest: Corruption, seed: int
 ) -> list[Member]:
-    """Draw members that are spread evenly over what they may be.
+    """Draw the widths and the corruption of each member.
 
-    The first has the widths given. The hidden widths of the others are half of these to all, their
-    bottlenecks 1 to the one given, evenly in the logarithm; mask and noise run from 0 to the
-    largest. Each is spread evenly over the members, in an order of its own.
+    The first member has the given widths. The hidden widths of the others are between half of
+    these and all of them; their bottlenecks are between 1 and the given one, evenly in the
+    logarithm. Mask and noise are between 0 and the largest. Each of these is spread evenly over the
+    members, in a random order of its own.
 
     Examples
     --------

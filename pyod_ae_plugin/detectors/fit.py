@@ -183,7 +183,7 @@ def fit_model(
         Raw training rows, checked; in a group those of this process.
     recipe : Recipe
     start : Start or None, default=None
-        What to go on from; None begins anew.
+        The state to continue from; None starts anew.
     group : Group, default=LOCAL
         The processes that fit the model together.
     scored : iterable of Rows or None, default=None

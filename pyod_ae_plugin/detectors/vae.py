@@ -372,15 +372,15 @@ class VAE(NeuralDetector):
 
     @default_settings()
     def reconstruct(self, X: Any, n_draws: int | None = None) -> Array | tuple[Array, Array]:
-        """Rows as the network rebuilds them, and how sure it is of each cell.
+        """Reconstruct rows, on request with the standard deviation of each cell.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         n_draws : int or None, default=None
-            None decodes the posterior mean. An int decodes so many draws from the posterior, and
-            gives mean and standard deviation of what a row is rebuilt as, over codes and decoder.
-            Draws are shared by all rows and the same at every call, so that a row has one answer.
+            None decodes the posterior mean. An int decodes that many draws from the posterior. The
+            mean and the standard deviation are those over the draws and the decoder's variance. All
+            rows and all calls share the same draws, so that a row always has the same answer.
 
         Returns
         -------
