@@ -167,10 +167,13 @@ def working_folder(output: Path) -> Iterator[Path]:
     """
     output = output.resolve()
     folder = output.with_name(f".{output.name}.parts")
+    in_use = f"{output} is being written by another run. Wait for it, or name another output."
     with suppress(FileExistsError):
         folder.mkdir(0o700)
-    _check_private(folder)
-    in_use = f"{output} is being written by another run. Wait for it, or name another output."
+    try:
+        _check_private(folder)
+    except FileNotFoundError as error:  # a run that ended at this moment has deleted it
+        raise BlockingIOError(in_use) from error
     failed = True
     with locked(folder, 0, in_use):
         try:
