@@ -106,6 +106,7 @@ def test_a_sample_is_all_rows_in_order_until_it_is_full():
     assert torch.equal(sample.rows(), rows)
 
 
+@pytest.mark.slow
 def test_a_sample_is_uniform_over_all_rows():
     counts = np.zeros(200)
     for seed in range(300):
@@ -164,6 +165,7 @@ def test_a_generator_of_batches_is_judged_by_its_sample(quick, few_kept):
     assert abs(detector.predict(X).mean() - 0.1) < 0.04
 
 
+@pytest.mark.slow
 def test_a_sample_trains_a_detector_as_good_as_all_rows(few_kept):
     rng = np.random.default_rng(0)
     inliers, outliers = rng.normal(size=(5700, 8)), rng.uniform(-6, 6, size=(300, 8))

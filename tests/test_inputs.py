@@ -150,6 +150,7 @@ def test_sequences_in_cells_and_lists_say_how_to_make_rows_of_them(quick, X):
     refused(detector, list(torch.zeros(9, 3, 2)), r"torch\.stack\(X\)\.flatten\(1\)")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:y should not be presented")
 @pytest.mark.filterwarnings("ignore:Function fit_predict is deprecated")
 def test_labels_given_to_a_fit_are_ignored_with_a_warning(quick, X):
@@ -242,7 +243,10 @@ def test_a_keyword_like_no_other_is_told_them_all():
         VAE(learning_rate=1)
 
 
-@pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
+@pytest.mark.parametrize(
+    "Detector",
+    [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in (VAE, AutoEncoderEnsemble))],
+)
 def test_rows_that_float32_cannot_tell_apart_are_warned_about(quick, Detector, X):
     for rows, n in ((X + 1e9, 6), (X * 1e-25, 6), (np.c_[X, X[:, 0] + 1e9], 1)):
         detector = quick(Detector, preprocessing=False)

@@ -241,6 +241,7 @@ def test_the_page_refers_to_nothing_outside(fitted, data):
     assert "default-src 'none'" in html.unescape(without_library)
 
 
+@pytest.mark.slow
 def test_names_stay_text(quick, X):
     odd = "</script><script>alert(1)</script>"
     frame = pd.DataFrame(X[:, :3], columns=["a", "b", odd], index=[f"{odd}{i}" for i in range(300)])
@@ -283,6 +284,7 @@ def test_the_card_says_how_the_model_was_made_and_nothing_of_the_machine(quick, 
     assert str(tmp_path) not in str(card)
 
 
+@pytest.mark.slow
 def test_notebooks_show_it_in_a_frame(fitted, data):
     shown = fitted.report(data[0])._repr_html_()
     assert shown.startswith("<iframe srcdoc=")

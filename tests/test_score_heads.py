@@ -98,6 +98,7 @@ def test_constant_residuals_have_a_distance():
     assert torch.equal(distance(torch.tensor([[3.0, 0.0, 4.0]])), torch.tensor([25.0]))
 
 
+@pytest.mark.slow
 def test_low_rank_distance_is_that_of_its_covariance():
     rng = np.random.default_rng(0)
     width, n = 600, 900

@@ -165,6 +165,7 @@ def test_the_fast_function_gives_bad_rows_alone_the_highest_score(bad):
     torch.testing.assert_close(scores[others], expected[others], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_threads_score_in_memory_of_their_own():
     module = make_module(False)
     tiles = [torch.randn(640, 6) for _ in range(8)]

@@ -147,7 +147,7 @@ def few(names, fast):
     return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
-@pytest.mark.parametrize("setting", few(SETTINGS, {"float64", "autocast"}))
+@pytest.mark.parametrize("setting", few(SETTINGS, {"float64"}))
 def test_a_setting_changes_no_bit(quick, setting, X, tmp_path):
     check_alike(quick, X[:60], SETTINGS[setting], tmp_path)
 

@@ -386,6 +386,7 @@ def test_damaged_arrays_are_named(data, how, tmp_path, at_once):
         list(read_table(path))
 
 
+@pytest.mark.slow
 def test_an_array_is_inflated_only_as_far_as_its_header_says(tmp_path, monkeypatch):
     data = npy(described("(2, 5)"), bytes(2**26))  # 64 MiB that take 64 KiB in the file
     with zipfile.ZipFile(tmp_path / "t.npz", "w", zipfile.ZIP_DEFLATED) as archive:

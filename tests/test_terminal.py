@@ -69,6 +69,7 @@ def test_what_acts_on_a_terminal_is_an_escape():
     assert visible(everything).isprintable() == everything.isprintable() == False  # noqa: E712
 
 
+@pytest.mark.slow
 def test_fit_score_and_report_show_names(run, table, tmp_path):
     options = ("-p", "epoch_num=1", "-p", "verbose=0", "-p", "device=cpu")
     model, scores = tmp_path / f"m{HOSTILE}", tmp_path / f"s{HOSTILE}.csv"

@@ -192,6 +192,7 @@ def test_contamination_set_after_fit_waits_for_the_next_fit(quick, X, tmp_path):
         assert np.array_equal(changed.labels_, quick(contamination=other).fit(X).labels_)
 
 
+@pytest.mark.slow
 def test_confidence_is_pyods_where_contamination_set_the_threshold(quick, X):
     for n in (300, 299, 127):  # of which 10% are no whole number of rows
         detector = quick(contamination=0.1).fit(X[:n])

@@ -357,6 +357,7 @@ def test_a_warm_up_is_in_time_with_the_steps(network, rows):
     assert warm[0] < cold[1]
 
 
+@pytest.mark.slow
 def test_a_warm_up_keeps_a_code_in_use():
     """Where the KL term at its full weight shuts the code off before the decoder reads it."""
     X = Cluster().draw(600, 3)
