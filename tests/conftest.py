@@ -4,6 +4,7 @@ What takes seconds to import is imported where it is used: the process that shar
 others reads this file too.
 """
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,23 @@ def quick():
         return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **few, **params})
 
     return quick
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``pyod-ae`` in this process; return exit status, stdout and stderr."""
+    from pyod_ae_plugin import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pyod-ae", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exit:
+            status = exit.code or 0
+        return (status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

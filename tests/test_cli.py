@@ -9,26 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from pyod_ae_plugin import AutoEncoder, cli, load_detector, scorefiles, tables
+from pyod_ae_plugin import AutoEncoder, load_detector, scorefiles, tables
 from pyod_ae_plugin.scorefiles import write_columns
 from pyod_ae_plugin.storage import working_folder
 from pyod_ae_plugin.tables import read_table
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run ``pyod-ae`` in this process; return exit status, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pyod-ae", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as exit:
-            status = exit.code or 0
-        return (status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """check_drift: few false alarms, drift found, and what a report says."""
 
 import pickle
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import ks_2samp
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli, load_detector
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
 from pyod_ae_plugin.detectors.base import fitted_of
 from pyod_ae_plugin.drift import compare, holm
 
@@ -241,22 +240,19 @@ def test_rows_on_a_gpu(quick, X):
 
 
 @pytest.fixture
-def score(monkeypatch, capsys, tmp_path):
+def score(run, tmp_path):
     """Fit to rows by the command line, score others; return what that prints."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pyod-ae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        assert not exit.value.code
-        return capsys.readouterr().out
 
     def score(X, new):
         train, model = tmp_path / "train.npy", tmp_path / "model"
         np.save(train, X)
         np.save(tmp_path / "new.npy", new)
-        run("fit", train, "-o", model, "-p", "verbose=0", "-p", "epoch_num=3", "-p", "device=cpu")
-        return run("score", tmp_path / "new.npy", "--model", model, "-o", tmp_path / "scores.npy")
+        params = ("-p", "verbose=0", "-p", "epoch_num=3", "-p", "device=cpu")
+        assert run("fit", train, "-o", model, *params)[0] == 0
+        new, scores = tmp_path / "new.npy", tmp_path / "scores.npy"
+        status, printed, _ = run("score", new, "--model", model, "-o", scores)
+        assert status == 0
+        return printed
 
     return score
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.report import rows_shown
 from pyod_ae_plugin.report.contents import (
     MAX_STEPS,
@@ -298,20 +298,6 @@ def test_a_missing_bokeh_is_named_with_its_extra(fitted, data, monkeypatch):
 
 
 # ------------------------------------------------------------------ the command
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pyod-ae", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as exit:
-            status = exit.code or 0
-        return (status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

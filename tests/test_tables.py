@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyod_ae_plugin import AutoEncoder, cli, tables
+from pyod_ae_plugin import AutoEncoder, tables
 from pyod_ae_plugin.benchmarking.datasets import folder_datasets
 from pyod_ae_plugin.tables import read_table
 
@@ -51,22 +51,6 @@ def at_once():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run ``pyod-ae`` in this process; return exit status and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pyod-ae", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as exit:
-            status = exit.code or 0
-        return status, capsys.readouterr().err
-
-    return run
 
 
 def write(path, X):
@@ -178,7 +162,7 @@ def test_commands_refuse_a_file_that_changes(
     monkeypatch.setattr(tables, "npy_batches", read_and_change)
     output = tmp_path / {"fit": "out", "score": "out.csv", "report": "out.html"}[command]
     model = () if command == "fit" else ("--model", tmp_path / "model")
-    status, err = run(command, path, *model, "-o", output)
+    status, _, err = run(command, path, *model, "-o", output)
     assert (status, err.count("changed while it was read")) == (1, 1)
     assert not output.exists()
 
@@ -241,13 +225,13 @@ def test_commands_refuse_a_pipe_at_once(command, run, quick, tmp_path, X, at_onc
     os.mkfifo(tmp_path / "t.csv")
     output = tmp_path / {"fit": "out", "score": "out.csv", "report": "out.html"}[command]
     model = () if command == "fit" else ("--model", tmp_path / "model")
-    status, err = run(command, tmp_path / "t.csv", *model, "-o", output)
+    status, _, err = run(command, tmp_path / "t.csv", *model, "-o", output)
     assert (status, len(err.splitlines())) == (1, 1)
     assert "t.csv: expected a regular file, got a pipe (FIFO)." in err
 
 
 def test_standard_input_is_refused(run, tmp_path):
-    status, err = run("fit", "/dev/stdin", "-o", tmp_path / "model")
+    status, _, err = run("fit", "/dev/stdin", "-o", tmp_path / "model")
     assert (status, len(err.splitlines())) == (1, 1)
     assert "/dev/stdin: tables are read from .csv, .npy, .npz, .parquet files." in err
 

@@ -24,21 +24,16 @@ ACTING = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u20
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run):
     """Run ``pyod-ae`` in this process; return exit status and all that it printed."""
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pyod-ae", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as exit:
-            status = exit.code or 0
-        printed = "".join(capsys.readouterr())
+    def run_and_check(*arguments):
+        status, *streams = run(*arguments)
+        printed = "".join(streams)
         assert ACTING.findall(printed) == []
         return status, re.sub(r"\s|│", "", printed)  # usage errors are in boxes, and wrapped
 
-    return run
+    return run_and_check
 
 
 @pytest.fixture
