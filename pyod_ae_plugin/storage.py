@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,8 @@ def _check_place(output: Path) -> None:
     """Raise OSError if a name is too long, or if nothing can be written to the folder above it."""
     target = _resolved(output)
     try:
-        target.lstat()
-    except FileNotFoundError:
-        pass
+        with suppress(FileNotFoundError):
+            target.lstat()
     except OSError as error:
         raise OSError(f"{output} cannot be written: {error.strerror}.") from error
     above = next(folder for folder in target.parents if folder.exists())
@@ -174,14 +173,14 @@ def working_folder(output: Path) -> Iterator[Path]:
         _check_private(folder)
     except FileNotFoundError as error:  # a run that ended at this moment has deleted it
         raise BlockingIOError(in_use) from error
-    failed = True
     with locked(folder, 0, in_use):
         try:
             yield folder
-            failed = False
-        finally:
-            if not failed or {entry.name for entry in folder.iterdir()} <= {_LOCK}:
+        except BaseException:
+            if {entry.name for entry in folder.iterdir()} <= {_LOCK}:
                 shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
 
 
 def _check_private(folder: Path) -> None:
@@ -219,12 +218,9 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         tensors, described = _read_tensors(path)
         description = json.loads(described)
-        digest = description.pop(_DIGEST)
-        is_whole = digest == _digest(description, tensors)
+        _check_digest(description.pop(_DIGEST), description, tensors)
     except _DAMAGED as error:
         raise ValueError(_reason(error)) from error
-    if not is_whole:
-        raise ValueError("its content does not match its digest")
     return description, tensors
 
 
@@ -247,6 +243,13 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _reason(error: BaseException) -> str:
     return repr(error) if isinstance(error, LookupError) else str(error) or repr(error)
+
+
+def _check_digest(
+    digest: object, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    if digest != _digest(description, tensors):
+        raise ValueError("its content does not match its digest")
 
 
 def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -302,10 +305,7 @@ def check_replaceable(path: Path) -> None:
         if is_model:
             return
         if _version(path) == version:  # else another process has just saved
-            raise FileExistsError(
-                f"{path} exists and is more or other than a saved detector; it is left alone. Name "
-                "another path, or delete it first."
-            )
+            raise _left_alone(path)
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -333,12 +333,11 @@ def model_digest(path: Path) -> str:
     return _digest(*read_model(path))
 
 
-def damaged(path: Path, reason: object) -> ValueError:
+def damaged(path: Path, error: Exception) -> ValueError:
     """Return the error that refuses a model."""
-    reason = _reason(reason) if isinstance(reason, Exception) else reason
     return ValueError(
-        f"The saved detector {path} is damaged: {reason}. Take a copy that is whole, or fit it "
-        "anew."
+        f"The saved detector {path} is damaged: {_reason(error)}. Take a copy that is whole, or "
+        "fit it anew."
     )
 
 
@@ -357,11 +356,9 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         description = _read_description(path)
         tensors, _ = _read_tensors(path / _tensors_name(description[_DIGEST]))
-        is_whole = description.pop(_DIGEST) == _digest(description, tensors)
+        _check_digest(description.pop(_DIGEST), description, tensors)
     except _DAMAGED as error:
         raise damaged(path, error) from error
-    if not is_whole:
-        raise damaged(path, "its content does not match its digest")
     return description, tensors
 
 
@@ -372,7 +369,7 @@ def _write_folder(
         new = _temporary(path)
         new.mkdir()
         try:
-            _fill(new, description, tensors)
+            _fill(new, [], description, tensors)
             new.rename(path)
         except OSError:
             if not path.exists():  # else another process made it first
@@ -383,13 +380,26 @@ def _write_folder(
             shutil.rmtree(new, ignore_errors=True)
     in_use = f"{path} has been locked by another process for over {_SECONDS_TO_WAIT} s. Try again."
     with locked(path, _SECONDS_TO_WAIT, in_use):
-        check_replaceable(path)
-        _fill(path, description, tensors)
+        earlier = _model_files(path)  # again, as it may have changed before it was locked
+        if earlier is None:
+            raise _left_alone(path)
+        _fill(path, earlier, description, tensors)
 
 
-def _fill(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a model to a folder that holds an older model or nothing."""
-    earlier = _model_files(folder) or []
+def _left_alone(path: Path) -> FileExistsError:
+    return FileExistsError(
+        f"{path} exists and is more or other than a saved detector; it is left alone. Name another "
+        "path, or delete it first."
+    )
+
+
+def _fill(
+    folder: Path,
+    earlier: Sequence[Path],
+    description: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Write a model to a folder, and delete the files of an earlier one."""
     digest = _digest(description, tensors)
     # The description names the tensors by their digest: to replace it is to replace both.
     tensors_path = folder / _tensors_name(digest)
