@@ -235,6 +235,7 @@ def fit_model(
     return fitted
 
 
+@default_settings()
 def rescored(fitted: Fitted, rows: Rows, recipe: Recipe, feature_names: Array | None) -> Fitted:
     """The same model with the scores, labels and threshold of these rows."""
     _, calibration_rows = _hold_out(rows, recipe)
@@ -268,7 +269,6 @@ def _global_randomness(recipe: Recipe) -> Iterator[None]:
 # -------------------------------------------------------------------------------------- rows
 
 
-@default_settings()
 def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
     """The rows to train on, and those that are kept from training for the threshold."""
     if not recipe.calibration_fraction:

@@ -6,7 +6,7 @@ import difflib
 import importlib.metadata
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,10 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
     return create(**params)
 
 
-def check_keywords(name: str, create: Callable[..., Any], keywords: Iterable[str]) -> None:
+def check_keywords(name: str, create: Callable[..., Any], keywords: Collection[str]) -> None:
     """Raise a TypeError on keywords that a class or function lacks, with the ones that it has."""
+    if not keywords:  # as when an object is unpickled; to read a signature takes time
+        return
     parameters = inspect.signature(create).parameters.values()
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
         return
