@@ -44,7 +44,8 @@ class Threshold(NamedTuple):
     thresholder : object or None
         The fitted thresholder; None where ``contamination`` is a share.
     scores : ndarray of shape (n,) or None
-        What a thresholder with a scale of its own was fitted to; its ``labels_`` are theirs.
+        The scores, in the order of its ``labels_``, that a thresholder was fitted to if it has a
+        scale of its own.
     """
 
     value: float

@@ -293,7 +293,8 @@ def test_damaged_and_forged_checkpoints_are_refused_or_harmless(
     rng = random.Random(training)
     n_refused = 0
     for i in range(N_CHECKPOINTS):
-        if i % 2:
+        is_damaged = i % 2 == 1
+        if is_damaged:
             data = bytearray(original)
             rng.choice(DAMAGES)(data, rng)
             path.write_bytes(data)
@@ -303,7 +304,6 @@ def test_damaged_and_forged_checkpoints_are_refused_or_harmless(
             tensors = {name: tensor.clone() for name, tensor in tensors.items()}
             forge_tensor(tensors, rng)
             write_sealed(path, description, tensors)
-        is_damaged = i % 2 == 1
         signal.alarm(SECONDS)
         refusal = None
         try:

@@ -73,7 +73,7 @@ def seen():
 
 
 class OwnNetwork(nn.Module):
-    """Makes tensors of its own where it is built and where it computes."""
+    """A network that creates tensors in its constructor, in encode and in decode."""
 
     def __init__(self, n_features):
         super().__init__()

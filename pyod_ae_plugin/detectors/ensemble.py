@@ -330,8 +330,8 @@ def draw_members(
 
     The first member has the given widths. The hidden widths of the others are between half of
     these and all of them; their bottlenecks are between 1 and the given one, evenly in the
-    logarithm. Mask and noise are between 0 and the largest. Each of these is spread evenly over the
-    members, in a random order of its own.
+    logarithm. Mask and noise are between 0 and the largest. Each of these values
+    is spread evenly over the members, in an order that is drawn for it.
 
     Examples
     --------

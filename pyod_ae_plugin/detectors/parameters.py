@@ -148,7 +148,7 @@ def check_share(contamination: Any) -> None:
             "which share of such rows may be called outliers, such as 0.01."
         )
     elif 0.5 < float(contamination) < 1:
-        remedy = f" For so many outliers: Quantile({1 - float(contamination):g})."
+        remedy = f" For a larger share, pass Quantile({1 - float(contamination):g})."
     raise ValueError(f"{_CONTAMINATION} {contamination!r}.{remedy}")
 
 
