@@ -15,11 +15,15 @@ from functools import partial
 from itertools import product
 from statistics import fmean
 
-import numpy as np
 from quality import RESULTS, earlier_runs
 
 from pyod_ae_plugin.benchmarking.evaluation import Result
-from pyod_ae_plugin.benchmarking.summary import OURS, DetectorMean, detector_means
+from pyod_ae_plugin.benchmarking.summary import (
+    OURS,
+    DetectorMean,
+    detector_means,
+    paired_difference,
+)
 
 PROTOCOLS = ("outlier", "novelty")
 
@@ -179,11 +183,11 @@ def distributed() -> str:
         [dataset, *(f"{aucs[name][i]:.3f}" for name in names)] for i, dataset in enumerate(datasets)
     ]
     rows.append(["mean", *(f"{fmean(aucs[name]):.3f}" for name in names)])
-    added = {name: np.subtract(aucs[name], aucs[name.partition(",")[0]]) for name in names}
-    cells = [f"{a.mean():+.4f} ± {a.std(ddof=1) / len(a) ** 0.5:.4f}" for a in added.values()]
-    rows.append(
-        ["beside local", *("" if "," not in n else c for n, c in zip(names, cells, strict=True))]
-    )
+    row = ["beside local"]
+    for name in names:
+        mean, error = paired_difference(runs, name, name.partition(",")[0])
+        row.append(f"{mean:+.4f} ± {error:.4f}" if "," in name else "")
+    rows.append(row)
     header = [how or f"`{name}`" for name, _, how in (name.partition(", ") for name in names)]
     return markdown(["Data set", *header], rows)
 

@@ -1,4 +1,4 @@
-"""The benchmark: data sets, protocols, measures, ranks, files and chart."""
+"""The benchmark: data sets, protocols, measures, ranks, differences, files and charts."""
 
 import csv
 import json
@@ -20,10 +20,13 @@ from pyod_ae_plugin.benchmarking.evaluation import (
     run,
 )
 from pyod_ae_plugin.benchmarking.summary import (
+    critical_difference,
     dataset_table,
     detector_means,
     draw_chart,
+    draw_ranks,
     mean_table,
+    paired_difference,
     write_results,
 )
 
@@ -208,6 +211,26 @@ def test_means_and_ranks():
     assert means["b"].values[3:] == (1.0, 2.0)
 
 
+def test_paired_differences_are_of_means_over_seeds_with_their_error_over_sets():
+    failed = result("b", "v", float("nan"), "boom")
+    a = [result("a", s, auc) for s, auc in (("s", 0.7), ("s", 0.9), ("t", 0.6), ("u", 0.5))]
+    b = [result("b", s, auc) for s, auc in (("s", 0.7), ("t", 0.6), ("u", 0.6))]
+    results = [*a, result("a", "v", 0.9), *b, failed]
+    # 0.1, 0 and -0.1; set v is left out.
+    assert paired_difference(results, "a", "b") == pytest.approx((0.0, 0.1 / 3**0.5))
+    assert paired_difference(results, "b", "b") == (0.0, 0.0)
+    mean, error = paired_difference(results[:2] + b[:1], "a", "b")
+    assert mean == pytest.approx(0.1)
+    assert np.isnan(error)
+    assert np.isnan(paired_difference([a[0], failed], "a", "b")).all()
+
+
+@pytest.mark.parametrize(("k", "q"), [(2, 1.960), (5, 2.728), (10, 3.164)])
+def test_critical_differences_are_those_of_demsar_s_table(k, q):
+    expected = q * (k * (k + 1) / (6 * 30)) ** 0.5
+    assert critical_difference(k, 30) == pytest.approx(expected, rel=3e-4)
+
+
 def test_tables_show_every_detector_on_every_set():
     results = [result(d, s, 0.5) for s in "st" for d in "abc"]
     assert dataset_table(results).row_count == 6
@@ -227,8 +250,20 @@ def test_results_are_written(tmp_path):
         write_results(results, tmp_path / "r.xml", "outlier")
 
 
-def test_chart_is_drawn(tmp_path):
+@pytest.mark.parametrize("draw", [draw_chart, draw_ranks])
+def test_chart_is_drawn(tmp_path, draw):
     pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra plots")
     results = [result(d, s, 0.5 + 0.1 * i) for i, d in enumerate("abc") for s in "stu"]
-    draw_chart(results, tmp_path / "chart.png", "Title")
+    draw(results, tmp_path / "chart.png", "Title")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bars_join_the_largest_groups_that_do_not_differ(tmp_path):
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="needs the extra plots")
+    # Mean ranks 1, 2, 3 and 4 on 12 data sets; the critical difference is 1.35.
+    results = [result(d, s, 0.9 - 0.1 * i) for i, d in enumerate("abcd") for s in "stuvwxyzijkl"]
+    draw_ranks(results, tmp_path / "ranks.png", "Title")
+    lines = [collection.get_segments()[0] for collection in pyplot.gca().collections]
+    *bars, critical = ([float(x) for x in line[:, 0]] for line in lines)
+    assert bars == [[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]]
+    assert critical == pytest.approx([1, 1 + critical_difference(4, 12)])
