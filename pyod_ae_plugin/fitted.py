@@ -53,11 +53,17 @@ class Threshold(NamedTuple):
     scores: Array | None = None
 
     @classmethod
-    def chosen_by(cls, contamination: Any, scores: Array) -> Threshold:
+    def chosen_by(cls, contamination: Any, scores: Array, *, held_out: bool = False) -> Threshold:
         """Choose the threshold from scores [n], by a share of outliers or a thresholder.
 
-        The thresholder is copied, since it may be shared with other detectors.
+        A share is that of the scores above the threshold; if they are ``held_out``, it is the one
+        to be expected of new rows: by the conformal quantile, the score at place
+        ``ceil((n + 1) * (1 - share))``, at most the highest (Vovk et al. 2005, Algorithmic Learning
+        in a Random World). A thresholder is copied, since it may be shared with other detectors.
         """
+        if isinstance(contamination, float) and held_out:
+            place = math.ceil((len(scores) + 1) * (1 - contamination) - 1e-9)
+            return cls(float(np.sort(scores)[min(place, len(scores)) - 1]))
         if isinstance(contamination, float):
             return cls(float(np.percentile(scores, 100 * (1 - contamination))))
         thresholder = copy.deepcopy(contamination)
@@ -211,7 +217,10 @@ class Fitted:
         that are outliers by it: those of a thresholder, or of a threshold that was set by hand.
         """
         is_share = isinstance(contamination, float) and 0 < contamination <= 1
-        chosen = Threshold.chosen_by(contamination, self._deciding) if is_share else None
+        held_out = self.held_out_scores is not None
+        chosen = None
+        if is_share:
+            chosen = Threshold.chosen_by(contamination, self._deciding, held_out=held_out)
         if chosen is not None and self.thresholder is None and chosen.value == self.threshold:
             return float(contamination)
         return float(self.labels_of(self.decision_scores).mean())

@@ -14,7 +14,12 @@ from pyod_ae_plugin.engine.closed_form import (
     batch_gradient,
     has_closed_form,
 )
-from pyod_ae_plugin.engine.objectives import Corruptor, NegativeElbo, ReconstructionLoss
+from pyod_ae_plugin.engine.objectives import (
+    Corruptor,
+    DrawnCodes,
+    NegativeElbo,
+    ReconstructionLoss,
+)
 from pyod_ae_plugin.engine.optimizers import flatten_parameters
 from pyod_ae_plugin.engine.options import Corruption, TrainingOptions
 from pyod_ae_plugin.engine.pipeline import read_pipeline
@@ -131,23 +136,61 @@ def test_corruption_draws_what_the_objective_draws(trim):
 @pytest.mark.parametrize("trim", [[0.0, 0.0], [0.3, 0.3], [0.0, 0.4], [0.2, 0.5]])
 @pytest.mark.parametrize("activation", ["relu", "silu"])
 def test_stacked_members(trim, activation):
-    network = stacked_mlp(6, [[8, 3], [5, 2]], activation, seeded())
+    network = stacked_mlp(6, [8, 3], [3, 2], None, activation, seeded())
     assert_agrees(network, ReconstructionLoss(), rows(2, 40, 6), trim)
 
 
+@pytest.mark.parametrize("trim", [[0.0, 0.0], [0.2, 0.5]])
+@pytest.mark.parametrize("capacity", [None, 0.1])
+def test_plain_and_variational_members(trim, capacity):
+    network = stacked_mlp(6, [8, 3], [3, 2], [False, True], "silu", seeded())
+    objective = NegativeElbo(1.5, capacity, drawn=DrawnCodes([0, 2], 3))
+    assert_agrees(network, objective, rows(2, 40, 6), trim)
+
+
+def test_a_plain_member_has_the_gradient_of_an_autoencoder():
+    """Beside variational ones: up to the factor between a mean and half a sum of squares."""
+    network = stacked_mlp(6, [8, 3], [3, 2], [False, True], "silu", seeded())
+    alone = stacked_mlp(6, [8, 3], [3], None, "silu", seeded())
+    own = {name.replace("encoder.2", "mu"): p for name, p in alone.named_parameters()}
+    own = {name.replace("decoder.2", "decoder.2.mean"): p for name, p in own.items()}
+    for name, parameter in own.items():
+        parameter.data = dict(network.named_parameters())[name].data[:1].clone()
+    x = rows(2, 40, 6)
+    NegativeElbo(drawn=DrawnCodes([0, 2], 3))(network, x, 1.0, seeded()).mean(1).sum().backward()
+    ReconstructionLoss()(alone, x[:1], 1.0, seeded()).mean(1).sum().backward()
+    for name, parameter in network.named_parameters():
+        expected = 3 * own[name].grad[0] if name in own else torch.zeros(())
+        got = parameter.grad[0]
+        torch.testing.assert_close(got, expected.expand(got.shape), rtol=1e-4, atol=1e-6)
+
+
 def test_what_a_member_does_not_have_gets_no_gradient():
-    network = stacked_mlp(6, [[8, 3], [5, 2]], "silu", seeded())
+    network = stacked_mlp(6, [8, 3], [3, 2], None, "silu", seeded())
     vector = flatten_parameters(network)
     corrupt = ReconstructionLoss(Corruptor([Corruption(mask=0.3), Corruption(noise=0.2)]))
     batch_gradient(network, corrupt, [0.1, 0.4], vector, seeded(), stacked=True)(
         rows(2, 40, 6), 0.5
     )
-    first, second = network.encoder[0], network.encoder[2]
-    assert (first.weight.grad[1, :, 5:] == 0).all()
-    assert (first.bias.grad[1, :, 5:] == 0).all()
-    assert (second.weight.grad[1, 5:] == 0).all()
-    assert (second.weight.grad[1, :, 2:] == 0).all()
-    assert (second.weight.grad[1, :5, :2] != 0).all()
+    to_code, from_code = network.encoder[2], network.decoder[0]
+    assert (to_code.weight.grad[1, :, 2:] == 0).all()
+    assert (to_code.bias.grad[1, :, 2:] == 0).all()
+    assert (to_code.weight.grad[1, :, :2] != 0).all()
+    assert (from_code.weight.grad[1, 2:] == 0).all()
+
+
+def test_a_variational_member_does_not_draw_what_it_does_not_have():
+    network = stacked_mlp(6, [8, 3], [3, 2], [False, True], "silu", seeded())
+    vector = flatten_parameters(network)
+    objective = NegativeElbo(drawn=DrawnCodes([0, 2], 3))
+    batch_gradient(network, objective, [0.1, 0.4], vector, seeded(), stacked=True)(
+        rows(2, 40, 6), 0.5
+    )
+    assert (network.decoder[0].weight.grad[1, 2:] == 0).all()
+    assert (network.logvar.weight.grad[1, :, 2:] == 0).all()
+    assert (network.logvar.weight.grad[1, :, :2] != 0).all()
+    assert (network.logvar.weight.grad[0] == 0).all()
+    assert (network.decoder[2].logvar.weight.grad[0] == 0).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
@@ -195,8 +238,15 @@ CASES = {
     "plain": (lambda: autoencoder("relu"), ReconstructionLoss(), {}),
     "corrupt": (autoencoder, ReconstructionLoss(Corruptor([Corruption(0.2, 0.3)])), {}),
     "stacked": (
-        lambda: stacked_mlp(6, [[8, 3], [5, 2]], "silu", seeded()),
+        lambda: stacked_mlp(6, [8, 3], [3, 2], None, "silu", seeded()),
         ReconstructionLoss(Corruptor([Corruption(mask=0.3), Corruption(noise=0.2)])),
+        {"n_members": 2, "trim": [0.1, 0.4], "rows_per_member": 70},
+    ),
+    "stacked, one variational": (
+        lambda: stacked_mlp(6, [8, 3], [3, 2], [False, True], "silu", seeded()),
+        NegativeElbo(
+            corrupt=Corruptor([Corruption(mask=0.3), Corruption()]), drawn=DrawnCodes([0, 2], 3)
+        ),
         {"n_members": 2, "trim": [0.1, 0.4], "rows_per_member": 70},
     ),
     "vae": (vae, NegativeElbo(capacity=2.0, corrupt=Corruptor([Corruption(0.1, 0.0)])), {}),
@@ -249,7 +299,7 @@ def test_terms_are_the_densities_and_divergences_of_scoring():
     x, weights = rows(20, 6), torch.ones(20, 1)
     _, (mean, logvar) = program_and_buffers(6, 6)
     expected = -log_density(x, mean.rows, logvar.rows)
-    torch.testing.assert_close(losses_of(GaussianError(mean, logvar, weights), x), expected)
+    torch.testing.assert_close(losses_of(GaussianError(mean, logvar, weights, None), x), expected)
     _, (mu, logvar) = program_and_buffers(3, 3)
     divergence = Divergence(mu, logvar, weights, NegativeElbo())
     expected = kl_divergence(mu.rows, logvar.rows).sum(-1)
@@ -258,7 +308,7 @@ def test_terms_are_the_densities_and_divergences_of_scoring():
 
 def test_draws_are_those_of_reparameterize():
     _, (mu, logvar, code) = program_and_buffers(3, 3, 3)
-    Reparameterization(mu, logvar, code, seeded()).forward()
+    Reparameterization(mu, logvar, code, None, seeded()).forward()
     noise = torch.empty(20, 3).normal_(generator=seeded())
     torch.testing.assert_close(code.rows, reparameterize(mu.rows, logvar.rows, noise))
 

@@ -94,8 +94,10 @@ def test_batches_are_the_rows_of_their_indices_standardised(shape, X):
     rows, standardize = torch.from_numpy(X), Standardize(6)
     standardize.scale, standardize.shift = torch.full((6,), 2.0), torch.arange(6.0)
     indices = torch.randint(300, shape, dtype=torch.int32)
-    got = training_batches(rows, standardize, torch.device("cpu"))(indices)
-    torch.testing.assert_close(got, (rows[indices] * 2 + torch.arange(6.0)).float())
+    got = training_batches(rows, standardize, torch.device("cpu"), 4.0)(indices)
+    expected = (rows[indices] * 2 + torch.arange(6.0)).float()
+    assert expected.max() > 4
+    torch.testing.assert_close(got, expected.clamp(-4, 4))
 
 
 # ------------------------------------------------------------------------------ on a GPU

@@ -37,7 +37,7 @@ def vae(learn_variance=True, output="identity"):
 
 
 def stacked():
-    return stacked_mlp(6, [[8, 2], [5, 3]], "relu", seeded())
+    return stacked_mlp(6, [8, 3], [2, 3], None, "relu", seeded())
 
 
 def altered(change, network=None):

@@ -224,7 +224,7 @@ def test_nearest_neighbor_finds_what_lies_in_the_middle_of_a_ring():
 
 
 def test_copies_of_training_rows_do_not_stretch_the_scale():
-    network = stacked_mlp(5, [[8, 2], [8, 3]], "tanh", seeded())
+    network = stacked_mlp(5, [8, 3], [2, 3], None, "tanh", seeded())
     rows = torch.randn(900, 5, generator=seeded())
     rows = torch.cat([rows, rows[:1].expand(100, -1)])  # scored 0
     head = CombinedHead(NearestNeighbor(5, 3, (2,)), 2, "average")
@@ -301,7 +301,7 @@ def test_a_vae_s_own_heads(name, data):
 
 
 def test_members_are_put_on_one_scale_and_combined():
-    network = stacked_mlp(5, [[8, 2], [8, 3], [6, 1]], "tanh", seeded())
+    network = stacked_mlp(5, [8, 3], [2, 3, 1], None, "tanh", seeded())
     rows = torch.randn(501, 5, generator=seeded())
     by_name = {}
     with torch.no_grad():

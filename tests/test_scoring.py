@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.networks import mlp, variational_mlp
-from pyod_ae_plugin.scoring import Euclidean, Moments, ScoringModule, Standardize
+from pyod_ae_plugin.scoring import Euclidean, Moments, ScoringModule, Standardize, spread_of
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 
@@ -20,7 +20,7 @@ def fitted(X, tile_rows=64):
     standardize, moments = Standardize(X.shape[1]), Moments(X.shape[1])
     for tile in torch.from_numpy(X).split(tile_rows):
         moments.update(tile)
-    standardize.fit(moments)
+    standardize.fit(moments, spread_of(torch.from_numpy(X)))
     return standardize
 
 

@@ -232,10 +232,10 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Continue training with more rows.
 
-        The first call fits the detector to X. A later call updates mean, standard deviation and a
-        uniform sample of all rows seen so far (2**23 values). It trains the network on the sample
-        for the share of the usual epochs that is the share of new rows, and fits score head and
-        threshold to the sample. ``decision_scores_`` and ``labels_`` are those of the sample.
+        The first call fits the detector to X. A later call updates a uniform sample of all rows
+        seen so far (2**23 values). It standardises by the sample, trains the network on it for the
+        share of the usual epochs that is the share of new rows, and fits score head and threshold
+        to it. ``decision_scores_`` and ``labels_`` are those of the sample.
 
         After ``fit`` and after loading, earlier rows are not available. The network then continues
         from its weights, the standardisation stays as it is, and score head and threshold are
@@ -306,7 +306,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return self
 
     def _new_stream(self, n_features: int) -> Stream:
-        return Stream.new(n_features, seed_of(self.random_state), self.preprocessing)
+        return Stream.new(n_features, seed_of(self.random_state))
 
     def _adopt(self, fitted: Fitted) -> None:
         """Set what a fit learned, and forget what an earlier fit did."""

@@ -24,36 +24,46 @@ from pyod_ae_plugin.detectors.parameters import (
     check_widths,
     seed_of,
 )
-from pyod_ae_plugin.detectors.recipe import Recipe, build_head, corruptor, make_recipe, trim_of
+from pyod_ae_plugin.detectors.recipe import (
+    Recipe,
+    build_head,
+    corruptor,
+    head_of,
+    make_recipe,
+    trim_of,
+)
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.devices import default_settings
-from pyod_ae_plugin.engine.objectives import ReconstructionLoss
+from pyod_ae_plugin.engine.objectives import (
+    DrawnCodes,
+    NegativeElbo,
+    Objective,
+    ReconstructionLoss,
+)
 from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.networks import Network, stacked_mlp
-from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.scoring import CombinedHead, ScoreHead
 from pyod_ae_plugin.scoring.heads import COMBINATIONS
 
-# A member is less wide than the widest by weights that are zero, and only with these stay zero.
-_ACTIVATIONS = {name for name, activation in ACTIVATIONS.items() if activation.maps_zero_to_zero}
-
 # The bottleneck is narrow where the members must not learn to reconstruct outliers.
-_WIDTHS, _WIDTHS_FOR_NOVELTY = (96, 48, 8), (96, 48, 32)
-_CORRUPTION, _CORRUPTION_FOR_NOVELTY = Corruption(mask=0.3, noise=0.2), Corruption(noise=0.3)
+_WIDTHS, _WIDTHS_FOR_NOVELTY = (64, 8), (64, 32)
+_CORRUPTION, _CORRUPTION_FOR_NOVELTY = Corruption(mask=0.3), Corruption(noise=0.2)
+# Widths of the codes of the variational members, in turn.
+_VARIATIONAL_CODES = (3, 2, 4)
 
 
 class AutoEncoderEnsemble(NeuralDetector):
-    """Outlier detection by many unlike autoencoders, trained at the same time as one stack.
+    """Outlier detection by unlike autoencoders, trained at the same time as one stack.
 
-    Each member has its own initial weights, training rows, batches, layer widths, bottleneck and
-    corruption, so that the members err differently [1]_ [3]_ [4]_. Their log scores are put on one
-    scale, by those of the training rows, and combined.
+    Every other member is a variational autoencoder, unless ``novelty=True``. Each has its own initial weights, training rows
+    and batches, and they differ in bottleneck and corruption, so that they err differently [1]_
+    [3]_ [4]_. Their log scores are put on one scale, by those of the training rows, and combined.
 
     Parameters
     ----------
-    n_estimators : int, default=16
+    n_estimators : int, default=4
         Members.
     contamination : float in (0, 0.5] or thresholder, default=0.1
         Share of outliers in the training rows, which sets the threshold; or a rule of
@@ -66,14 +76,16 @@ class AutoEncoderEnsemble(NeuralDetector):
     warm_start : bool, default=False
         Whether a second call of fit keeps the members there are and adds new ones, up to
         ``n_estimators``.
-    preprocessing : bool, default=True
-        Standardise each feature to zero mean and unit variance.
+    preprocessing : bool or 'robust', default=True
+        Scale each feature: True by mean and standard deviation, 'robust' by median and quartiles.
+        Extreme values count little in either, and a discrete feature's unit is at least its step
+        over the square root of 2; see :class:`~pyod_ae_plugin.scoring.Standardize`.
     lr : float or None, default=None
         Highest learning rate; it rises to this in the first 30% of the steps, then falls to 0.
         Default: 2e-3 for a batch of 32 rows, growing with the square root of the batch size.
     epoch_num : int or None, default=None
         Passes over the training rows. Default: as many as make about 500 steps, but at least 5.
-    batch_size : int or None, default=128
+    batch_size : int or None, default=None
         Rows in a training step, in an ensemble for each member. None grows with the number of
         rows from 32 to 1,024.
     optimizer_name : {'adam', 'adamw', 'sgd'}, default='adam'
@@ -92,31 +104,35 @@ class AutoEncoderEnsemble(NeuralDetector):
         decoder mirrors them.
     hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
-        'softplus', 'tanh'; in an ensemble one that maps 0 to 0.
+        'softplus', 'tanh'.
     novelty : bool, default=False
         Whether the training rows are all normal. If not, ``trim`` keeps the network from learning
         to reconstruct outliers.
     trim : float in [0, 1) or None, default=None
-        Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.4,
+        Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.3,
         or 0 with ``novelty=True``.
     corruption : Corruption, dict or None, default=None
         :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training;
         the decoder has to reconstruct them as they were (denoising autoencoder [2]_).
-    score_head : str, default='nearest_neighbor'
+    score_head : str or None, default=None
         Name of a registered score head: 'euclidean', the length of the residual, as in PyOD;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
         that of residual and latent code; 'nearest_neighbor', the distance of both from the nearest
-        of a sample of training rows; 'nll', the negative log likelihood (not in ensembles);
-        'reconstruction_probability' and 'elbo' (only in a VAE).
+        of a sample of training rows; 'kernel', the distance of row and residual from what kernel
+        regression on a sample of training rows makes of them; 'nll', the negative log likelihood
+        (not in ensembles); 'reconstruction_probability' and 'elbo' (only in a VAE). Default:
+        'joint_mahalanobis', or 'kernel' with ``novelty=True``.
     checkpoint : str, PathLike or None, default=None
         File for the state of training after each epoch. A fit that was broken off resumes from it,
         to the same bits; the fit deletes it at its end. Needs an int as ``random_state``.
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
         Precision of the factors in matrix products when a GPU scores rows. A lower one is faster
         and changes scores; ``benchmarks/gpu.py`` prints by how much.
-    held_out_threshold : bool or float in (0, 1), default=False
-        Keep this share of the rows (True: 0.1) from training, and set the threshold by their
-        scores, which memorised rows do not lower. Enables :meth:`predict_p_value`.
+    held_out_threshold : bool, float in (0, 1) or None, default=None
+        Keep this share of the rows from training, and set the threshold by their scores, which
+        memorised rows do not lower. True: a tenth of the rows; with ``novelty=True`` at least 250 of
+        them, or half. None: True with ``novelty=True``, else False. Enables
+        :meth:`predict_p_value`.
     on_divergence : {'raise', 'restart'}, default='raise'
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
         same initial weights at a tenth of the learning rate, at most three times, with warnings.
@@ -129,12 +145,11 @@ class AutoEncoderEnsemble(NeuralDetector):
 
     Notes
     -----
-    Widths and corruption are the largest of any member. The first member has all widths of
-    ``hidden_neuron_list``; another has half to all of each hidden layer, and a bottleneck from 1
-    up. The members' shares of hidden features, and their noise, are spread evenly from 0.
-    ``hidden_neuron_list`` is by default (96, 48, 8), or (96, 48, 32) with ``novelty=True``;
-    ``corruption`` is ``Corruption(mask=0.3, noise=0.2)``, or ``Corruption(noise=0.3)`` with
-    ``novelty=True``.
+    ``hidden_neuron_list`` is by default (64, 8), or (64, 32) with ``novelty=True``. The bottlenecks
+    of variational members are 3, 2 and 4, by turns. Every other plain member is trained with
+    ``corruption``, by default ``Corruption(mask=0.3)``, or ``Corruption(noise=0.2)`` with
+    ``novelty=True``. The score head 'kernel' scores the members together, so that ``combination``
+    has no effect.
 
     References
     ----------
@@ -153,7 +168,7 @@ class AutoEncoderEnsemble(NeuralDetector):
     >>> from pyod_ae_plugin import AutoEncoderEnsemble
     >>> X_train, X_test, y_train, y_test = generate_data(
     ...     n_train=500, n_test=100, n_features=5, random_state=0)
-    >>> detector = AutoEncoderEnsemble(n_estimators=4, verbose=0, device="cpu").fit(X_train)
+    >>> detector = AutoEncoderEnsemble(verbose=0, device="cpu").fit(X_train)
     >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
     ((100,), (100, 32))
     >>> int(detector.labels_.sum())
@@ -167,20 +182,19 @@ class AutoEncoderEnsemble(NeuralDetector):
         "combination": [StrOptions(set(COMBINATIONS))],
         "warm_start": ["boolean"],
         "hidden_neuron_list": ["array-like", None],
-        "hidden_activation_name": [StrOptions(_ACTIVATIONS)],
     }
 
     def __init__(
         self,
-        n_estimators: int = 16,
+        n_estimators: int = 4,
         contamination: Any = 0.1,
         max_samples: int | None = 1024,
         combination: str = "average",
         warm_start: bool = False,
-        preprocessing: bool = True,
+        preprocessing: bool | str = True,
         lr: float | None = None,
         epoch_num: int | None = None,
-        batch_size: int | None = 128,
+        batch_size: int | None = None,
         optimizer_name: str = "adam",
         device: str | torch.device | None = None,
         random_state: Any = 42,
@@ -191,10 +205,10 @@ class AutoEncoderEnsemble(NeuralDetector):
         novelty: bool = False,
         trim: float | None = None,
         corruption: Corruption | Mapping[str, float] | None = None,
-        score_head: str = "nearest_neighbor",
+        score_head: str | None = None,
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
-        held_out_threshold: bool | float = False,
+        held_out_threshold: bool | float | None = None,
         on_divergence: str = "raise",
     ) -> None:
         super().__init__(contamination=contamination)
@@ -227,7 +241,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         check_widths("hidden_neuron_list", self._widths())
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:
-        n_members = len(state["head.location"])
+        n_members = len(next(v for name, v in state.items() if name.startswith("network.")))
         if n_members != self.n_estimators:
             raise ValueError(f"there are {n_members} members, and n_estimators={self.n_estimators}")
 
@@ -244,23 +258,33 @@ class AutoEncoderEnsemble(NeuralDetector):
         if largest is None:
             largest = _CORRUPTION_FOR_NOVELTY if self.novelty else _CORRUPTION
         seed = seed_of(self.random_state) + members.start  # members that are added differ
-        drawn = draw_members(n, self._widths(), largest, seed)
+        widths = self._widths()
+        made = [member(i, widths[-1], largest, self.novelty) for i in members]
+        codes = [m.n_latent for m in made]
+        variational = None if self.novelty else [m.variational for m in made]
+        corrupt = corruptor([m.corruption for m in made])
+        objective: Objective = ReconstructionLoss(corrupt)
+        if variational is not None:
+            drawn = [m.n_latent * m.variational for m in made]
+            objective = NegativeElbo(corrupt=corrupt, drawn=DrawnCodes(drawn, widths[-1]))
 
         def network(generator: torch.Generator, device: torch.device) -> Network:
+            activation = self.hidden_activation_name
             with device:
-                widths = [member.widths for member in drawn]
-                return stacked_mlp(n_features, widths, self.hidden_activation_name, generator)
+                return stacked_mlp(n_features, widths, codes, variational, activation, generator)
 
         def head(network: Network) -> ScoreHead:
             every = (self.n_estimators,)
-            members_head = build_head(self.score_head, network, n_features, every)
-            return CombinedHead(members_head, self.n_estimators, self.combination)
+            head = build_head(head_of(self), network, n_features, every)
+            if head.combines_members:
+                return head
+            return CombinedHead(head, self.n_estimators, self.combination)
 
         return make_recipe(
             self,
             network,
             head,
-            ReconstructionLoss(corruptor([member.corruption for member in drawn])),
+            objective,
             seed=seed,
             trim=[trim_of(self)] * n,
             n_members=n,
@@ -310,52 +334,33 @@ def _structure(network: Network) -> list[object]:
 
 @dataclass(frozen=True)
 class Member:
-    """What sets an autoencoder of an ensemble apart.
+    """What sets a member of an ensemble apart.
 
     Attributes
     ----------
-    widths : list of int
-        Of its encoder's layers, the last of them the bottleneck.
+    n_latent : int
+        Width of its latent code.
+    variational : bool
     corruption : Corruption
     """
 
-    widths: list[int]
+    n_latent: int
+    variational: bool
     corruption: Corruption
 
 
-def draw_members(
-    n_members: int, widths: Sequence[int], largest: Corruption, seed: int
-) -> list[Member]:
-    """Draw the widths and the corruption of each member.
-
-    The first member has the given widths. The hidden widths of the others are between half of
-    these and all of them; their bottlenecks are between 1 and the given one, evenly in the
-    logarithm. Mask and noise are between 0 and the largest. Each of these values
-    is spread evenly over the members, in an order that is drawn for it.
+def member(i: int, bottleneck: int, corruption: Corruption, novelty: bool) -> Member:
+    """The member with index ``i``, from 0.
 
     Examples
     --------
-    >>> draw_members(1, [64, 8], Corruption(mask=0.5), seed=0)
-    [Member(widths=[64, 8], corruption=Corruption(mask=0.0, noise=0.0))]
-    >>> members = draw_members(3, [64, 8], Corruption(mask=0.5), seed=0)
-    >>> sorted(member.corruption.mask for member in members)
-    [0.0, 0.25, 0.5]
+    >>> kinds = [member(i, 8, Corruption(mask=0.3), False) for i in range(4)]
+    >>> [(m.n_latent, m.variational, m.corruption.mask) for m in kinds]
+    [(8, False, 0.0), (3, True, 0.0), (8, False, 0.3), (2, True, 0.0)]
     """
-    generator = torch.Generator().manual_seed(seed)
-    *hidden, bottleneck = widths
-    narrow, masks, noises = (_spread(n_members, generator) for _ in range(3))
-    shares = [1 - 0.5 * share for share in _spread(n_members, generator)]
-    members = []
-    for i in range(n_members):
-        share, exponent = (1.0, 0.0) if i == 0 else (shares[i], narrow[i])
-        code = round(bottleneck ** (1 - exponent))
-        own = [*(max(round(share * width), 1) for width in hidden), code]
-        members.append(Member(own, Corruption(largest.mask * masks[i], largest.noise * noises[i])))
-    return members
-
-
-def _spread(n: int, generator: torch.Generator) -> list[float]:
-    """Figures spread evenly over [0, 1], in a random order."""
-    evenly = torch.linspace(0, 1, n, dtype=torch.float64)
-    spread: list[float] = evenly[torch.randperm(n, generator=generator)].tolist()
-    return spread
+    turn, is_odd = divmod(i, 2)
+    if is_odd and not novelty:
+        n_latent = min(_VARIATIONAL_CODES[turn % len(_VARIATIONAL_CODES)], bottleneck)
+        return Member(n_latent, True, Corruption())
+    is_corrupted = is_odd if novelty else turn % 2
+    return Member(bottleneck, False, corruption if is_corrupted else Corruption())

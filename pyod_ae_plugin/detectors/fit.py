@@ -58,14 +58,17 @@ from pyod_ae_plugin.networks import Network, joined
 from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.heads import Tiles
 from pyod_ae_plugin.scoring.likelihood import latent_usage
-from pyod_ae_plugin.scoring.standardize import MAX_STANDARDIZED
+from pyod_ae_plugin.scoring.standardize import MAX_STANDARDIZED, Spread, spread_of
 from pyod_ae_plugin.storage import Checkpoint
 
 T = TypeVar("T")
 
-# Rows of which the head holds residuals and codes in memory.
+# Rows of which the head holds residuals and codes in memory, for each member.
 _SAMPLE_CELLS = 2**20
 _FEWEST_SAMPLE_ROWS, _MOST_SAMPLE_ROWS = 2**11, 2**14
+
+# Of the sample by which features are scaled: as it is, sorted, with places and gaps in float64.
+_SORTED_COPIES = 8
 
 _FINGERPRINT_ROWS = 1024
 # These change what is shown or where states are kept, and nothing that is trained.
@@ -271,13 +274,16 @@ def _global_randomness(recipe: Recipe) -> Iterator[None]:
 
 def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
     """The rows to train on, and those that are kept from training for the threshold."""
-    if not recipe.calibration_fraction:
-        return rows, None
     n = len(rows)
+    if not recipe.calibration.fraction:
+        return rows, None
     if n < 2:
-        raise ValueError(f"held_out_threshold needs at least 2 rows, got {n}.")
+        raise ValueError(
+            f"Some rows are kept from training to set the threshold, which needs at least 2 rows, "
+            f"got {n}. Pass more rows, or set held_out_threshold=False."
+        )
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
-    n_held_out = min(max(round(n * recipe.calibration_fraction), 1), n - 1)
+    n_held_out = recipe.calibration.n_rows(n)
     held_out, trained_on = (
         SelectedRows(rows, indices.sort().values)
         for indices in (shuffled[:n_held_out], shuffled[n_held_out:])
@@ -291,19 +297,23 @@ def _standardize(rows: Rows, recipe: Recipe, start: Start, group: Group) -> Stan
     if standardize is None:
         standardize = Standardize(rows.shape[1])
         if recipe.preprocessing:
-            moments, *others = group.all_gather(moments_of(rows))
+            sample = _sample(rows, _SORTED_COPIES, group)
+            spread = group.from_first(lambda: spread_of(sample))
+            moments, *others = group.all_gather(moments_of(rows, spread))
             for other in others:
                 moments.merge(other)
-            standardize.fit(moments)
+            standardize.fit(moments, spread, robust=recipe.preprocessing == "robust")
             return standardize
     group.all_or_raise(lambda: _check_range(rows, standardize))
     return standardize
 
 
-def moments_of(rows: Rows) -> Moments:
-    """Mean and variance of each feature."""
+def moments_of(rows: Rows, spread: Spread | None = None) -> Moments:
+    """Mean and variance of each feature; values beyond the bounds of a spread count as these."""
     moments = Moments(rows.shape[1])
     for tile in row_tiles(rows):
+        if spread is not None:
+            tile = tile.double().clamp(spread.lowest, spread.highest)
         moments.update(tile)
     return moments
 
@@ -340,24 +350,25 @@ def _warn_where_rounded(moments: Moments, standardize: Standardize) -> None:
     )
 
 
-def _sample(rows: Rows, n_members: int, group: Group) -> Tensor:
-    """Rows, spread evenly over all processes, as many as a head may keep in memory."""
+def _sample(rows: Rows, copies: int, group: Group) -> Tensor:
+    """Rows, spread evenly over all processes, as many as may be kept in so many copies."""
     counts = group.all_gather(len(rows))
     n_features = rows.shape[1]
-    most = max(_SAMPLE_CELLS // (n_features * n_members), _FEWEST_SAMPLE_ROWS)
+    most = max(_SAMPLE_CELLS // (n_features * copies), _FEWEST_SAMPLE_ROWS)
     stride = -(-sum(counts) // min(most, _MOST_SAMPLE_ROWS))
     parts = group.gather(rows[-sum(counts[: group.rank]) % stride :: stride])
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _tiles(sample: Tensor, module: ScoringModule) -> Tiles:
-    """Return a function that iterates over the standardised rows, tile by tile."""
+def _tiles(sample: Tensor, module: ScoringModule, recipe: Recipe) -> Tiles:
+    """Return a function that iterates over the rows as the network was trained on them."""
     device = module.standardize.scale.device
     height = training_tile_rows(sample.shape[1], device)
+    farthest = recipe.max_trained
 
     def tiles() -> Iterator[Tensor]:
         for tile in sample.split(height):
-            yield module.standardize(tile.to(device))
+            yield module.standardize(tile.to(device)).clamp(-farthest, farthest)
 
     return tiles
 
@@ -381,7 +392,7 @@ def _train(
     training = Training(
         network,
         recipe.objective,
-        training_batches(rows, standardize, device),
+        training_batches(rows, standardize, device, recipe.max_trained),
         n_rows,
         options,
         generator,
@@ -543,7 +554,7 @@ def _fitted_module(
         parameter.data = parameter.data.clone()
         parameter.grad = None
     with torch.no_grad():
-        tiles = _tiles(sample, module)
+        tiles = _tiles(sample, module, recipe)
         head.fit_to(module.network, tiles, max(trained.options.trim), trained.generator)
     return module
 
@@ -555,7 +566,7 @@ def _latent_usage(
     if not recipe.variational:
         return None, None
     with torch.inference_mode():
-        usage = latent_usage(module.network, _tiles(sample, module), max(trained.options.trim))
+        usage = latent_usage(module.network, _tiles(sample, module, recipe), max(trained.options.trim))
     kl, active = (per_dimension.cpu().numpy() for per_dimension in usage)
     if not active.any():
         warnings.warn(
@@ -588,8 +599,9 @@ def _judged(
 
     def choose() -> Threshold:
         check_scores(scores)
-        deciding = scores if calibration is None else calibration
-        return Threshold.chosen_by(recipe.contamination, deciding)
+        if calibration is None:
+            return Threshold.chosen_by(recipe.contamination, scores)
+        return Threshold.chosen_by(recipe.contamination, calibration, held_out=True)
 
     threshold = group.from_first(choose)
     if threshold.is_on_scores or calibration is not None or group.rank > 0:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.thresholds import ThresholdRule
 
 # Measured on contaminated data: benchmarks/quality.py.
-DEFAULT_TRIM = 0.4
+DEFAULT_TRIM = 0.3
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
-_DEFAULT_CALIBRATION_FRACTION = 0.1
+# Rows held out by default: a share of all; of normal rows at least so many, or half of them.
+_HELD_OUT, _FEWEST_HELD_OUT = 0.1, 250
 
 # Training computes in float32.
 LARGEST = float(torch.finfo(torch.float32).max)
@@ -44,7 +45,7 @@ COMPILE_MODES = {"default", "reduce-overhead", "max-autotune", "max-autotune-no-
 
 COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "contamination": [Interval(Real, 0, 0.5, closed="right"), HasMethods(["fit", "predict"])],
-    "preprocessing": ["boolean"],
+    "preprocessing": ["boolean", StrOptions({"robust"})],
     "lr": [Interval(Real, 0, LARGEST, closed="right"), None],
     "epoch_num": [Interval(Integral, 1, None, closed="left"), None],
     "batch_size": [Interval(Integral, 1, None, closed="left"), None],
@@ -63,10 +64,10 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "corruption": [Corruption, dict, None],
     "network": [str, callable],
     "input_shape": ["array-like", None],
-    "score_head": [str],
+    "score_head": [str, None],
     "early_stopping": ["boolean", EarlyStopping, dict],
     "checkpoint": [str, os.PathLike, None],
-    "held_out_threshold": ["boolean", Interval(Real, 0, 1, closed="neither")],
+    "held_out_threshold": ["boolean", Interval(Real, 0, 1, closed="neither"), None],
     "on_divergence": [StrOptions({"raise", "restart"})],
     "precision": [StrOptions({"float32", "tf32", "bfloat16"})],
 }
@@ -113,11 +114,27 @@ def check_value(name: str, kind: type, value: Any) -> None:
     validate_parameter_constraints(VALUES[kind], value, kind.__name__)
 
 
-def calibration_fraction(held_out_threshold: bool | float) -> float:
-    """The share of the rows that are kept from training to set the threshold by."""
-    if isinstance(held_out_threshold, (bool, np.bool_)):
-        return _DEFAULT_CALIBRATION_FRACTION if held_out_threshold else 0.0
-    return float(held_out_threshold)
+def calibration_share(held_out_threshold: bool | float | None, novelty: bool) -> CalibrationShare:
+    """What is kept from training to set the threshold by, as a parameter asks for it."""
+    if held_out_threshold is None:
+        held_out_threshold = novelty
+    if not isinstance(held_out_threshold, (bool, np.bool_)):
+        return CalibrationShare(float(held_out_threshold))
+    if not held_out_threshold:
+        return CalibrationShare(0.0)
+    return CalibrationShare(_HELD_OUT, _FEWEST_HELD_OUT if novelty else 0)
+
+
+class CalibrationShare(NamedTuple):
+    """How many rows are kept from training to set the threshold by."""
+
+    fraction: float  # of all rows
+    fewest: int = 0  # but at least so many, or half of the rows
+
+    def n_rows(self, n: int) -> int:
+        """Number of ``n`` rows, at least 1 of 2 or more, that are kept from training."""
+        wanted = max(round(self.fraction * n), min(self.fewest, n // 2))
+        return min(max(wanted, 1), n - 1) if self.fraction else 0
 
 
 def check_contamination(contamination: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from pyod_ae_plugin.detectors.parameters import (
     DEFAULT_OPTIMIZER_PARAMS,
     DEFAULT_TRIM,
+    CalibrationShare,
     as_value,
-    calibration_fraction,
+    calibration_share,
     check_input_shape,
     seed_of,
 )
@@ -27,6 +29,7 @@ from pyod_ae_plugin.networks import Network, conv, mlp, variational_conv, variat
 from pyod_ae_plugin.plugins.manager import find
 from pyod_ae_plugin.scoring import ScoreHead
 from pyod_ae_plugin.scoring.likelihood import encode_distribution
+from pyod_ae_plugin.scoring.standardize import MAX_TRAINED
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -48,9 +51,9 @@ class Recipe:
     build_head: Callable[[Network], ScoreHead]  # makes the unfitted head for a network
     objective: Objective
     options: TrainingOptions
-    preprocessing: bool  # whether features are standardised
+    preprocessing: bool | str  # whether features are standardised; 'robust' is by their quartiles
     contamination: Any  # a share, or a thresholder
-    calibration_fraction: float  # share of the rows kept from training to set the threshold
+    calibration: CalibrationShare  # rows kept from training to set the threshold
     seed: int
     device: str | torch.device | None  # as asked for; fit_model checks whether it is here
     precision: Precision
@@ -60,6 +63,11 @@ class Recipe:
     verbose: int
     checkpoint: Path | None
     params: Mapping[str, Any]  # class and parameters of the detector, for the fingerprint of a fit
+
+    @property
+    def max_trained(self) -> float:
+        """The largest value that a network is trained on; a larger one counts as this one."""
+        return MAX_TRAINED if self.preprocessing else math.inf
 
 
 def make_recipe(
@@ -92,7 +100,7 @@ def make_recipe(
         ),
         preprocessing=detector.preprocessing,
         contamination=detector.contamination,
-        calibration_fraction=calibration_fraction(detector.held_out_threshold),
+        calibration=calibration_share(detector.held_out_threshold, detector.novelty),
         seed=seed_of(detector.random_state) if seed is None else seed,
         device=detector.device,
         precision=detector.precision,
@@ -120,7 +128,7 @@ def single_network_recipe(
     """
     factory = find_network(detector.network)
     # A decoder learns a variance where the score head asks for it, and in every VAE.
-    required = getattr(find_head(detector.score_head), "required_methods", ())
+    required = getattr(find_head(head_of(detector)), "required_methods", ())
     learn_variance = variational or "decode_distribution" in required
     params = {**detector.get_params(deep=False), **network_params, "learn_variance": learn_variance}
     corruption = as_value(Corruption, detector.corruption) or Corruption()
@@ -137,7 +145,7 @@ def single_network_recipe(
     return make_recipe(
         detector,
         network,
-        lambda network: build_head(detector.score_head, network, n_features),
+        lambda network: build_head(head_of(detector), network, n_features),
         objective(corruption, learn_variance),
         variational=variational,
         draws_privately=factory in _PRIVATE_FACTORIES,
@@ -156,6 +164,12 @@ def trim_of(detector: NeuralDetector) -> float:
     """The share that is trimmed, or its default."""
     default = 0.0 if detector.novelty else DEFAULT_TRIM
     return default if detector.trim is None else float(detector.trim)
+
+
+def head_of(detector: NeuralDetector) -> str:
+    """The name of the score head, or of its default."""
+    default = "kernel" if detector.novelty else "joint_mahalanobis"
+    return default if detector.score_head is None else str(detector.score_head)
 
 
 # ------------------------------------------------------------------------------------ networks

@@ -52,8 +52,10 @@ class VAE(NeuralDetector):
     contamination : float in (0, 0.5] or thresholder, default=0.1
         Share of outliers in the training rows, which sets the threshold; or a rule of
         :mod:`pyod_ae_plugin.thresholds` or a thresholder of :mod:`pyod.models.thresholds`.
-    preprocessing : bool, default=True
-        Standardise each feature to zero mean and unit variance.
+    preprocessing : bool or 'robust', default=True
+        Scale each feature: True by mean and standard deviation, 'robust' by median and quartiles.
+        Extreme values count little in either, and a discrete feature's unit is at least its step
+        over the square root of 2; see :class:`~pyod_ae_plugin.scoring.Standardize`.
     lr : float or None, default=None
         Highest learning rate; it rises to this in the first 30% of the steps, then falls to 0.
         Default: 2e-3 for a batch of 32 rows, growing with the square root of the batch size.
@@ -91,7 +93,7 @@ class VAE(NeuralDetector):
         Width of the latent code.
     hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
-        'softplus', 'tanh'; in an ensemble one that maps 0 to 0.
+        'softplus', 'tanh'.
     output_activation_name : str, default='identity'
         Activation of the decoder's output, by the same names.
     batch_norm : bool, default=False
@@ -107,7 +109,7 @@ class VAE(NeuralDetector):
         Whether the training rows are all normal. If not, ``trim`` keeps the network from learning
         to reconstruct outliers.
     trim : float in [0, 1) or None, default=None
-        Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.4,
+        Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.3,
         or 0 with ``novelty=True``.
     corruption : Corruption, dict or None, default=None
         :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training;
@@ -120,12 +122,14 @@ class VAE(NeuralDetector):
         Shape of the image in a row, (height, width) or (channels, height, width), for the networks
         'conv' and 'variational_conv'. Their convolutions have as many channels as hidden layers
         have units, and each halves height and width.
-    score_head : str, default='nearest_neighbor'
+    score_head : str or None, default=None
         Name of a registered score head: 'euclidean', the length of the residual, as in PyOD;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
         that of residual and latent code; 'nearest_neighbor', the distance of both from the nearest
-        of a sample of training rows; 'nll', the negative log likelihood (not in ensembles);
-        'reconstruction_probability' and 'elbo' (only in a VAE).
+        of a sample of training rows; 'kernel', the distance of row and residual from what kernel
+        regression on a sample of training rows makes of them; 'nll', the negative log likelihood
+        (not in ensembles); 'reconstruction_probability' and 'elbo' (only in a VAE). Default:
+        'joint_mahalanobis', or 'kernel' with ``novelty=True``.
     early_stopping : bool, EarlyStopping or dict, default=False
         Stop when the loss of rows kept from training no longer falls, and return to the best
         epoch; True stands for the defaults of :class:`~pyod_ae_plugin.EarlyStopping`.
@@ -135,9 +139,11 @@ class VAE(NeuralDetector):
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
         Precision of the factors in matrix products when a GPU scores rows. A lower one is faster
         and changes scores; ``benchmarks/gpu.py`` prints by how much.
-    held_out_threshold : bool or float in (0, 1), default=False
-        Keep this share of the rows (True: 0.1) from training, and set the threshold by their
-        scores, which memorised rows do not lower. Enables :meth:`predict_p_value`.
+    held_out_threshold : bool, float in (0, 1) or None, default=None
+        Keep this share of the rows from training, and set the threshold by their scores, which
+        memorised rows do not lower. True: a tenth of the rows; with ``novelty=True`` at least 250 of
+        them, or half. None: True with ``novelty=True``, else False. Enables
+        :meth:`predict_p_value`.
     on_divergence : {'raise', 'restart'}, default='raise'
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
         same initial weights at a tenth of the learning rate, at most three times, with warnings.
@@ -185,7 +191,7 @@ class VAE(NeuralDetector):
     ...     n_train=500, n_test=100, n_features=5, random_state=0)
     >>> detector = VAE(verbose=0, device="cpu").fit(X_train)
     >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
-    ((100,), (100, 16))
+    ((100,), (100, 3))
     >>> int(detector.labels_.sum())
     50
     """
@@ -207,7 +213,7 @@ class VAE(NeuralDetector):
     def __init__(
         self,
         contamination: Any = 0.1,
-        preprocessing: bool = True,
+        preprocessing: bool | str = True,
         lr: float | None = None,
         epoch_num: int | None = None,
         batch_size: int | None = None,
@@ -222,7 +228,7 @@ class VAE(NeuralDetector):
         capacity: float | None = None,
         encoder_neuron_list: Sequence[int] = (64,),
         decoder_neuron_list: Sequence[int] = (64,),
-        latent_dim: int = 16,
+        latent_dim: int = 3,
         hidden_activation_name: str = "silu",
         output_activation_name: str = "identity",
         batch_norm: bool = False,
@@ -234,11 +240,11 @@ class VAE(NeuralDetector):
         corruption: Corruption | Mapping[str, float] | None = None,
         network: str | NetworkFactory = "variational_mlp",
         input_shape: Sequence[int] | None = None,
-        score_head: str = "nearest_neighbor",
+        score_head: str | None = None,
         early_stopping: bool | EarlyStopping | Mapping[str, Any] = False,
         checkpoint: str | PathLike[str] | None = None,
         precision: Precision = "float32",
-        held_out_threshold: bool | float = False,
+        held_out_threshold: bool | float | None = None,
         on_divergence: str = "raise",
     ) -> None:
         super().__init__(contamination=contamination)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyod_ae_plugin.engine.objectives import (
+    DrawnCodes,
     NegativeElbo,
     Objective,
     ReconstructionLoss,
@@ -180,23 +181,25 @@ def _loss_terms(
     h = program.append(pipeline.encoder, program.source)
     if isinstance(objective, ReconstructionLoss):
         if objective.learn_variance:
-            return [_density_term(pipeline, program, h, weights)], 1 / program.source.width
+            return [_density_term(pipeline, program, h, weights, None)], 1 / program.source.width
         mean = program.append(pipeline.decoding, h)
         return [SquaredError(mean, weights)], 2 / program.source.width
     assert pipeline.posterior is not None
     mu, logvar = _append_fork(pipeline.posterior, program, h)
-    code = program.new_buffer(mu.width)
-    program.operations.append(Reparameterization(mu, logvar, code, generator))
-    density = _density_term(pipeline, program, code, weights)
+    code, drawn = program.new_buffer(mu.width), objective.drawn
+    program.operations.append(Reparameterization(mu, logvar, code, drawn, generator))
+    density = _density_term(pipeline, program, code, weights, drawn)
     return [density, Divergence(mu, logvar, weights, objective)], 1.0
 
 
-def _density_term(pipeline: Pipeline, program: Program, code: Buffer, weights: Tensor) -> Term:
+def _density_term(
+    pipeline: Pipeline, program: Program, code: Buffer, weights: Tensor, drawn: DrawnCodes | None
+) -> Term:
     """The negative log density of rows; the variance is 1 where the decoder learned none."""
     h = program.append(pipeline.decoder, code)
     if pipeline.output is None:
         return SquaredError(h, weights, _normal_constant(h.width))
-    return GaussianError(*_append_fork(pipeline.output, program, h), weights)
+    return GaussianError(*_append_fork(pipeline.output, program, h), weights, drawn)
 
 
 def _append_fork(fork: Fork, program: Program, h: Buffer) -> tuple[Buffer, Buffer]:
@@ -345,14 +348,21 @@ class Reparameterization:
     """The operation ``reparameterize`` of new noise. Adds to what :class:`Divergence` wrote."""
 
     def __init__(
-        self, mu: Buffer, logvar: Buffer, result: Buffer, generator: torch.Generator
+        self,
+        mu: Buffer,
+        logvar: Buffer,
+        result: Buffer,
+        drawn: DrawnCodes | None,
+        generator: torch.Generator,
     ) -> None:
         self._mu, self._logvar, self._result = mu, logvar, result
-        self._generator = generator
+        self._drawn, self._generator = drawn, generator
         self._offset = torch.empty_like(mu.rows)
 
     def forward(self) -> None:
         noise = self._offset.normal_(generator=self._generator)
+        if self._drawn is not None:
+            noise.mul_(self._drawn.dimensions)
         sigma = torch.mul(self._logvar.rows, 0.5, out=self._result.rows).exp_()
         torch.add(self._mu.rows, noise.mul_(sigma), out=self._result.rows)
 
@@ -403,10 +413,13 @@ class SquaredError:
 
 
 class GaussianError:
-    """The negative ``log_density`` of a row."""
+    """The negative ``log_density`` of a row; the log variances of plain members are 0."""
 
-    def __init__(self, mean: Buffer, logvar: Buffer, weights: Tensor) -> None:
+    def __init__(
+        self, mean: Buffer, logvar: Buffer, weights: Tensor, drawn: DrawnCodes | None
+    ) -> None:
         self._mean, self._logvar, self._weights = mean, logvar, weights
+        self._drawn = drawn
         self._weighted, self._squares = torch.empty_like(mean.rows), torch.empty_like(mean.rows)
         self._doubled = torch.empty_like(mean.rows)
         self._flat_doubled = self._doubled.flatten(0, -2)
@@ -423,6 +436,8 @@ class GaussianError:
     def backward(self) -> None:
         torch.mul(self._weighted, self._weights, out=self._mean.grad)
         half = self._weights * 0.5
+        if self._drawn is not None:
+            half *= self._drawn.members
         torch.addcmul(half, self._squares, half, value=-1, out=self._logvar.grad)
 
 
@@ -436,7 +451,7 @@ class Divergence:
     ) -> None:
         self._mu, self._logvar, self._weights = mu, logvar, weights
         self._kl_weight, self._capacity = objective.kl_weight, objective.capacity
-        self._beta = objective.beta
+        self._beta, self._drawn = objective.beta, objective.drawn
         self._excess, self._doubled = torch.empty_like(mu.rows), torch.empty_like(mu.rows)
         self._half = weights.new_full((mu.width,), 0.5)
         self._sign = torch.empty_like(weights)
@@ -446,6 +461,9 @@ class Divergence:
         mu, logvar = self._mu.rows, self._logvar.rows
         excess = torch.expm1(logvar, out=self._excess)  # of the variance over the prior's
         doubled = torch.sub(excess, logvar, out=self._doubled).addcmul_(mu, mu)
+        if self._drawn is not None:
+            doubled.mul_(self._drawn.dimensions)
+        doubled = doubled.flatten(0, -2)
         if self._capacity is None:
             losses.addmv_(doubled, self._half, alpha=self._beta)
         else:
@@ -457,6 +475,8 @@ class Divergence:
         weights = self._weights * self._beta
         if self._capacity is not None:
             weights *= self._sign
+        if self._drawn is not None:
+            weights = weights * self._drawn.dimensions
         torch.mul(self._mu.rows, weights, out=self._mu.grad)
         torch.mul(self._excess, weights, out=self._logvar.grad).mul_(0.5)
 

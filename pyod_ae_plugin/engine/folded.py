@@ -80,7 +80,8 @@ def _folded(standardize: Standardize, pipeline: Pipeline, head: ScoreHead) -> Ti
             if i == len(encoders) and head.uses_code:
                 code = h.clone() if code_bias is None else torch.add(h, code_bias, out=code)
         torch.addcmul(bias, rows, scale, value=-1, out=residual).addmm_(h, weight)
-        scores = head(residual, code) if head.uses_code else head(residual)
+        row = torch.addcmul(shift, rows, scale) if head.uses_row else rows
+        scores = head(residual, *head.other_inputs(code, row))
         return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
 
     return score

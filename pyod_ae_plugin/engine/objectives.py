@@ -84,6 +84,30 @@ class ReconstructionLoss:
         return (network.decode(code) - x).square().mean(-1)
 
 
+class DrawnCodes:
+    """Which latent dimensions each member of an ensemble draws from a posterior.
+
+    A member that draws none is a plain autoencoder: it has no KL term, and its variances are 1.
+
+    Parameters
+    ----------
+    n_drawn : sequence of int
+        How many dimensions each member draws.
+    n_latent : int
+        Width of the latent codes.
+    """
+
+    def __init__(self, n_drawn: Sequence[int], n_latent: int) -> None:
+        counts = torch.tensor(n_drawn).view(-1, 1, 1)
+        self.dimensions = (torch.arange(n_latent) < counts).float()  # [n_members, 1, n_latent]
+        self.members = (counts > 0).float()  # [n_members, 1, 1]
+
+    def to(self, device: torch.device) -> DrawnCodes:
+        """Move to a device, once; return itself."""
+        self.dimensions, self.members = self.dimensions.to(device), self.members.to(device)
+        return self
+
+
 @dataclass(frozen=True, eq=False)
 class NegativeElbo:
     """Negative evidence lower bound of a VAE with a normal decoder, in nats.
@@ -93,23 +117,32 @@ class NegativeElbo:
     al. 2018). With ``kl_warmup``, a share of the training in [0, 1), ``beta`` is multiplied by
     ``min(progress / kl_warmup, 1)`` (Bowman et al. 2016). Rows are corrupted before they are
     encoded if there is ``corrupt``. A network without ``decode_distribution`` has a variance of 1.
+    In an ensemble ``drawn`` tells the variational members from the plain ones.
     """
 
     beta: float = 1.0
     capacity: float | None = None
     corrupt: Corruptor | None = None
     kl_warmup: float = 0.0
+    drawn: DrawnCodes | None = None
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
         source = x if self.corrupt is None else self.corrupt(x, generator)
         mu, logvar = encode_distribution(network, source)
-        z = reparameterize(mu, logvar, torch.empty_like(mu).normal_(generator=generator))
-        kl = kl_divergence(mu, logvar).sum(-1)
+        noise = torch.empty_like(mu).normal_(generator=generator)
+        divergence = kl_divergence(mu, logvar)
+        drawn = None if self.drawn is None else self.drawn.to(mu.device)
+        if drawn is not None:
+            noise, divergence = noise * drawn.dimensions, divergence * drawn.dimensions
+        kl = divergence.sum(-1)
         if self.capacity is not None:
             kl = (kl - self.capacity * progress).abs()
-        return self.kl_weight(progress) * kl - log_density(x, *decode_distribution(network, z))
+        mean, logvar = decode_distribution(network, reparameterize(mu, logvar, noise))
+        if drawn is not None:
+            logvar = logvar * drawn.members
+        return self.kl_weight(progress) * kl - log_density(x, mean, logvar)
 
     def kl_weight(self, progress: float) -> float:
         """Weight of the KL term; on a GPU, ``progress`` and the weight are tensors."""

@@ -71,11 +71,12 @@ def rows_in_memory(n_features: int, max_width: int, device: torch.device) -> int
 
 
 def training_batches(
-    rows: Rows, standardize: Standardize, device: torch.device
+    rows: Rows, standardize: Standardize, device: torch.device, farthest: float
 ) -> Callable[[Tensor], Tensor]:
     """Return a function that gathers batches: from indices to standardised rows on the device.
 
-    Indices [*, m] become rows [*, m, n_features]. On a CPU they are read from the caller's own
+    Indices [*, m] become rows [*, m, n_features], whose values are at most ``farthest`` from 0. On a
+    CPU they are read from the caller's own
     rows. On a GPU all rows are standardised once and kept there as float32, unless they would take
     more than half of its free memory; then they are copied batch by batch.
     """
@@ -84,13 +85,14 @@ def training_batches(
         resident = torch.empty(tuple(rows.shape), device=device)
         height = training_tile_rows(n_features, device)
         for start in range(0, len(rows), height):
-            resident[start : start + height] = standardize(rows[start : start + height])
+            tile = standardize(rows[start : start + height])
+            resident[start : start + height] = tile.clamp_(-farthest, farthest)
         return ResidentBatches(resident)
     standardize = copy.deepcopy(standardize).to(device)
 
     def standardized_batch(indices: Tensor) -> Tensor:
         x: Tensor = standardize(_gather(rows, indices.to("cpu")).to(device))
-        return x
+        return x.clamp_(-farthest, farthest)
 
     return standardized_batch
 

@@ -42,9 +42,9 @@ class StackedLinear(nn.Module):
     """Linear layers of several members side by side, as one batched matrix product.
 
     Maps [n_members, n, in_features], or [n, in_features] with the same rows for all members, to
-    [n_members, n, out_features]. All layers are as wide as the widest. The weights that a narrower
-    member lacks start at zero. If the activations map zero to zero, these weights get no gradient
-    and stay zero.
+    [n_members, n, out_features]. A member may use fewer of its inputs and outputs. The weights that
+    it lacks start at zero, and stay zero where the inputs it does not use are zero and nothing
+    depends on the outputs it does not use.
 
     Examples
     --------
@@ -54,13 +54,22 @@ class StackedLinear(nn.Module):
     """
 
     def __init__(
-        self, in_widths: Sequence[int], out_widths: Sequence[int], generator: torch.Generator
+        self,
+        in_widths: Sequence[int],
+        out_widths: Sequence[int],
+        generator: torch.Generator,
+        *,
+        in_features: int | None = None,
+        out_features: int | None = None,
     ) -> None:
         super().__init__()
         n_members = len(in_widths)
-        self.weight = nn.Parameter(torch.zeros(n_members, max(in_widths), max(out_widths)))
-        self.bias = nn.Parameter(torch.zeros(n_members, 1, max(out_widths)))
+        n_in, n_out = in_features or max(in_widths), out_features or max(out_widths)
+        self.weight = nn.Parameter(torch.zeros(n_members, n_in, n_out))
+        self.bias = nn.Parameter(torch.zeros(n_members, 1, n_out))
         for i, (n_in, n_out) in enumerate(zip(in_widths, out_widths, strict=True)):
+            if n_out == 0:
+                continue
             layer = Linear(n_in, n_out, generator)
             with torch.no_grad():
                 self.weight[i, :n_in, :n_out] = layer.weight.T

@@ -155,45 +155,83 @@ def _output(
 
 def stacked_mlp(
     n_features: int,
-    hidden_neuron_lists: Sequence[Sequence[int]],
+    hidden_neuron_list: Sequence[int],
+    codes: Sequence[int],
+    variational: Sequence[bool] | None,
     hidden_activation_name: str,
     generator: torch.Generator,
-) -> AutoEncoderNetwork:
-    """Fully connected autoencoders side by side, each like that of :func:`mlp`.
+) -> AutoEncoderNetwork | VariationalNetwork:
+    """Fully connected autoencoders, plain and variational ones, side by side.
+
+    Beside variational members, a plain one is a variational one that uses no log variances: these
+    layers of its start at zero, and :class:`~pyod_ae_plugin.engine.objectives.DrawnCodes` gives
+    them no gradient.
 
     Parameters
     ----------
     n_features : int
         Width of a row.
-    hidden_neuron_lists : sequence of sequences of int
-        The widths of each member's encoder; all members have the same number of layers.
+    hidden_neuron_list : sequence of int
+        Widths of the encoder's layers, the last of them the widest latent code; the decoder mirrors
+        them.
+    codes : sequence of int
+        The width of each member's latent code.
+    variational : sequence of bool or None
+        Whether each member is a variational autoencoder; None stacks plain ones only.
     hidden_activation_name : str
-        An activation that maps zero to zero.
+        A name in ``pyod_ae_plugin.networks.activations.ACTIVATIONS``.
     generator : torch.Generator
         Source of the initial weights.
 
     Returns
     -------
-    AutoEncoderNetwork
+    AutoEncoderNetwork or VariationalNetwork
         Maps rows [n, n_features], or [n_members, n, n_features], to [n_members, n, n_features].
+        The former if ``variational`` is None.
 
     Examples
     --------
-    >>> network = stacked_mlp(5, [[4, 2], [3, 1]], "relu", torch.Generator().manual_seed(0))
-    >>> network.encode(torch.zeros(3, 5)).shape, network(torch.zeros(3, 5)).shape
-    (torch.Size([2, 3, 2]), torch.Size([2, 3, 5]))
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = stacked_mlp(5, [4, 3], [3, 2], [False, True], "relu", generator)
+    >>> network.encode(torch.zeros(7, 5)).shape, network(torch.zeros(7, 5)).shape
+    (torch.Size([2, 7, 3]), torch.Size([2, 7, 5]))
     """
-    rows = [n_features] * len(hidden_neuron_lists)
-    encoder_widths = [rows, *zip(*hidden_neuron_lists, strict=True)]
+    *hidden, n_latent = hidden_neuron_list
+    n_members = len(codes)
+    last, first = [n_features, *hidden][-1], [*hidden, n_features][0]
 
-    def stack(widths: Sequence[Sequence[int]]) -> nn.Sequential:
+    def dense(widths: Sequence[int]) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
-            activation = ACTIVATIONS[hidden_activation_name].make()
-            layers += [StackedLinear(n_in, n_out, generator), activation]
-        return nn.Sequential(*layers[:-1])
+            layers.append(StackedLinear([n_in] * n_members, [n_out] * n_members, generator))
+            layers.append(ACTIVATIONS[hidden_activation_name].make())
+        return layers
 
-    return AutoEncoderNetwork(stack(encoder_widths), stack(encoder_widths[::-1]))
+    def to_codes(used: Sequence[int]) -> StackedLinear:
+        return StackedLinear([last] * n_members, used, generator, out_features=n_latent)
+
+    def from_codes() -> list[nn.Module]:
+        layer = StackedLinear(codes, [last] * n_members, generator, in_features=n_latent)
+        return [layer, ACTIVATIONS[hidden_activation_name].make(), *dense(hidden[::-1])]
+
+    def to_rows(used: Sequence[bool]) -> StackedLinear:
+        widths = [n_features * use for use in used]
+        if hidden:
+            return StackedLinear([first] * n_members, widths, generator, out_features=n_features)
+        return StackedLinear(
+            codes, widths, generator, in_features=n_latent, out_features=n_features
+        )
+
+    encoder, mu = dense([n_features, *hidden]), to_codes(codes)
+    decoder = from_codes() if hidden else []
+    mean = to_rows([True] * n_members)
+    if variational is None:
+        return AutoEncoderNetwork(nn.Sequential(*encoder, mu), nn.Sequential(*decoder, mean))
+    drawn = [code * draws for code, draws in zip(codes, variational, strict=True)]
+    output = GaussianOutput(mean, to_rows(variational))
+    return VariationalNetwork(
+        nn.Sequential(*encoder), mu, to_codes(drawn), nn.Sequential(*decoder, output)
+    )
 
 
 def joined(first: Network, second: Network) -> Network:
@@ -212,9 +250,11 @@ def joined(first: Network, second: Network) -> Network:
     Examples
     --------
     >>> generator = torch.Generator().manual_seed(0)
-    >>> two, three = (stacked_mlp(5, [[4, 2]] * n, "relu", generator) for n in (2, 3))
-    >>> joined(two, three)(torch.zeros(7, 5)).shape
-    torch.Size([5, 7, 5])
+    >>> two, one = (
+    ...     stacked_mlp(5, [4, 2], [2] * n, [True] * n, "relu", generator) for n in (2, 1)
+    ... )
+    >>> joined(two, one)(torch.zeros(7, 5)).shape
+    torch.Size([3, 7, 5])
     """
     others = dict(second.named_parameters())
     for name, parameter in first.named_parameters():

@@ -44,6 +44,7 @@ def pyod_ae_score_heads() -> dict[str, Callable[..., ScoreHead]]:
         "mahalanobis": scoring.Mahalanobis,
         "joint_mahalanobis": scoring.JointMahalanobis,
         "nearest_neighbor": scoring.NearestNeighbor,
+        "kernel": scoring.Kernel,
         "nll": scoring.NegativeLogLikelihood,
         "reconstruction_probability": scoring.ReconstructionProbability,
         "elbo": scoring.Elbo,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pyod_ae_plugin.networks import Network
-from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles
+from pyod_ae_plugin.scoring.heads import ScoreHead, Tiles, check_residuals
 
 _N_REFERENCES = 1024
 _N_REFERENCES_PER_MEMBER = 512
@@ -24,8 +25,9 @@ class Mahalanobis(ScoreHead):
 
     A feature that is always reconstructed badly counts less than one that is always reconstructed
     well. The covariance is estimated on the training rows without the ``trim`` share of longest
-    residuals, and shrunk towards a multiple of the identity as by OAS [1]_, by at least 1%. Above
-    512 features it is low-rank plus diagonal. Residuals ``(*members, n, n_features)`` become
+    residuals, and shrunk towards a multiple of the identity as by OAS [1]_, by at least 1%. The
+    variances of rare categories and counts, which vary less than a normal feature, get a floor.
+    Above 512 features the covariance is low-rank plus diagonal. Residuals ``(*members, n, n_features)`` become
     scores ``(*members, n)``.
 
     Parameters
@@ -60,8 +62,8 @@ class Mahalanobis(ScoreHead):
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
-        residuals, _ = untrimmed_residuals(network, tiles, trim, with_codes=False)
-        self.residual_covariance.fit(residuals)
+        kept = untrimmed_rows(network, tiles, trim)
+        self.residual_covariance.fit([m.residual for m in kept], variance_floor(tiles))
 
     def forward(self, residual: Tensor) -> Tensor:
         distance: Tensor = self.residual_covariance(residual)
@@ -116,14 +118,12 @@ class JointMahalanobis(ScoreHead):
     ) -> None:
         self._fit_covariances(network, tiles, trim)
 
-    def _fit_covariances(
-        self, network: Network, tiles: Tiles, trim: float
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Fit to the residuals and codes of each member, and return these."""
-        residuals, codes = untrimmed_residuals(network, tiles, trim, with_codes=True)
-        self.residual_covariance.fit(residuals)
-        self.code_covariance.fit(codes)
-        return residuals, codes
+    def _fit_covariances(self, network: Network, tiles: Tiles, trim: float) -> list[Kept]:
+        """Fit to the rows of each member that are not trimmed, and return these."""
+        kept = untrimmed_rows(network, tiles, trim)
+        self.residual_covariance.fit([m.residual for m in kept], variance_floor(tiles))
+        self.code_covariance.fit([member.code for member in kept])
+        return kept
 
     def forward(self, residual: Tensor, code: Tensor) -> Tensor:
         distance: Tensor = self.residual_covariance(residual) + self.code_covariance(code)
@@ -180,12 +180,10 @@ class NearestNeighbor(JointMahalanobis):
     def fit_to(
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
-        residuals, codes = self._fit_covariances(network, tiles, trim)
-        sampled = [self._sample(len(x), generator) for x in residuals]
-        residual, code = (
-            torch.stack([x[rows] for x, rows in zip(vectors, sampled, strict=True)])
-            for vectors in (residuals, codes)
-        )
+        kept = self._fit_covariances(network, tiles, trim)
+        sampled = [self._sample(len(member.code), generator) for member in kept]
+        residual = torch.stack([m.residual[i] for m, i in zip(kept, sampled, strict=True)])
+        code = torch.stack([m.code[i] for m, i in zip(kept, sampled, strict=True)])
         self.references = self._whitened(residual, code).view(self.references.shape)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -211,33 +209,44 @@ class NearestNeighbor(JointMahalanobis):
         return (x.square().sum(-1) + 2 * farther).clamp_min(0).sqrt()
 
 
-def untrimmed_residuals(
-    network: Network, tiles: Tiles, trim: float, with_codes: bool
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Residuals of each member's rows without the longest ones, and codes of these rows if asked.
+class Kept(NamedTuple):
+    """Residuals and codes [n, width] of the rows of a member that are not trimmed."""
 
-    Each is a list of tensors, one for each member.
-    """
+    residual: Tensor
+    code: Tensor
+
+
+def untrimmed_rows(network: Network, tiles: Tiles, trim: float) -> list[Kept]:
+    """Each member's rows without those of the longest residuals, of which ``trim`` is the share."""
     residuals, codes = [], []
     for z in tiles():
         code = network.encode(z)
         residuals.append(network.decode(code) - z)
-        if with_codes:
-            codes.append(code)
-    residual = torch.cat(residuals, dim=-2)
-    if not bool(torch.isfinite(residual).all()):
-        raise FloatingPointError(
-            "Training diverged: the network reconstructs training rows as infinite. Lower the "
-            "learning rate lr, and keep preprocessing=True so that the features are standardised."
-        )
+        codes.append(code)
+    residual, code = torch.cat(residuals, dim=-2), torch.cat(codes, dim=-2)
+    check_residuals(residual)
     n = residual.shape[-2]
     kept = residual.square().sum(-1).topk(max(n - int(trim * n), 1), largest=False).indices
+    of_members = (x.reshape(-1, n, x.shape[-1]) for x in (residual, code))
+    return [
+        Kept(residual[i], code[i])
+        for i, residual, code in zip(kept.view(-1, kept.shape[-1]), *of_members, strict=True)
+    ]
 
-    def kept_rows(x: Tensor) -> list[Tensor]:
-        members = x.reshape(-1, *x.shape[-2:]), kept.reshape(-1, kept.shape[-1])
-        return [rows[i] for rows, i in zip(*members, strict=True)]
 
-    return kept_rows(residual), kept_rows(torch.cat(codes, dim=-2)) if with_codes else []
+# A rare category hardly varies, and is reconstructed almost exactly. In the metric of the residuals
+# alone each occurrence of it would outweigh all else that a row has.
+_FLOOR = 0.01
+
+
+def variance_floor(tiles: Tiles) -> Tensor:
+    """What is added to the variance of the residual of each feature, [n_features].
+
+    It is 1% of the variance that a feature lacks to 1, at most its own: nothing for a feature
+    scaled to unit variance, and something for one whose unit is larger than its standard deviation.
+    """
+    variance = torch.cat(list(tiles())).double().var(0, correction=0)
+    return torch.minimum(_FLOOR * (1 - variance).clamp_min(0), variance)
 
 
 # ---------------------------------------------------------------------------------------
@@ -262,13 +271,14 @@ def covariance(width: int, members: tuple[int, ...]) -> Covariance:
 class Covariance(nn.Module):
     """Squared Mahalanobis distances [*members, n] of vectors [*members, n, width] from the mean."""
 
-    def fit(self, vectors: Sequence[Tensor]) -> None:
-        """Learn from vectors [n, width] of each member."""
-        fitted = zip(*map(self._estimate, vectors), strict=True)
+    def fit(self, vectors: Sequence[Tensor], floor: Tensor | None = None) -> None:
+        """Learn from vectors [n, width] of each member, and add a floor [width] to variances."""
+        added = vectors[0].new_zeros(vectors[0].shape[1]) if floor is None else floor
+        fitted = zip(*(self._estimate(x, added.double()) for x in vectors), strict=True)
         for (name, buffer), values in zip(list(self.named_buffers()), fitted, strict=True):
             setattr(self, name, torch.stack(values).view(buffer.shape).float())
 
-    def _estimate(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _estimate(self, x: Tensor, floor: Tensor) -> tuple[Tensor, ...]:
         """Estimate the buffers, in their order, from vectors [n, width]."""
         raise NotImplementedError
 
@@ -291,7 +301,7 @@ class FullCovariance(Covariance):
         self.register_buffer("center", torch.zeros(*members, 1, width))
         self.register_buffer("whitening", torch.eye(width).expand(*members, -1, -1).clone())
 
-    def _estimate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _estimate(self, x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         x = x.double()
         n, width = x.shape
         center = x.mean(0, keepdim=True)
@@ -302,7 +312,7 @@ class FullCovariance(Covariance):
         if mean_variance < torch.finfo(torch.float32).tiny:
             return center, torch.eye(width, dtype=x.dtype, device=x.device)
         covariance = (1 - shrinkage) * covariance
-        covariance.diagonal().add_(shrinkage * mean_variance)
+        covariance.diagonal().add_(shrinkage * mean_variance + floor)
         return center, torch.linalg.inv(torch.linalg.cholesky(covariance)).T
 
     def whiten(self, x: Tensor) -> Tensor:
@@ -336,14 +346,14 @@ class LowRankCovariance(Covariance):
         self.register_buffer("scale", torch.ones(*members, 1, width))
         self.register_buffer("excess", torch.zeros(*members, width, _RANK))
 
-    def _estimate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _estimate(self, x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = x[:: -(-len(x) // _ROWS_FOR_RANK)].double()
         n, width = x.shape
         center = x.mean(0, keepdim=True)
         x = x - center
         variance = x.square().mean(0, keepdim=True)
         mean_variance = variance.mean().clamp_min(torch.finfo(torch.float32).tiny)
-        std = ((1 - _MIN_SHRINKAGE) * variance + _MIN_SHRINKAGE * mean_variance).sqrt()
+        std = ((1 - _MIN_SHRINKAGE) * variance + _MIN_SHRINKAGE * mean_variance + floor).sqrt()
         y = x / std
         # The eigenvectors come from those of the matrix of inner products, which is smaller.
         variances, vectors = torch.linalg.eigh(y @ y.T / n)

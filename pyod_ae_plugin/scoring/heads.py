@@ -23,8 +23,9 @@ class ScoreHead(nn.Module):
     overrides :meth:`fit_to` and :meth:`score`.
 
     Residuals ``(*, n, n_features)``, the reconstructions less the standardised rows, become scores
-    ``(*, n)``. With ``uses_code``, ``forward`` also takes codes ``(*, n, n_latent)``. The leading
-    dimension, if any, is that of the members of an ensemble.
+    ``(*, n)``. With ``uses_code``, ``forward`` also takes codes ``(*, n, n_latent)``, and with
+    ``uses_row`` the standardised rows ``(n, n_features)``. The leading dimension, if any, is that
+    of the members of an ensemble.
 
     Parameters
     ----------
@@ -37,7 +38,13 @@ class ScoreHead(nn.Module):
         Whether a NaN or infinity anywhere in a residual always makes the score NaN or infinite.
         If so, bad input is detected from the scores, without another pass over the rows.
     uses_code : bool, default=False
-        Whether ``forward`` takes the latent code as a second argument.
+        Whether ``forward`` takes the latent code behind the residual.
+    uses_row : bool, default=False
+        Whether ``forward`` takes the standardised row as its last argument.
+    combines_members : bool, default=False
+        Whether the scores are those of an ensemble, ``(n,)``, and not of each of its members.
+    needs_float32 : bool, default=False
+        Whether a GPU must not compute matrix products in a lower precision.
     max_width : int, default=0
         The largest number of values that ``forward`` holds for one row, if it is more than the
         network holds. Tiles are made low enough for these values to fit the cache.
@@ -55,6 +62,9 @@ class ScoreHead(nn.Module):
 
     propagates_nan: bool = False
     uses_code: bool = False
+    uses_row: bool = False
+    combines_members: bool = False
+    needs_float32: bool = False
     max_width: int = 0
     required_methods: tuple[str, ...] = ()
 
@@ -78,9 +88,12 @@ class ScoreHead(nn.Module):
     def score(self, network: Network, z: Tensor) -> Tensor:
         """Scores ``[*, n]`` of standardised rows ``[n, n_features]``."""
         code = network.encode(z)
-        residual = network.decode(code) - z
-        scores: Tensor = self(residual, code) if self.uses_code else self(residual)
+        scores: Tensor = self(network.decode(code) - z, *self.other_inputs(code, z))
         return scores
+
+    def other_inputs(self, code: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """What ``forward`` takes behind the residual."""
+        return (code,) * self.uses_code + (z,) * self.uses_row
 
     def feature_terms(self, network: Network, z: Tensor) -> Tensor | None:
         """Terms [n, n_features], one for each feature, that sum to the scores of standardised rows.
@@ -88,6 +101,15 @@ class ScoreHead(nn.Module):
         None, as here, if the score is not such a sum.
         """
         return None
+
+
+def check_residuals(residual: Tensor) -> None:
+    """Raise unless all residuals of training rows are finite."""
+    if not bool(torch.isfinite(residual).all()):
+        raise FloatingPointError(
+            "Training diverged: the network reconstructs training rows as infinite. Lower the "
+            "learning rate lr, and keep preprocessing=True so that the features are standardised."
+        )
 
 
 class Euclidean(ScoreHead):
@@ -150,7 +172,7 @@ class CombinedHead(ScoreHead):
     --------
     >>> from pyod_ae_plugin.networks import stacked_mlp
     >>> from pyod_ae_plugin.scoring import Euclidean
-    >>> network = stacked_mlp(2, [[3, 1], [2, 1]], "tanh", torch.Generator().manual_seed(0))
+    >>> network = stacked_mlp(2, [3, 1], [1, 1], None, "tanh", torch.Generator().manual_seed(0))
     >>> rows = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     >>> head = CombinedHead(Euclidean(2), 2, "average")
     >>> with torch.no_grad():

@@ -1,6 +1,9 @@
-"""Standardisation: the moments of raw rows, and the module that scales rows by them."""
+"""Standardisation: what a raw feature is like, and the module that scales rows by it."""
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +15,59 @@ _FLOAT32_OFFSET = 8.0
 # standard deviations from the mean that its squared residual would overflow anyway.
 _FLOAT32_STD = (1e-30, 1e19)
 
-# The largest standardised value that a network is trained on or asked to encode: the squares of
-# such values can be summed in float32.
+# The largest standardised value that a network is asked to encode: the squares of such values can
+# be summed in float32.
 MAX_STANDARDIZED = 1e15
+# The largest standardised value that a network is trained on. A larger one counts as this one, so
+# that an absurd value does not take over the gradient.
+MAX_TRAINED = 20.0
+
+# Central shares of a feature, by the tail cut off at either end, and how many standard deviations
+# of a normal distribution they are wide. The last whose ends differ describes the feature.
+_CENTRAL_SHARES = ((0.0, math.inf), (0.001, 6.180), (0.01, 4.653), (0.1, 2.563), (0.25, 1.349))
+# Values so many widths of the central share away from it count as no farther.
+_MOST_WIDTHS = 10
+# A feature is discrete if it has at most so many values, each of ten rows on average.
+_MOST_VALUES, _ROWS_PER_VALUE = 32, 10
+
+
+class Spread(NamedTuple):
+    """How the values of each feature are spread; tensors [n_features] of float64.
+
+    Examples
+    --------
+    >>> spread_of(torch.tensor([[0.0], [1.0], [1.0], [3.0], [1e9]])).highest
+    tensor([23.], dtype=torch.float64)
+    """
+
+    lowest: Tensor  # values beyond these bounds count as these in mean and standard deviation
+    highest: Tensor
+    median: Tensor
+    width: Tensor  # of the central share, in standard deviations of a normal distribution
+    step: Tensor  # smallest gap between the values of a discrete feature; 0 of others
+
+
+def spread_of(rows: Tensor) -> Spread:
+    """The spread of each feature in raw rows [n, n_features] of any real or boolean dtype.
+
+    The central share of a feature is its middle half, between the quartiles. If these are equal it
+    is the middle 80%, 98% or 99.8%, whichever is the first whose ends differ, or else all values.
+    """
+    x = rows.double().sort(dim=0).values
+    last = len(x) - 1
+    low, high, width = x[0], x[last], torch.full_like(x[0], math.inf)
+    for tail, deviations in _CENTRAL_SHARES:
+        i = int(tail * last)
+        differs = x[i] < x[last - i]
+        low, high = torch.where(differs, x[i], low), torch.where(differs, x[last - i], high)
+        width = torch.where(differs, (x[last - i] - x[i]) / deviations, width)
+    reach = _MOST_WIDTHS * (high - low)
+    gaps = x[1:] - x[:-1]
+    n_values = 1 + (gaps > 0).sum(0)
+    discrete = (n_values <= _MOST_VALUES) & (n_values * _ROWS_PER_VALUE <= max(len(x), 20))
+    step = torch.where(gaps > 0, gaps, math.inf).amin(0) if last else torch.zeros_like(low)
+    step = torch.where(discrete & (n_values > 1), step, 0.0)
+    return Spread(low - reach, high + reach, (x[last // 2] + x[-(-last // 2)]) / 2, width, step)
 
 
 class Moments:
@@ -112,10 +165,13 @@ class Moments:
 
 
 class Standardize(nn.Module):
-    """Map raw rows to float32 with zero mean and unit variance per feature.
+    """Map raw rows to float32 in the units of each feature.
 
-    Computes ``(x - mean) / std`` as ``x * scale + shift`` with ``scale = 1 / std`` and
-    ``shift = -mean / std``. The buffers are float32 if that costs no accuracy, else float64, as
+    Computes ``(x - center) / unit`` as ``x * scale + shift`` with ``scale = 1 / unit`` and
+    ``shift = -center / unit``. Center and unit are mean and standard deviation, or median and width
+    of the central share. The unit of a discrete feature is at least its step over the square root
+    of 2, so that the distance of two neighbouring values is at most that of two rows of a normal
+    feature. The buffers are float32 if that costs no accuracy, else float64, as
     for timestamps, which are far from zero. The arithmetic is in the dtype of the buffers.
     An unfitted module only casts to float32. Rows ``(n, n_features)`` have any real or boolean
     dtype.
@@ -138,7 +194,7 @@ class Standardize(nn.Module):
     >>> standardize = Standardize(1)
     >>> moments = Moments(1)
     >>> moments.update(torch.tensor([[1.0], [3.0]]))
-    >>> standardize.fit(moments)
+    >>> standardize.fit(moments, spread_of(torch.tensor([[1.0], [1.6], [3.0]])))
     >>> standardize(torch.tensor([[1.0], [2.0], [5.0]])).T
     tensor([[-1.,  0.,  3.]])
     """
@@ -152,18 +208,23 @@ class Standardize(nn.Module):
         self.register_buffer("scale", torch.ones(n_features))
         self.register_buffer("shift", torch.zeros(n_features))
 
-    def fit(self, moments: Moments) -> None:
-        """Learn from the moments of training rows."""
+    def fit(self, moments: Moments, spread: Spread, *, robust: bool = False) -> None:
+        """Learn from moments and spread of training rows; ``robust`` takes median and width."""
         float64 = torch.finfo(torch.float64)
-        mean, std = moments.mean, moments.std.clamp_max(float64.max)
-        constant = moments.constant | (std < float64.tiny)
-        std = torch.where(constant, _unit_of_constants(mean, std), std)
+        center, unit = moments.mean, moments.std
+        constant = moments.constant | (unit < float64.tiny)
+        if robust:
+            known = spread.width > 0  # of values next to each other it may be rounded to 0
+            center = torch.where(constant, center, spread.median)
+            unit = torch.where(known & spread.width.isfinite(), spread.width, unit)
+        unit = torch.maximum(unit, spread.step / math.sqrt(2)).clamp_max(float64.max)
+        unit = torch.where(constant, _unit_of_constants(moments.mean, moments.std), unit)
         smallest, largest = _FLOAT32_STD
-        near_zero = mean.abs() <= _FLOAT32_OFFSET * std
-        in_range = (smallest <= std) & (std <= largest)
+        near_zero = center.abs() <= _FLOAT32_OFFSET * unit
+        in_range = (smallest <= unit) & (unit <= largest)
         dtype = torch.float32 if bool((near_zero & in_range).all()) else torch.float64
-        self.scale = std.reciprocal().to(dtype)
-        self.shift = (-mean / std).to(dtype)
+        self.scale = unit.reciprocal().to(dtype)
+        self.shift = (-center / unit).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         # Contiguous, so that rows stored by columns meet the same arithmetic.

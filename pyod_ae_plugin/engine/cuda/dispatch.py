@@ -33,6 +33,7 @@ def gpu_score_function(module: ScoringModule, precision: Precision) -> Callable[
     may be called by this thread, on the current stream.
     """
     device = module.standardize.scale.device
+    precision = "float32" if module.head.needs_float32 else precision
     stream = torch.cuda.current_stream(device).cuda_stream
     weights = tuple(map(_identity, chain(module.parameters(), module.buffers())))
     key = threading.get_ident(), stream, precision, read_scoring(module), weights

@@ -17,6 +17,7 @@ from pyod_ae_plugin.scoring import (
     CombinedHead,
     Euclidean,
     JointMahalanobis,
+    Kernel,
     Mahalanobis,
     NearestNeighbor,
     ScoreHead,
@@ -27,7 +28,7 @@ from pyod_ae_plugin.scoring.distances import FullCovariance
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 _MIN_WIDTH, _MAX_WIDTH = 16, 128
-_HEADS = (Euclidean, Mahalanobis, JointMahalanobis, NearestNeighbor)
+_HEADS = (Euclidean, Mahalanobis, JointMahalanobis, NearestNeighbor, Kernel)
 _NO_ACTIVATION = 0
 
 
@@ -60,8 +61,8 @@ def fused_score_function(
     """Return a function that scores rows in one kernel launch, or None if that is not possible.
 
     It is possible for a known network of linear and elementwise layers that are at most 128 wide,
-    features standardised in float32, and the four heads that measure residual and code, in an
-    ensemble averaged over members. It needs triton 3.2 or later, and a GPU or triton's interpreter.
+    features standardised in float32, and the five heads that measure lengths and distances: in an
+    ensemble averaged over members, and 'kernel' of a single network. It needs triton 3.2 or later, and a GPU or triton's interpreter.
     The scores are the module's up to rounding. ``precision`` is that of the factors in matrix
     products; sums are float32.
     """
@@ -116,12 +117,14 @@ class KernelPath(NamedTuple):
 
     @property
     def n_references(self) -> int:
-        head = self.head
-        return head.references.shape[-2] if isinstance(head, NearestNeighbor) else 0
+        has_references = isinstance(self.head, (NearestNeighbor, Kernel))
+        return self.head.references.shape[-2] if has_references else 0
 
     def max_width(self, precision: Precision) -> int:
         """The largest number of values of a row, padded, that are in registers at a time."""
         widths = self.widths
+        if isinstance(self.head, Kernel):  # row, residual and their reconstructions are
+            return max(*widths, 2 * widths[0])
         # In full float32 both residual and code are, while references are read.
         if self.n_references and precision == "float32":
             return max(*widths, _power_of_two(widths[0] + widths[self.n_encoding]))
@@ -137,7 +140,7 @@ def kernel_path(module: ScoringModule) -> KernelPath | None:
     combines = type(head) is CombinedHead and head.combination == "average"
     member_head = head.head if isinstance(head, CombinedHead) and combines else head
     if type(member_head) not in _HEADS or combines != (pipeline.n_members is not None):
-        return None
+        return None  # also for 'kernel' in an ensemble, which needs all residuals at once
     encoding, decoding = _stages(pipeline.encoding), _stages(pipeline.decoding)
     if not encoding or not decoding:
         return None
@@ -191,12 +194,28 @@ def _parameters(module: ScoringModule, path: KernelPath, references_at_a_time: i
         # in blocks [width + n_code, references_at_a_time]
         matrices.append(joint.unflatten(1, (-1, references_at_a_time)).mT)
         vectors.append(0.5 * references.square().sum(2))
+    if isinstance(head, Kernel):
+        matrices.append(_blocks(head.references, width, references_at_a_time))
+        center, squares = head.center.view(1, 2, -1), head.references.square().sum(1)
+        factor = 0.5 / head.bandwidth.square().view(1, 1)
+        vectors += [_padded(center, width), factor, torch.stack([squares, head.copies])[None]]
     standardize = module.standardize
     scale = _padded(torch.stack([standardize.scale, standardize.shift]), width)
     calibration = scale
     if isinstance(module.head, CombinedHead):
         calibration = torch.cat([module.head.location, module.head.scale])
     return [scale, _joined(matrices), _joined(vectors), calibration]
+
+
+def _blocks(references: Tensor, width: int, at_a_time: int) -> Tensor:
+    """References of a :class:`Kernel`, block by block: the parts of row and residual, each padded.
+
+    Each block has both parts [width, at_a_time], for products, and then both [at_a_time, width],
+    for sums: [1, n_blocks, 4, width * at_a_time].
+    """
+    parts = _padded(references.unflatten(1, (2, -1)), width).unflatten(0, (-1, at_a_time))
+    parts = parts.movedim(2, 1)  # [n_blocks, 2, at_a_time, width]
+    return torch.cat([parts.mT.flatten(2), parts.flatten(2)], dim=1)[None]
 
 
 def _by_member(x: Tensor, n_members: int) -> Tensor:
@@ -231,6 +250,7 @@ def _options(path: KernelPath, precision: Precision) -> dict[str, Any]:
         "N_LAYERS": len(path.stages),
         "N_ENCODING": path.n_encoding,
         "WHITENS": not isinstance(path.head, Euclidean),
+        "SMOOTHS": isinstance(path.head, Kernel),
         "USES_CODE": path.head.uses_code,
         "N_REFERENCES": path.n_references,
         "COMBINES": path.combines,

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from pyod_ae_plugin.networks.activations import ACTIVATIONS as KNOWN_ACTIVATIONS
-from pyod_ae_plugin.scoring import heads, module
+from pyod_ae_plugin.scoring import heads, kernel, module
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 2):
     raise ImportError(f"The fused kernel needs triton 3.2 or later, not {triton.__version__}.")
@@ -26,6 +26,8 @@ RELU, LEAKY_RELU, ELU, SILU, GELU, SIGMOID, TANH, SOFTPLUS = (
 HIGHEST_SCORE = tl.constexpr(module.HIGHEST_SCORE)
 SMALLEST_SCORE = tl.constexpr(torch.finfo(torch.float32).tiny)
 LOWEST_LOG_SCORE = tl.constexpr(heads.LOWEST_LOG_SCORE)
+RESIDUAL_WEIGHT = tl.constexpr(kernel.RESIDUAL_WEIGHT)
+SAME = tl.constexpr(kernel.SAME)
 REFERENCES_AT_A_TIME = tl.constexpr(64)
 # In full float32 a thread holds its rows of one factor and its columns of the other in registers.
 # With more inputs than this they do not fit, and every multiplication would wait for memory.
@@ -53,6 +55,7 @@ def score_rows(
     WHITENS: tl.constexpr,
     USES_CODE: tl.constexpr,
     N_REFERENCES: tl.constexpr,
+    SMOOTHS: tl.constexpr,
     COMBINES: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -80,18 +83,21 @@ def score_rows(
         # an activation may map the zeros of padding to other values
         residual = tl.where(feature[None, :] < N_FEATURES, h - z, 0.0)
         N_CODE: tl.constexpr = 1 << (WIDTHS >> (4 * N_ENCODING) & 15)
-        length = _length(
-            residual,
-            code,
-            matrix,
-            vector,
-            N_IN,
-            N_CODE,
-            WHITENS,
-            USES_CODE,
-            N_REFERENCES,
-            PRECISION,
-        )
+        if SMOOTHS:
+            length = _smoothed_length(z, residual, matrix, vector, N_IN, N_REFERENCES, PRECISION)
+        else:
+            length = _length(
+                residual,
+                code,
+                matrix,
+                vector,
+                N_IN,
+                N_CODE,
+                WHITENS,
+                USES_CODE,
+                N_REFERENCES,
+                PRECISION,
+            )
         if COMBINES:
             log_score = tl.log(tl.maximum(length, SMALLEST_SCORE, propagate_nan=_ALL_NAN))
             distance = log_score - tl.load(calibration + member)
@@ -220,6 +226,66 @@ def _nearest(
         matrix += (N_IN + N_CODE) * N
         vector += N
     return tl.min(nearest, 1)
+
+
+@triton.jit
+def _smoothed_length(
+    z,
+    residual,
+    matrix,
+    vector,
+    N_IN: tl.constexpr,
+    N_REFERENCES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Distance of (z, 3 residual) to its reconstruction by kernel regression on references.
+
+    Softmax and mean are computed in one pass over the references: when a larger logit comes, what
+    was summed so far is scaled down (Milakov & Gimelshein 2018, Online normalizer calculation for
+    softmax).
+    """
+    N: tl.constexpr = REFERENCES_AT_A_TIME
+    BLOCK: tl.constexpr = z.shape[0]
+    feature = tl.arange(0, N_IN)
+    row = z - tl.load(vector + feature)[None, :]
+    residual = RESIDUAL_WEIGHT * residual - tl.load(vector + N_IN + feature)[None, :]
+    factor = tl.load(vector + 2 * N_IN)
+    vector += 2 * N_IN + 1
+    square = tl.sum(row * row, 1) + tl.sum(residual * residual, 1)
+    largest = tl.full([BLOCK], float("-inf"), tl.float32)
+    nearest = tl.full([BLOCK], float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    row_sum = tl.zeros([BLOCK, N_IN], tl.float32)
+    residual_sum = tl.zeros([BLOCK, N_IN], tl.float32)
+    for _ in range(N_REFERENCES // N):
+        product = tl.zeros([BLOCK, N], tl.float32)
+        product = _plus_product(product, row, matrix, N_IN, N, PRECISION)
+        product = _plus_product(product, residual, matrix + N_IN * N, N_IN, N, PRECISION)
+        lengths = square[:, None] + tl.load(vector + tl.arange(0, N))[None, :]
+        copies = tl.load(vector + N_REFERENCES + tl.arange(0, N))[None, :]
+        distances = lengths - 2 * product
+        used = copies > tl.where(distances <= SAME * lengths, 1.0, 0.0)
+        logits = tl.where(used, -factor * distances, float("-inf"))
+        larger = tl.maximum(largest, tl.max(logits, 1))
+        finite = tl.where(larger > float("-inf"), larger, 0.0)
+        weights = tl.exp(logits - finite[:, None])
+        shrinkage = tl.exp(largest - finite)
+        total = total * shrinkage + tl.sum(weights, 1)
+        row_sum = row_sum * shrinkage[:, None]
+        residual_sum = residual_sum * shrinkage[:, None]
+        row_sum = _plus_product(row_sum, weights, matrix + 2 * N_IN * N, N, N_IN, PRECISION)
+        residual_sum = _plus_product(
+            residual_sum, weights, matrix + 3 * N_IN * N, N, N_IN, PRECISION
+        )
+        largest = larger
+        nearest = tl.minimum(nearest, tl.min(tl.where(copies > 0, distances, float("inf")), 1))
+        matrix += 4 * N_IN * N
+        vector += N
+    row -= row_sum / total[:, None]
+    residual -= residual_sum / total[:, None]
+    length = tl.sqrt(tl.sum(row * row, 1) + tl.sum(residual * residual, 1))
+    # where all references are the row itself
+    return tl.where(total == 0, tl.sqrt(tl.maximum(nearest, 0.0)), length)
 
 
 @triton.jit
