@@ -130,7 +130,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         and changes scores; ``benchmarks/gpu.py`` prints by how much.
     held_out_threshold : bool, float in (0, 1) or None, default=None
         Keep this share of the rows from training, and set the threshold by their scores, which
-        memorised rows do not lower. True: a tenth of the rows; with ``novelty=True`` at least 250 of
+        memorised rows do not lower. True: a tenth of the rows; with ``novelty=True`` at least 150 of
         them, or half. None: True with ``novelty=True``, else False. Enables
         :meth:`predict_p_value`.
     on_divergence : {'raise', 'restart'}, default='raise'

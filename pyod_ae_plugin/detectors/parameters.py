@@ -30,7 +30,7 @@ from pyod_ae_plugin.thresholds import ThresholdRule
 DEFAULT_TRIM = 0.3
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
 # Rows held out by default: a share of all; of normal rows at least so many, or half of them.
-_HELD_OUT, _FEWEST_HELD_OUT = 0.1, 250
+_HELD_OUT, _FEWEST_HELD_OUT = 0.1, 150
 
 # Training computes in float32.
 LARGEST = float(torch.finfo(torch.float32).max)

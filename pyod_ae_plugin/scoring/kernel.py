@@ -36,8 +36,10 @@ class Kernel(ScoreHead):
 
     References are 1,024 of the training rows that were not trimmed, those nearest to the centers of
     k-means, or all if there are fewer. The bandwidth ``h`` is the candidate by which training rows
-    are reconstructed best. A row that is a reference is not reconstructed from itself, unless there
-    are copies of it. So training rows have scores like those of new rows.
+    are reconstructed best. A row that lies on a reference may be that reference, which must not be
+    reconstructed from itself, or a copy of it, which may. If training rows have copies there, the
+    reference counts fully. Else its weight is multiplied by the share of training rows that have
+    copies: it is 0 for continuous features, so that training rows have scores like new rows.
 
     Rows ``(n, n_features)`` and residuals ``(*members, n, n_features)`` become scores ``(n,)``. The
     members of an ensemble are scored together: a point holds the residuals of all of them, each
@@ -79,6 +81,7 @@ class Kernel(ScoreHead):
     references: Tensor
     copies: Tensor
     bandwidth: Tensor
+    copied: Tensor
 
     def __init__(self, n_features: int, members: tuple[int, ...] = ()) -> None:
         super().__init__(n_features)
@@ -88,6 +91,7 @@ class Kernel(ScoreHead):
         # training rows at each reference; 0 where there is no reference
         self.register_buffer("copies", torch.zeros(_N_REFERENCES))
         self.register_buffer("bandwidth", torch.ones(()))
+        self.register_buffer("copied", torch.zeros(()))  # share of training rows that have copies
         self.max_width = 3 * _N_REFERENCES
 
     def fit_to(
@@ -112,39 +116,46 @@ class Kernel(ScoreHead):
         distances = torch.cdist(chosen, points).square()
         same = distances <= SAME * (_squares(chosen).unsqueeze(1) + _squares(points))
         self.references[: len(chosen)], self.references[len(chosen) :] = chosen, 0
-        self.copies[: len(chosen)], self.copies[len(chosen) :] = same.sum(1).clamp_min(1), 0
-        self._choose_bandwidth(points[:_ROWS_FOR_BANDWIDTH])
+        copies = same.sum(1).clamp_min(1)
+        self.copies[: len(chosen)], self.copies[len(chosen) :] = copies, 0
+        self.copied = torch.zeros_like(self.copied)
+        self._choose_bandwidth(points[:_ROWS_FOR_BANDWIDTH])  # from other rows alone
+        self.copied = torch.where(copies > 1, copies, 0).sum() / copies.sum()
 
     def _choose_bandwidth(self, points: Tensor) -> None:
         """Take the candidate at which points are on average nearest to their reconstructions."""
-        distances = self._distances(points)
-        nearest = distances.topk(_NEIGHBOR, dim=1, largest=False).values
+        distances, weights = self._distances(points)
+        usable = distances.masked_fill(weights == 0, torch.inf)
+        nearest = usable.topk(_NEIGHBOR, dim=1, largest=False).values
         farthest = nearest.masked_fill(nearest.isinf(), 0).amax(1).clamp_min(0).sqrt().median()
         unit = torch.where(farthest > 0, farthest, 1.0)
         means = []
         for multiple in _BANDWIDTHS:
             self.bandwidth = multiple * unit
-            means.append(self._scores(points, distances).mean())
+            means.append(self._scores(points, distances, weights).mean())
         self.bandwidth = _BANDWIDTHS[int(torch.stack(means).argmin())] * unit
 
     def forward(self, residual: Tensor, row: Tensor) -> Tensor:
         points = _points(row, residual) - self.center
-        return self._scores(points, self._distances(points))
+        return self._scores(points, *self._distances(points))
 
-    def _scores(self, points: Tensor, distances: Tensor) -> Tensor:
+    def _scores(self, points: Tensor, distances: Tensor, weights: Tensor) -> Tensor:
         """Distances [n] of centered points [n, width] to their reconstructions."""
-        weights = torch.softmax(distances / (-2 * self.bandwidth.square()), dim=1)
-        length: Tensor = torch.linalg.vector_norm(points - weights @ self.references, dim=-1)
+        logits = distances / (-2 * self.bandwidth.square()) + weights.log()
+        reconstructions = torch.softmax(logits, dim=1) @ self.references
+        length: Tensor = torch.linalg.vector_norm(points - reconstructions, dim=-1)
         return length
 
-    def _distances(self, points: Tensor) -> Tensor:
-        """Squared distances [n, n_references]; infinite if a point is not to be rebuilt from it."""
+    def _distances(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distances [n, n_references] to references, and the weights of these."""
         lengths = _squares(points).unsqueeze(1) + _squares(self.references)
         distances = torch.addmm(lengths, points, self.references.T, alpha=-2)
-        usable = self.copies > (distances <= SAME * lengths).to(self.copies.dtype)
-        # Where all references are the row itself, it is rebuilt from them.
-        usable = usable | ((self.copies > 0) & ~usable.any(1, keepdim=True))
-        return torch.where(usable, distances, torch.inf)
+        exists = (self.copies > 0).to(points.dtype)
+        may_be_itself = (distances <= SAME * lengths) & (self.copies < 2)
+        weights = torch.where(may_be_itself, self.copied * exists, exists)
+        # Where all references may be the row itself, it is rebuilt from them.
+        is_alone = weights.sum(1, keepdim=True) == 0
+        return distances, torch.where(is_alone, exists, weights)
 
 
 def _points(row: Tensor, residual: Tensor) -> Tensor:

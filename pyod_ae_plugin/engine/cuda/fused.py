@@ -197,8 +197,8 @@ def _parameters(module: ScoringModule, path: KernelPath, references_at_a_time: i
     if isinstance(head, Kernel):
         matrices.append(_blocks(head.references, width, references_at_a_time))
         center, squares = head.center.view(1, 2, -1), head.references.square().sum(1)
-        factor = 0.5 / head.bandwidth.square().view(1, 1)
-        vectors += [_padded(center, width), factor, torch.stack([squares, head.copies])[None]]
+        scalars = torch.stack([0.5 / head.bandwidth.square(), head.copied])[None]
+        vectors += [_padded(center, width), scalars, torch.stack([squares, head.copies])[None]]
     standardize = module.standardize
     scale = _padded(torch.stack([standardize.scale, standardize.shift]), width)
     calibration = scale

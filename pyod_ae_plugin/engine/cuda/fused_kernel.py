@@ -250,7 +250,8 @@ def _smoothed_length(
     row = z - tl.load(vector + feature)[None, :]
     residual = RESIDUAL_WEIGHT * residual - tl.load(vector + N_IN + feature)[None, :]
     factor = tl.load(vector + 2 * N_IN)
-    vector += 2 * N_IN + 1
+    copied = tl.load(vector + 2 * N_IN + 1)
+    vector += 2 * N_IN + 2
     square = tl.sum(row * row, 1) + tl.sum(residual * residual, 1)
     largest = tl.full([BLOCK], float("-inf"), tl.float32)
     nearest = tl.full([BLOCK], float("inf"), tl.float32)
@@ -264,8 +265,9 @@ def _smoothed_length(
         lengths = square[:, None] + tl.load(vector + tl.arange(0, N))[None, :]
         copies = tl.load(vector + N_REFERENCES + tl.arange(0, N))[None, :]
         distances = lengths - 2 * product
-        used = copies > tl.where(distances <= SAME * lengths, 1.0, 0.0)
-        logits = tl.where(used, -factor * distances, float("-inf"))
+        may_be_itself = (distances <= SAME * lengths) & (copies < 2)
+        weight = tl.where(copies > 0, tl.where(may_be_itself, copied, 1.0), 0.0)
+        logits = tl.where(weight > 0, tl.log(weight) - factor * distances, float("-inf"))
         larger = tl.maximum(largest, tl.max(logits, 1))
         finite = tl.where(larger > float("-inf"), larger, 0.0)
         weights = tl.exp(logits - finite[:, None])
@@ -284,7 +286,7 @@ def _smoothed_length(
     row -= row_sum / total[:, None]
     residual -= residual_sum / total[:, None]
     length = tl.sqrt(tl.sum(row * row, 1) + tl.sum(residual * residual, 1))
-    # where all references are the row itself
+    # where all references may be the row itself
     return tl.where(total == 0, tl.sqrt(tl.maximum(nearest, 0.0)), length)
 
 
