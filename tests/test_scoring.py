@@ -12,8 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.networks import mlp, variational_mlp
-from pyod_ae_plugin.scoring import Euclidean, Moments, ScoringModule, Standardize, spread_of
+from pyod_ae_plugin.scoring import Euclidean, Moments, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+from pyod_ae_plugin.scoring.standardize import spread_of
 
 
 def fitted(X, tile_rows=64):

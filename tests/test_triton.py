@@ -27,9 +27,9 @@ from pyod_ae_plugin.scoring import (
     NegativeLogLikelihood,
     ScoringModule,
     Standardize,
-    spread_of,
 )
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+from pyod_ae_plugin.scoring.standardize import spread_of
 
 pytest.importorskip("triton", reason="the fused kernel is written in triton, which is missing")
 

@@ -6,7 +6,7 @@ from pyod_ae_plugin.scoring.heads import CombinedHead, Euclidean, ScoreHead
 from pyod_ae_plugin.scoring.kernel import Kernel
 from pyod_ae_plugin.scoring.likelihood import Elbo, NegativeLogLikelihood, ReconstructionProbability
 from pyod_ae_plugin.scoring.module import ScoringModule
-from pyod_ae_plugin.scoring.standardize import Moments, Standardize, spread_of
+from pyod_ae_plugin.scoring.standardize import Moments, Standardize
 
 __all__ = [
     "CombinedHead",
@@ -23,5 +23,4 @@ __all__ = [
     "ScoringModule",
     "Standardize",
     "contributions",
-    "spread_of",
 ]
