@@ -1,5 +1,8 @@
 """Score heads, against independent computations."""
 
+import copy
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from pyod_ae_plugin.scoring import (
     Elbo,
     Euclidean,
     JointMahalanobis,
+    Kernel,
     Mahalanobis,
     NearestNeighbor,
     NegativeLogLikelihood,
@@ -236,6 +240,90 @@ def test_copies_of_training_rows_do_not_stretch_the_scale():
     assert scores[1:900].std() > 0.1
 
 
+def kernel_head(rows, trim=0.0):
+    """A kernel head fitted with a network that rebuilds zeros, so that the residual is -row."""
+    network, head = rebuilds_zeros(rows.shape[1]), Kernel(rows.shape[1])
+    with torch.no_grad():
+        head.fit_to(network, lambda: rows.split(100), trim, seeded())
+    return network, head
+
+
+def by_kernel_regression(point, others, bandwidth):
+    """Independent of the head, in float64: the distance of a point to its reconstruction."""
+    distances = np.square(others - point).sum(1)
+    weights = np.exp(-(distances - distances.min()) / (2 * bandwidth**2))
+    return np.linalg.norm(point - weights @ others / weights.sum())
+
+
+def points_of(rows):
+    rows = rows.double().numpy()
+    return np.c_[rows, -3 * rows]
+
+
+def test_kernel_regression_by_hand():
+    rows, new = torch.randn(300, 3, generator=seeded()), torch.randn(20, 3, generator=seeded(1))
+    network, head = kernel_head(rows)
+    assert head.copied == 0
+    bandwidth, known = head.bandwidth.item(), points_of(rows)
+    expected = [by_kernel_regression(point, known, bandwidth) for point in points_of(new)]
+    with torch.no_grad():
+        assert np.allclose(head.score(network, new), expected, rtol=1e-3)
+        own = head.score(network, rows)
+    # a training row is reconstructed from the others
+    expected = [
+        by_kernel_regression(known[i], np.delete(known, i, axis=0), bandwidth) for i in range(300)
+    ]
+    assert np.allclose(own, expected, rtol=1e-3)
+
+
+def test_the_bandwidth_rebuilds_training_rows_best():
+    rows = torch.randn(200, 2, generator=seeded())
+    network, head = kernel_head(rows)
+    with torch.no_grad():
+        best = head.score(network, rows).mean()
+        for factor in (0.5, 2.0):
+            other = copy.deepcopy(head)
+            other.bandwidth *= factor
+            assert other.score(network, rows).mean() > best
+
+
+def test_a_new_copy_of_a_row_is_normal_where_training_rows_have_copies():
+    rows = torch.randint(0, 12, (400, 2), generator=seeded()).float()
+    network, head = kernel_head(rows)
+    assert head.copied > 0.8
+    with torch.no_grad():
+        copies = head.score(network, rows)
+        between = head.score(network, rows + 0.5)
+    assert copies.median() < 0.5 * between.median()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 3000])
+def test_kernel_regression_on_any_number_of_rows(n):
+    rows = torch.randn(n, 4, generator=seeded())
+    network, head = kernel_head(rows)
+    with torch.no_grad():
+        scores = head.score(network, torch.cat([rows, 5 + rows[:1]]))
+        same = kernel_head(torch.ones(n, 4))
+        assert same[1].score(same[0], torch.ones(2, 4)).abs().max() < 1e-3
+    assert torch.isfinite(scores).all()
+    assert scores[-1] > scores[:-1].median()
+
+
+def test_members_share_a_space():
+    """Rows, and the residuals of all members, each divided by the square root of their number."""
+    rows = torch.randn(200, 5, generator=seeded())
+    network = stacked_mlp(5, [8, 3], [2, 3], None, "tanh", seeded())
+    head = Kernel(5, (2,))
+    with torch.no_grad():
+        head.fit_to(network, lambda: [rows], 0.0, seeded())
+        residuals = network(rows) - rows
+        own = head.score(network, rows)
+    weight = 3 / math.sqrt(2)
+    known = torch.cat([rows, weight * residuals[0], weight * residuals[1]], 1).double().numpy()
+    expected = by_kernel_regression(known[7], np.delete(known, 7, axis=0), head.bandwidth.item())
+    assert own[7].item() == pytest.approx(expected, rel=1e-3)
+
+
 def gaussian_vae():
     return variational_mlp(
         4, [8], [8], 2, "tanh", "identity", False, 0.0, None, seeded(), learn_variance=True
@@ -275,7 +363,7 @@ def test_draws_are_many_and_standard_normal():
     assert abs(head.draws.std() - 1) < 0.05
 
 
-HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor", "nll"]
+HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor", "kernel", "nll"]
 
 
 @pytest.mark.slow

@@ -25,8 +25,8 @@ MAX_TRAINED = 20.0
 # Central shares of a feature, by the tail cut off at either end, and how many standard deviations
 # of a normal distribution they are wide. The last whose ends differ describes the feature.
 _CENTRAL_SHARES = ((0.0, math.inf), (0.001, 6.180), (0.01, 4.653), (0.1, 2.563), (0.25, 1.349))
-# Values so many widths of the central share away from it count as no farther.
-_MOST_WIDTHS = 10
+# Values farther from the central share, in robust standard deviations, count as no farther.
+_MOST_DEVIATIONS = 13.5
 # A feature is discrete if it has at most so many values, each of ten rows on average.
 _MOST_VALUES, _ROWS_PER_VALUE = 32, 10
 
@@ -36,14 +36,14 @@ class Spread(NamedTuple):
 
     Examples
     --------
-    >>> spread_of(torch.tensor([[0.0], [1.0], [1.0], [3.0], [1e9]])).highest
+    >>> spread_of(torch.tensor([[0.0], [1.0], [1.0], [3.0], [1e9]])).highest.round()
     tensor([23.], dtype=torch.float64)
     """
 
     lowest: Tensor  # values beyond these bounds count as these in mean and standard deviation
     highest: Tensor
     median: Tensor
-    width: Tensor  # of the central share, in standard deviations of a normal distribution
+    width: Tensor  # robust standard deviation: that of a normal distribution with this share
     step: Tensor  # smallest gap between the values of a discrete feature; 0 of others
 
 
@@ -55,13 +55,13 @@ def spread_of(rows: Tensor) -> Spread:
     """
     x = rows.double().sort(dim=0).values
     last = len(x) - 1
-    low, high, width = x[0], x[last], torch.full_like(x[0], math.inf)
+    low, high, width = x[0], x[last], torch.zeros_like(x[0])
     for tail, deviations in _CENTRAL_SHARES:
         i = int(tail * last)
         differs = x[i] < x[last - i]
         low, high = torch.where(differs, x[i], low), torch.where(differs, x[last - i], high)
         width = torch.where(differs, (x[last - i] - x[i]) / deviations, width)
-    reach = _MOST_WIDTHS * (high - low)
+    reach = _MOST_DEVIATIONS * width
     gaps = x[1:] - x[:-1]
     n_values = 1 + (gaps > 0).sum(0)
     discrete = (n_values <= _MOST_VALUES) & (n_values * _ROWS_PER_VALUE <= max(len(x), 20))
