@@ -25,7 +25,7 @@ def rng():
 
 
 def with_an_absurd_value(rng):
-    """Shifted rows to be found in a column in which one value was typed with seven zeros too many."""
+    """Shifted rows to be found, in a column in which a value has seven zeros too many."""
     X = rng.normal(size=(1000, 6))
     X[:20, 0] += 7
     X[20, 0] = 1e7

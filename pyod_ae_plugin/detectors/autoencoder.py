@@ -111,8 +111,8 @@ class AutoEncoder(NeuralDetector):
         and changes scores; ``benchmarks/gpu.py`` prints by how much.
     held_out_threshold : bool, float in (0, 1) or None, default=None
         Keep this share of the rows from training, and set the threshold by their scores, which
-        memorised rows do not lower. True: a tenth of the rows; with ``novelty=True`` at least 150 of
-        them, or half. None: True with ``novelty=True``, else False. Enables
+        memorised rows do not lower. True: a tenth of the rows; with ``novelty=True`` at least 150
+        of them, or half. None: True with ``novelty=True``, else False. Enables
         :meth:`predict_p_value`.
     on_divergence : {'raise', 'restart'}, default='raise'
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the

@@ -57,9 +57,10 @@ _VARIATIONAL_CODES = (3, 2, 4)
 class AutoEncoderEnsemble(NeuralDetector):
     """Outlier detection by unlike autoencoders, trained at the same time as one stack.
 
-    Every other member is a variational autoencoder, unless ``novelty=True``. Each has its own initial weights, training rows
-    and batches, and they differ in bottleneck and corruption, so that they err differently [1]_
-    [3]_ [4]_. Their log scores are put on one scale, by those of the training rows, and combined.
+    Every other member is a variational autoencoder, unless ``novelty=True``. Each has its own
+    initial weights, training rows and batches, and they differ in bottleneck and corruption, so
+    that they err differently [1]_ [3]_ [4]_. Their log scores are put on one scale, by those of the
+    training rows, and combined.
 
     Parameters
     ----------
@@ -130,8 +131,8 @@ class AutoEncoderEnsemble(NeuralDetector):
         and changes scores; ``benchmarks/gpu.py`` prints by how much.
     held_out_threshold : bool, float in (0, 1) or None, default=None
         Keep this share of the rows from training, and set the threshold by their scores, which
-        memorised rows do not lower. True: a tenth of the rows; with ``novelty=True`` at least 150 of
-        them, or half. None: True with ``novelty=True``, else False. Enables
+        memorised rows do not lower. True: a tenth of the rows; with ``novelty=True`` at least 150
+        of them, or half. None: True with ``novelty=True``, else False. Enables
         :meth:`predict_p_value`.
     on_divergence : {'raise', 'restart'}, default='raise'
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the

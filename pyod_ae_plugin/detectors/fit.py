@@ -566,7 +566,9 @@ def _latent_usage(
     if not recipe.variational:
         return None, None
     with torch.inference_mode():
-        usage = latent_usage(module.network, _tiles(sample, module, recipe), max(trained.options.trim))
+        usage = latent_usage(
+            module.network, _tiles(sample, module, recipe), max(trained.options.trim)
+        )
     kl, active = (per_dimension.cpu().numpy() for per_dimension in usage)
     if not active.any():
         warnings.warn(

@@ -75,10 +75,10 @@ def training_batches(
 ) -> Callable[[Tensor], Tensor]:
     """Return a function that gathers batches: from indices to standardised rows on the device.
 
-    Indices [*, m] become rows [*, m, n_features], whose values are at most ``farthest`` from 0. On a
-    CPU they are read from the caller's own
-    rows. On a GPU all rows are standardised once and kept there as float32, unless they would take
-    more than half of its free memory; then they are copied batch by batch.
+    Indices [*, m] become rows [*, m, n_features], whose values are at most ``farthest`` from 0. On
+    a CPU they are read from the caller's own rows. On a GPU all rows are standardised once and kept
+    there as float32, unless they would take more than half of its free memory; then they are copied
+    batch by batch.
     """
     n_features = rows.shape[1]
     if device.type != "cpu" and 4 * len(rows) * n_features <= _free_memory(device) // 2:

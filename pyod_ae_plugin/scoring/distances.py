@@ -27,8 +27,8 @@ class Mahalanobis(ScoreHead):
     well. The covariance is estimated on the training rows without the ``trim`` share of longest
     residuals, and shrunk towards a multiple of the identity as by OAS [1]_, by at least 1%. The
     variances of rare categories and counts, which vary less than a normal feature, get a floor.
-    Above 512 features the covariance is low-rank plus diagonal. Residuals ``(*members, n, n_features)`` become
-    scores ``(*members, n)``.
+    Above 512 features the covariance is low-rank plus diagonal. Residuals
+    ``(*members, n, n_features)`` become scores ``(*members, n)``.
 
     Parameters
     ----------

@@ -62,9 +62,9 @@ def fused_score_function(
 
     It is possible for a known network of linear and elementwise layers that are at most 128 wide,
     features standardised in float32, and the five heads that measure lengths and distances: in an
-    ensemble averaged over members, and 'kernel' of a single network. It needs triton 3.2 or later, and a GPU or triton's interpreter.
-    The scores are the module's up to rounding. ``precision`` is that of the factors in matrix
-    products; sums are float32.
+    ensemble averaged over members, and 'kernel' of a single network. It needs triton 3.2 or later,
+    and a GPU or triton's interpreter. The scores are the module's up to rounding. ``precision`` is
+    that of the factors in matrix products; sums are float32.
     """
     device = module.standardize.scale.device
     kernel = _kernel_for(device)
@@ -117,8 +117,8 @@ class KernelPath(NamedTuple):
 
     @property
     def n_references(self) -> int:
-        has_references = isinstance(self.head, (NearestNeighbor, Kernel))
-        return self.head.references.shape[-2] if has_references else 0
+        head = self.head
+        return head.references.shape[-2] if isinstance(head, (NearestNeighbor, Kernel)) else 0
 
     def max_width(self, precision: Precision) -> int:
         """The largest number of values of a row, padded, that are in registers at a time."""
