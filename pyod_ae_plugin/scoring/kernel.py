@@ -187,5 +187,5 @@ def _representatives(points: Tensor) -> Tensor:
             members = torch.nn.functional.one_hot(nearest, len(centers)).to(points).T
             counts = members.sum(1, keepdim=True)
             centers = torch.where(counts > 0, members @ points / counts.clamp_min(1), centers)
-    nearest: Tensor = torch.cdist(centers, points).argmin(1).unique()
-    return nearest
+    indices: Tensor = torch.cdist(centers, points).argmin(1).unique()
+    return indices
