@@ -64,12 +64,12 @@ class AutoEncoderEnsemble(NeuralDetector):
 
     Parameters
     ----------
-    n_estimators : int, default=4
+    n_estimators : int, default=3
         Members.
     contamination : float in (0, 0.5] or thresholder, default=0.1
         Share of outliers in the training rows, which sets the threshold; or a rule of
         :mod:`pyod_ae_plugin.thresholds` or a thresholder of :mod:`pyod.models.thresholds`.
-    max_samples : int or None, default=1024
+    max_samples : int or None, default=4096
         Rows that each member is trained on, drawn without replacement for each; None is all. A
         fit then takes hardly longer for more rows.
     combination : {'average', 'maximization', 'median', 'aom', 'moa'}, default='average'
@@ -187,9 +187,9 @@ class AutoEncoderEnsemble(NeuralDetector):
 
     def __init__(
         self,
-        n_estimators: int = 4,
+        n_estimators: int = 3,
         contamination: Any = 0.1,
-        max_samples: int | None = 1024,
+        max_samples: int | None = 4096,
         combination: str = "average",
         warm_start: bool = False,
         preprocessing: bool | str = True,
