@@ -318,8 +318,8 @@ class AutoEncoderEnsemble(NeuralDetector):
         added = recipe.build_network(torch.Generator(), torch.device("meta"))
         if _structure(added) != _structure(earlier.network):
             raise ValueError(
-                "warm_start=True adds members like those there are. Set hidden_neuron_list and "
-                "hidden_activation_name back, or set warm_start=False."
+                "warm_start=True adds members like those there are. Set hidden_neuron_list, "
+                "hidden_activation_name and novelty back, or set warm_start=False."
             )
         standardize = copy.deepcopy(earlier.standardize).cpu()
         start = Start(standardize, members=earlier.network)
