@@ -82,8 +82,8 @@ def test_false_alarms_are_no_more_than_alpha(quick, held_out):
 def test_scores_are_tested_only_where_rows_were_held_out(quick):
     X, new = rows(0, 100, 40), rows(1, 1000, 40)
     params = {"novelty": True, "epoch_num": 100}
-    memorised = quick(**params).fit(X).check_drift(new)
-    assert memorised.score.statistic > 0.5  # and nothing has drifted
+    memorised = quick(**params, held_out_threshold=False).fit(X).check_drift(new)
+    assert memorised.score.statistic > 0.15  # and nothing has drifted
     assert np.isnan(memorised.score.p_value)
     assert not memorised.drifted
     assert "not tested" in str(memorised)

@@ -194,7 +194,7 @@ def test_what_torch_cannot_export_is_named_and_leaves_what_was_there(quick, X, t
     detector = quick(
         AutoEncoder, network=lambda n: LooksAtValues(nn.Linear(n, 2), nn.Linear(2, n))
     ).fit(X)
-    with pytest.raises(ValueError, match=r"network LooksAtValues with the score head Near") as e:
+    with pytest.raises(ValueError, match=r"network LooksAtValues with the score head Joint") as e:
         detector.to_onnx(path)
     assert e.value.__cause__ is not None
     assert "torch.where and not an if" in str(e.value)

@@ -472,7 +472,7 @@ WRONG = {
     ],
     "network": [*NO_NAME, nn.Linear(5, 5), nn.Linear, lambda: None, lambda n: None, dict, len],
     "input_shape": [(2, 2), (N_FEATURES,), (0, 5), (1, -5), "15", 5, (1.0, 5.0), [[1, 5]]],
-    "score_head": [*NO_NAME, nn.Linear],
+    "score_head": [*(name for name in NO_NAME if name is not None), nn.Linear],
     "early_stopping": [
         *NO_BOOLEAN,
         *(EarlyStopping(validation_fraction=f) for f in (0, 1, -0.1, NAN, "0.1", None, object())),
@@ -482,7 +482,7 @@ WRONG = {
     ],
     "checkpoint": [5, 1.5, ["a"], object()],
     "precision": NO_NAME,
-    "held_out_threshold": [1, 0, -0.1, 1.5, NAN, "0.1", None, object()],
+    "held_out_threshold": [1, 0, -0.1, 1.5, NAN, "0.1", object()],
     "on_divergence": NO_NAME,
     "n_estimators": [*NO_COUNT, None],
     "max_samples": NO_COUNT,

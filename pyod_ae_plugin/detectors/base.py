@@ -597,8 +597,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> called = detector.labels_ == 1  # 50 rows, with the extreme one
         >>> for method in ("linear", "unify"):
         ...     print(np.median(detector.predict_proba(X, method=method)[called, 1]).round(2))
-        0.04
-        0.25
+        0.05
+        0.44
         """
         check_is_fitted(self, "scoring_module_")
         if not hasattr(X, "shape"):  # PyOD asks for it
@@ -775,7 +775,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> X = np.random.default_rng(0).normal(size=(300, 5))
         >>> detector = AutoEncoder(verbose=0).fit(X)
         >>> detector.transform(X).shape
-        (300, 1)
+        (300, 8)
         """
         check_is_fitted(self, "scoring_module_")
         return self._map(self.scoring_module_.encode, X)

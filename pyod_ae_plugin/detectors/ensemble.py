@@ -171,7 +171,7 @@ class AutoEncoderEnsemble(NeuralDetector):
     ...     n_train=500, n_test=100, n_features=5, random_state=0)
     >>> detector = AutoEncoderEnsemble(verbose=0, device="cpu").fit(X_train)
     >>> detector.decision_function(X_test).shape, detector.transform(X_test).shape
-    ((100,), (100, 32))
+    ((100,), (100, 24))
     >>> int(detector.labels_.sum())
     50
     """

@@ -187,6 +187,8 @@ def _loss_terms(
     assert pipeline.posterior is not None
     mu, logvar = _append_fork(pipeline.posterior, program, h)
     code, drawn = program.new_buffer(mu.width), objective.drawn
+    if drawn is not None:
+        drawn = drawn.to(mu.rows.device)
     program.operations.append(Reparameterization(mu, logvar, code, drawn, generator))
     density = _density_term(pipeline, program, code, weights, drawn)
     return [density, Divergence(mu, logvar, weights, objective)], 1.0

@@ -97,14 +97,20 @@ class DrawnCodes:
         Width of the latent codes.
     """
 
+    dimensions: Tensor  # 1 where a member draws, [n_members, 1, n_latent]
+    members: Tensor  # 1 if it draws any, [n_members, 1, 1]
+
     def __init__(self, n_drawn: Sequence[int], n_latent: int) -> None:
-        counts = torch.tensor(n_drawn).view(-1, 1, 1)
-        self.dimensions = (torch.arange(n_latent) < counts).float()  # [n_members, 1, n_latent]
-        self.members = (counts > 0).float()  # [n_members, 1, 1]
+        self._n_drawn, self._n_latent = n_drawn, n_latent
+        self._device: torch.device | None = None
 
     def to(self, device: torch.device) -> DrawnCodes:
-        """Move to a device, once; return itself."""
-        self.dimensions, self.members = self.dimensions.to(device), self.members.to(device)
+        """Make the masks on a device, unless they are there; return itself."""
+        if device != self._device:
+            counts = torch.tensor(self._n_drawn, device=device).view(-1, 1, 1)
+            self.dimensions = (torch.arange(self._n_latent, device=device) < counts).float()
+            self.members = (counts > 0).float()
+            self._device = device
         return self
 
 
