@@ -26,6 +26,7 @@ from pyod_ae_plugin.benchmarking.summary import (
 )
 
 PROTOCOLS = ("outlier", "novelty")
+ABLATION = "ablation-adbench-keel"
 
 
 def table(name: str) -> str:
@@ -65,6 +66,23 @@ def quality(kind: str) -> str:
     return markdown(header, rows)
 
 
+def folders(kind: str) -> str:
+    """Mean ROC AUC of every detector over the data sets of each folder, and its mean rank."""
+    header, columns = ["Detector"], []
+    for protocol in PROTOCOLS:
+        runs = earlier_runs(RESULTS / f"quality-{kind}-{protocol}.csv")
+        for folder in dict.fromkeys(run.dataset.partition("/")[0] for run in runs):
+            of_folder = [run for run in runs if run.dataset.startswith(f"{folder}/")]
+            found = {mean.detector: mean for mean in detector_means(of_folder)}
+            header.append(f"{protocol.capitalize()}: {folder}")
+            columns.append({name: f"{mean.values[0]:.3f}" for name, mean in found.items()})
+        every = {mean.detector: mean for mean in detector_means(runs)}
+        header.append("rank")
+        columns.append({name: f"{mean.mean_rank:.1f}" for name, mean in every.items()})
+    order = means(f"quality-{kind}-outlier")
+    return markdown(header, [[detector_name(n), *(c[n] for c in columns)] for n in order])
+
+
 def data_sets(kind: str, protocol: str) -> str:
     """ROC AUC of each detector on each data set, the highest in bold."""
     runs = earlier_runs(RESULTS / f"quality-{kind}-{protocol}.csv")
@@ -80,8 +98,8 @@ def data_sets(kind: str, protocol: str) -> str:
 
 def ablation(detector: str) -> str:
     """Return mean ROC AUC with one default changed."""
-    by_protocol = [means(f"ablation-adbench-{protocol}") for protocol in PROTOCOLS]
-    runs = earlier_runs(RESULTS / "ablation-adbench-outlier.csv")
+    by_protocol = [means(f"{ABLATION}-{protocol}") for protocol in PROTOCOLS]
+    runs = earlier_runs(RESULTS / f"{ABLATION}-outlier.csv")
     rows = []
     for name in dict.fromkeys(run.detector for run in runs):
         of_class, *changes = re.split(r" (?=\w+=)", name)
@@ -229,12 +247,13 @@ def _is_number(cell: str) -> bool:
 
 
 def _tables() -> Iterator[tuple[str, Callable[[], str]]]:
-    for kind in ("adbench", "shipped"):
+    for kind in ("adbench-keel", "shipped"):
         yield f"quality-{kind}", partial(quality, kind)
         yield f"seconds-{kind}", partial(seconds, kind)
         for protocol in PROTOCOLS:
             yield f"sets-{kind}-{protocol}", partial(data_sets, kind, protocol)
-    for detector in OURS:
+    yield "folders-adbench-keel", partial(folders, "adbench-keel")
+    for detector in OURS if (RESULTS / f"{ABLATION}-novelty.csv").exists() else ():
         yield f"ablation-{detector}", partial(ablation, detector)
     for function in (speed, costs, limits, defaults, explanations, ad_engine, distributed):
         yield function.__name__, function
