@@ -21,7 +21,7 @@ from pyod_ae_plugin.scoring import (
     contributions,
 )
 
-HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor"]
+HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor", "kernel"]
 DETECTORS = [
     *((AutoEncoder, head) for head in [*HEADS, "nll"]),
     *((VAE, head) for head in [*HEADS, "nll", "reconstruction_probability", "elbo"]),

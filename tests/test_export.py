@@ -32,6 +32,8 @@ CASES = [
     (AutoEncoder, "euclidean", {"batch_norm": True, "dropout_rate": 0.1}),
     (AutoEncoder, "mahalanobis", {"hidden_activation_name": "relu", "novelty": True}),
     (AutoEncoder, "nearest_neighbor", {}),
+    (AutoEncoder, "kernel", {"novelty": True}),
+    (AutoEncoderEnsemble, "kernel", {"novelty": True}),
     (AutoEncoder, "joint_mahalanobis", {**CONV, "batch_norm": True, "dropout_rate": 0.1}),
     (AutoEncoder, "nll", {**CONV, "hidden_activation_name": "softmax"}),
     (VAE, "nearest_neighbor", {}),
