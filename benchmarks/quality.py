@@ -47,6 +47,7 @@ from pyod_ae_plugin.benchmarking.evaluation import (
     evaluate,
 )
 from pyod_ae_plugin.benchmarking.summary import (
+    OURS,
     detector_means,
     draw_chart,
     draw_ranks,
@@ -116,7 +117,6 @@ class KernelContraction(BaseDetector):
         return residuals
 
 
-OURS = ("AutoEncoder", "VAE", "AutoEncoderEnsemble")
 PEERS = (
     *("AutoEncoder", "VAE", "DeepSVDD", "LUNAR", "IForest", "KNN", "LOF", "ECOD", "MCD", "PCA"),
     "OCSVM",

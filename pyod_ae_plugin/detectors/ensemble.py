@@ -275,11 +275,10 @@ class AutoEncoderEnsemble(NeuralDetector):
                 return stacked_mlp(n_features, widths, codes, variational, activation, generator)
 
         def head(network: Network) -> ScoreHead:
-            every = (self.n_estimators,)
-            head = build_head(head_of(self), network, n_features, every)
-            if head.combines_members:
-                return head
-            return CombinedHead(head, self.n_estimators, self.combination)
+            of_members = build_head(head_of(self), network, n_features, (self.n_estimators,))
+            if of_members.combines_members:
+                return of_members
+            return CombinedHead(of_members, self.n_estimators, self.combination)
 
         return make_recipe(
             self,

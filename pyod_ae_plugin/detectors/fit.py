@@ -274,12 +274,12 @@ def _global_randomness(recipe: Recipe) -> Iterator[None]:
 
 def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
     """The rows to train on, and those that are kept from training for the threshold."""
-    n = len(rows)
     if not recipe.calibration.fraction:
         return rows, None
+    n = len(rows)
     if n < 2:
         raise ValueError(
-            f"Some rows are kept from training to set the threshold, which needs at least 2 rows, "
+            "Some rows are kept from training to set the threshold, which needs at least 2 rows, "
             f"got {n}. Pass more rows, or set held_out_threshold=False."
         )
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))
@@ -351,7 +351,7 @@ def _warn_where_rounded(moments: Moments, standardize: Standardize) -> None:
 
 
 def _sample(rows: Rows, copies: int, group: Group) -> Tensor:
-    """Rows, spread evenly over all processes, as many as may be kept in so many copies."""
+    """Sample rows evenly over all processes, few enough to keep ``copies`` of each in memory."""
     counts = group.all_gather(len(rows))
     n_features = rows.shape[1]
     most = max(_SAMPLE_CELLS // (n_features * copies), _FEWEST_SAMPLE_ROWS)
@@ -601,9 +601,8 @@ def _judged(
 
     def choose() -> Threshold:
         check_scores(scores)
-        if calibration is None:
-            return Threshold.chosen_by(recipe.contamination, scores)
-        return Threshold.chosen_by(recipe.contamination, calibration, held_out=True)
+        deciding, held_out = (scores, False) if calibration is None else (calibration, True)
+        return Threshold.chosen_by(recipe.contamination, deciding, held_out=held_out)
 
     threshold = group.from_first(choose)
     if threshold.is_on_scores or calibration is not None or group.rank > 0:

@@ -29,7 +29,8 @@ from pyod_ae_plugin.thresholds import ThresholdRule
 # Measured on contaminated data: benchmarks/quality.py.
 DEFAULT_TRIM = 0.3
 DEFAULT_OPTIMIZER_PARAMS: Mapping[str, float] = {"weight_decay": 1e-5}
-# Rows held out by default: a share of all; of normal rows at least so many, or half of them.
+# By default a tenth of the rows is held out. With novelty=True at least 150 rows are, but no more
+# than half of them.
 _HELD_OUT, _FEWEST_HELD_OUT = 0.1, 150
 
 # Training computes in float32.
@@ -129,12 +130,12 @@ class CalibrationShare(NamedTuple):
     """How many rows are kept from training to set the threshold by."""
 
     fraction: float  # of all rows
-    fewest: int = 0  # but at least so many, or half of the rows
+    fewest: int = 0  # hold out at least this number, but no more than half of the rows for it
 
     def n_rows(self, n: int) -> int:
-        """Number of ``n`` rows, at least 1 of 2 or more, that are kept from training."""
+        """Number of rows to keep from training, of ``n`` rows, at least 2."""
         wanted = max(round(self.fraction * n), min(self.fewest, n // 2))
-        return min(max(wanted, 1), n - 1) if self.fraction else 0
+        return min(max(wanted, 1), n - 1)
 
 
 def check_contamination(contamination: Any) -> None:

@@ -23,7 +23,6 @@ class Activation:
     out: Callable[..., Tensor] | None = None
     derivative: Callable[..., Tensor] | None = None  # derivative(grad, saved, grad_input=result)
     saved: Literal["input", "result"] = "input"  # what the derivative is computed from
-    maps_zero_to_zero: bool = True
     kernel_code: int | None = None  # its number in the Triton kernel, from 1
     parameters: tuple[str, ...] = ()  # attributes of a layer that out and derivative take
     settings: Mapping[str, Any] = field(default_factory=dict)  # with which make() creates a layer
@@ -70,15 +69,15 @@ _ALL = (
     Activation("gelu", nn.GELU, aten.gelu.out, aten.gelu_backward.grad_input,
                kernel_code=5, parameters=("approximate",)),
     Activation("sigmoid", nn.Sigmoid, torch.sigmoid, aten.sigmoid_backward.grad_input,
-               saved="result", maps_zero_to_zero=False, kernel_code=6),
+               saved="result", kernel_code=6),
     Activation("tanh", nn.Tanh, torch.tanh, aten.tanh_backward.grad_input,
                saved="result", kernel_code=7),
     Activation("softplus", nn.Softplus, aten.softplus.out, aten.softplus_backward.grad_input,
-               maps_zero_to_zero=False, kernel_code=8, parameters=("beta", "threshold")),
-    Activation("softmax", nn.Softmax, maps_zero_to_zero=False, settings={"dim": -1}),
-    # Clips log variances. Zero may be outside of its bounds.
+               kernel_code=8, parameters=("beta", "threshold")),
+    Activation("softmax", nn.Softmax, settings={"dim": -1}),
+    # Clips log variances.
     Activation(None, nn.Hardtanh, aten.hardtanh.out, aten.hardtanh_backward.grad_input,
-               saved="result", maps_zero_to_zero=False, parameters=("min_val", "max_val")),
+               saved="result", parameters=("min_val", "max_val")),
 )
 # fmt: on
 

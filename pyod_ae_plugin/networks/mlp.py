@@ -197,41 +197,29 @@ def stacked_mlp(
     (torch.Size([2, 7, 3]), torch.Size([2, 7, 5]))
     """
     *hidden, n_latent = hidden_neuron_list
-    n_members = len(codes)
-    last, first = [n_features, *hidden][-1], [*hidden, n_features][0]
+    # the width that each member uses, and the widest, before and behind every layer
+    rows, *between = [([width] * len(codes), width) for width in (n_features, *hidden)]
+    levels = [rows, *between, (codes, n_latent)]
 
-    def dense(widths: Sequence[int]) -> list[nn.Module]:
+    def linear(before: tuple[Sequence[int], int], behind: tuple[Sequence[int], int]) -> nn.Module:
+        (used_in, n_in), (used_out, n_out) = before, behind
+        return StackedLinear(used_in, used_out, generator, in_features=n_in, out_features=n_out)
+
+    def dense(levels: Sequence[tuple[Sequence[int], int]]) -> list[nn.Module]:
         layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(widths):
-            layers.append(StackedLinear([n_in] * n_members, [n_out] * n_members, generator))
-            layers.append(ACTIVATIONS[hidden_activation_name].make())
+        for before, behind in pairwise(levels):
+            layers += [linear(before, behind), ACTIVATIONS[hidden_activation_name].make()]
         return layers
 
-    def to_codes(used: Sequence[int]) -> StackedLinear:
-        return StackedLinear([last] * n_members, used, generator, out_features=n_latent)
-
-    def from_codes() -> list[nn.Module]:
-        layer = StackedLinear(codes, [last] * n_members, generator, in_features=n_latent)
-        return [layer, ACTIVATIONS[hidden_activation_name].make(), *dense(hidden[::-1])]
-
-    def to_rows(used: Sequence[bool]) -> StackedLinear:
-        widths = [n_features * use for use in used]
-        if hidden:
-            return StackedLinear([first] * n_members, widths, generator, out_features=n_features)
-        return StackedLinear(
-            codes, widths, generator, in_features=n_latent, out_features=n_features
-        )
-
-    encoder, mu = dense([n_features, *hidden]), to_codes(codes)
-    decoder = from_codes() if hidden else []
-    mean = to_rows([True] * n_members)
+    encoder, mu = dense(levels[:-1]), linear(levels[-2], levels[-1])
+    decoder, mean = dense(levels[:0:-1]), linear(levels[1], rows)
     if variational is None:
         return AutoEncoderNetwork(nn.Sequential(*encoder, mu), nn.Sequential(*decoder, mean))
+    # a plain member uses none of the log variances
+    of_rows = linear(levels[1], ([n_features * draws for draws in variational], n_features))
     drawn = [code * draws for code, draws in zip(codes, variational, strict=True)]
-    output = GaussianOutput(mean, to_rows(variational))
-    return VariationalNetwork(
-        nn.Sequential(*encoder), mu, to_codes(drawn), nn.Sequential(*decoder, output)
-    )
+    logvar, output = linear(levels[-2], (drawn, n_latent)), GaussianOutput(mean, of_rows)
+    return VariationalNetwork(nn.Sequential(*encoder), mu, logvar, nn.Sequential(*decoder, output))
 
 
 def joined(first: Network, second: Network) -> Network:

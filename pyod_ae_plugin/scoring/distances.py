@@ -122,7 +122,7 @@ class JointMahalanobis(ScoreHead):
         """Fit to the rows of each member that are not trimmed, and return these."""
         kept = untrimmed_rows(network, tiles, trim)
         self.residual_covariance.fit([m.residual for m in kept], variance_floor(tiles))
-        self.code_covariance.fit([member.code for member in kept])
+        self.code_covariance.fit([m.code for m in kept])
         return kept
 
     def forward(self, residual: Tensor, code: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class NearestNeighbor(JointMahalanobis):
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
         kept = self._fit_covariances(network, tiles, trim)
-        sampled = [self._sample(len(member.code), generator) for member in kept]
+        sampled = [self._sample(len(m.code), generator) for m in kept]
         residual = torch.stack([m.residual[i] for m, i in zip(kept, sampled, strict=True)])
         code = torch.stack([m.code[i] for m, i in zip(kept, sampled, strict=True)])
         self.references = self._whitened(residual, code).view(self.references.shape)

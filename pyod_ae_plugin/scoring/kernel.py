@@ -113,8 +113,7 @@ class Kernel(ScoreHead):
         shuffled = torch.randperm(len(points), generator=generator, device=generator.device)
         points = points[shuffled[:_ROWS_CLUSTERED]] - self.center
         chosen = points[_representatives(points)]
-        distances = torch.cdist(chosen, points).square()
-        same = distances <= SAME * (_squares(chosen).unsqueeze(1) + _squares(points))
+        _, same = _compared(chosen, points)
         self.references[: len(chosen)], self.references[len(chosen) :] = chosen, 0
         copies = same.sum(1).clamp_min(1)
         self.copies[: len(chosen)], self.copies[len(chosen) :] = copies, 0
@@ -148,10 +147,9 @@ class Kernel(ScoreHead):
 
     def _distances(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Squared distances [n, n_references] to references, and the weights of these."""
-        lengths = _squares(points).unsqueeze(1) + _squares(self.references)
-        distances = torch.addmm(lengths, points, self.references.T, alpha=-2)
+        distances, same = _compared(points, self.references)
         exists = (self.copies > 0).to(points.dtype)
-        may_be_itself = (distances <= SAME * lengths) & (self.copies < 2)
+        may_be_itself = same & (self.copies < 2)
         weights = torch.where(may_be_itself, self.copied * exists, exists)
         # Where all references may be the row itself, it is rebuilt from them.
         is_alone = weights.sum(1, keepdim=True) == 0
@@ -165,6 +163,13 @@ def _points(row: Tensor, residual: Tensor) -> Tensor:
         weight /= math.sqrt(len(residual))
         residual = residual.movedim(0, 1).flatten(1)
     return torch.cat([row, weight * residual], dim=1)
+
+
+def _compared(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances [n, m] of points to others, and which are the same up to rounding."""
+    lengths = _squares(points).unsqueeze(1) + _squares(others)
+    distances = torch.addmm(lengths, points, others.T, alpha=-2)
+    return distances, distances <= SAME * lengths
 
 
 def _squares(x: Tensor) -> Tensor:

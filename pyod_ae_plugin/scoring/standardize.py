@@ -27,7 +27,7 @@ MAX_TRAINED = 20.0
 _CENTRAL_SHARES = ((0.0, math.inf), (0.001, 6.180), (0.01, 4.653), (0.1, 2.563), (0.25, 1.349))
 # Values farther from the central share, in robust standard deviations, count as no farther.
 _MOST_DEVIATIONS = 13.5
-# A feature is discrete if it has at most so many values, each of ten rows on average.
+# A discrete feature has at most 32 distinct values, and each of them has ten rows on average.
 _MOST_VALUES, _ROWS_PER_VALUE = 32, 10
 
 
