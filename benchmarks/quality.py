@@ -130,29 +130,26 @@ DETECTORS: dict[str, Callable[..., BaseDetector]] = {
 # One part of each detector changed at a time: what its default is worth. With novelty=True other
 # defaults hold, so that some are a change in one of the protocols only.
 HEADS = ("euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor", "kernel")
-COMMON_CHANGES: list[dict[str, Any]] = [
+CHANGES_OF_ALL: list[dict[str, Any]] = [
     {},
     *({"trim": share} for share in (0.0, 0.2, 0.4, 0.5)),
     *({"score_head": head} for head in HEADS),
     {"preprocessing": "robust"},
+    {"held_out_threshold": False},
+]
+CHANGES_OF_ONE_NETWORK: list[dict[str, Any]] = [
+    *CHANGES_OF_ALL,
+    {"score_head": "nll"},
     {"corruption": {"mask": 0.3}},
     {"corruption": {"noise": 0.3}},
-    {"hidden_activation_name": "relu"},
-    {"epoch_num": 10},
-    {"held_out_threshold": False},
 ]
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "AutoEncoder": [
-        *COMMON_CHANGES,
-        {"score_head": "nll"},
-        *({"hidden_neuron_list": (64, bottleneck)} for bottleneck in (2, 4, 16)),
+        *CHANGES_OF_ONE_NETWORK,
+        *({"hidden_neuron_list": (64, bottleneck)} for bottleneck in (2, 4, 16, 32)),
     ],
-    "VAE": [
-        *COMMON_CHANGES,
-        {"score_head": "nll"},
-        *({"latent_dim": width} for width in (2, 4, 8, 16)),
-    ],
-    "AutoEncoderEnsemble": [*COMMON_CHANGES, {"n_estimators": 2}, {"n_estimators": 8}],
+    "VAE": [*CHANGES_OF_ONE_NETWORK, *({"latent_dim": width} for width in (2, 4, 8, 16))],
+    "AutoEncoderEnsemble": [*CHANGES_OF_ALL, *({"n_estimators": n} for n in (2, 6))],
 }
 
 

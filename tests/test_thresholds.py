@@ -221,11 +221,21 @@ def test_rows_held_out_are_not_trained_on(quick, Detector, X):
     assert set(held_out) <= set(scores)
     assert detector.threshold_ == held_out[68]  # the 69th of 75: ceil(76 * 0.9)
     assert np.array_equal(detector.labels_, scores > detector.threshold_)
-    # what is held out has no part in scaling, weights or head
+    # what is held out has no part in scaling and weights
     changed = X.copy()
     changed[np.isin(scores, held_out)] *= 100
     other = clone(detector).fit(changed)
+    assert np.array_equal(other.reconstruct(X), detector.reconstruct(X))
+    # nor in the head, unless that scores rows that it knows as if they were new
+    detector.set_params(score_head="mahalanobis").fit(X)
+    other.set_params(score_head="mahalanobis").fit(changed)
     assert np.array_equal(other.decision_function(X), detector.decision_function(X))
+
+
+@pytest.mark.parametrize("Detector", DETECTORS)
+def test_rows_held_out_are_references_of_the_kernel(quick, Detector, X):
+    detector = quick(Detector, held_out_threshold=0.5, novelty=True).fit(X)
+    assert detector.scoring_module_.head.copies.count_nonzero() == len(X)
 
 
 @pytest.mark.slow

@@ -216,8 +216,12 @@ def fit_model(
             group.all_or_raise(lambda: _train(training_rows, standardize, recipe, start, group))
         )
         network = copy.deepcopy(trained.network) if start.keeps_network else None
-        sample = _sample(training_rows, trained.options.n_members or 1, group)
-        module = group.from_first(lambda: _fitted_module(sample, standardize, trained, recipe))
+        head = group.all_or_raise(lambda: recipe.build_head(trained.network))
+        learned_from = rows if head.leaves_one_out else training_rows
+        sample = _sample(learned_from, trained.options.n_members or 1, group)
+        module = group.from_first(
+            lambda: _fitted_module(sample, standardize, head, trained, recipe)
+        )
         kl, active_units = _latent_usage(module, sample, trained, recipe)
 
     fitted = Fitted(
@@ -542,11 +546,10 @@ def _state(training: Training, draws_globally: bool) -> dict[str, Tensor]:
 
 
 def _fitted_module(
-    sample: Tensor, standardize: Standardize, trained: Trained, recipe: Recipe
+    sample: Tensor, standardize: Standardize, head: ScoreHead, trained: Trained, recipe: Recipe
 ) -> ScoringModule:
-    """Assemble the scoring module and fit its head to a sample of the training rows."""
+    """Assemble the scoring module and fit its head to a sample of rows."""
     device = trained.generator.device
-    head = recipe.build_head(trained.network).to(device)
     module = assemble(copy.deepcopy(standardize), trained.network, head).to(device)
     for parameter in module.network.parameters():
         # Training left views of one vector. Matrix kernels are chosen by how memory is aligned,

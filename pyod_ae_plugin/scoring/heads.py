@@ -48,6 +48,9 @@ class ScoreHead(nn.Module):
     max_width : int, default=0
         The largest number of values that ``forward`` holds for one row, if it is more than the
         network holds. Tiles are made low enough for these values to fit the cache.
+    leaves_one_out : bool, default=False
+        Whether a row that the head was fitted to has the score that it would have as a new row. If
+        so, the head is fitted to the rows held out for the threshold, too.
     required_methods : tuple of str, default=()
         Methods that the network must have besides ``encode`` and ``decode``.
 
@@ -65,6 +68,7 @@ class ScoreHead(nn.Module):
     uses_row: bool = False
     combines_members: bool = False
     needs_float32: bool = False
+    leaves_one_out: bool = False
     max_width: int = 0
     required_methods: tuple[str, ...] = ()
 

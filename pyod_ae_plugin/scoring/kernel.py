@@ -18,6 +18,9 @@ _ROWS_CLUSTERED, _PASSES, _ROWS_FOR_BANDWIDTH = 4096, 3, 1024
 # Candidates for the bandwidth, in units of the median distance to the fifth neighbour.
 _BANDWIDTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0)
 _NEIGHBOR = 5
+# Share of the rows that the bandwidth is chosen by: those that are reconstructed best. The others
+# may be far from all rows, and would widen it.
+_SHARE_FOR_BANDWIDTH = 0.7
 # Measured: between 2 and 4 it makes no difference.
 RESIDUAL_WEIGHT = 3.0
 # Rows nearer than this, in squared lengths, are taken for the same. Rounding in float32 is less.
@@ -35,11 +38,12 @@ class Kernel(ScoreHead):
     other.
 
     References are 1,024 of the training rows that were not trimmed, those nearest to the centers of
-    k-means, or all if there are fewer. The bandwidth ``h`` is the candidate by which training rows
-    are reconstructed best. A row that lies on a reference may be that reference, which must not be
-    reconstructed from itself, or a copy of it, which may. If training rows have copies there, the
-    reference counts fully. Else its weight is multiplied by the share of training rows that have
-    copies: it is 0 for continuous features, so that training rows have scores like new rows.
+    k-means, or all if there are fewer. The bandwidth ``h`` is the candidate by which the 70% of the
+    training rows that are reconstructed best are reconstructed best on average. A row that lies on
+    a reference may be that reference, which must not be reconstructed from itself, or a copy of it,
+    which may. If training rows have copies there, the reference counts fully. Else its weight is
+    multiplied by the share of training rows that have copies: it is 0 for continuous features, so
+    that training rows have scores like new rows.
 
     Rows ``(n, n_features)`` and residuals ``(*members, n, n_features)`` become scores ``(n,)``. The
     members of an ensemble are scored together: a point holds the residuals of all of them, each
@@ -76,6 +80,7 @@ class Kernel(ScoreHead):
     uses_row = True
     combines_members = True
     needs_float32 = True
+    leaves_one_out = True
 
     center: Tensor
     references: Tensor
@@ -122,16 +127,18 @@ class Kernel(ScoreHead):
         self.copied = torch.where(copies > 1, copies, 0).sum() / copies.sum()
 
     def _choose_bandwidth(self, points: Tensor) -> None:
-        """Take the candidate at which points are on average nearest to their reconstructions."""
+        """Take the candidate at which most points are nearest to their reconstructions."""
         distances, weights = self._distances(points)
         usable = distances.masked_fill(weights == 0, torch.inf)
         nearest = usable.topk(_NEIGHBOR, dim=1, largest=False).values
         farthest = nearest.masked_fill(nearest.isinf(), 0).amax(1).clamp_min(0).sqrt().median()
         unit = torch.where(farthest > 0, farthest, 1.0)
+        n_counted = max(int(_SHARE_FOR_BANDWIDTH * len(points)), 1)
         means = []
         for multiple in _BANDWIDTHS:
             self.bandwidth = multiple * unit
-            means.append(self._scores(points, distances, weights).mean())
+            scores = self._scores(points, distances, weights)
+            means.append(scores.topk(n_counted, largest=False).values.mean())
         self.bandwidth = _BANDWIDTHS[int(torch.stack(means).argmin())] * unit
 
     def forward(self, residual: Tensor, row: Tensor) -> Tensor:
