@@ -62,6 +62,10 @@ def test_tensors_that_do_not_fit_are_refused(X):
         detector.decision_function(elsewhere[:, :5])
 
 
+def tile_before(rows):
+    return lambda stop, height: rows[max(stop - height, 0) : stop]
+
+
 def test_tiles_become_lower_where_memory_runs_out(X):
     detector = fitted(AutoEncoder, X)
     module, heights = detector.scoring_module_, []
@@ -73,7 +77,8 @@ def test_tiles_become_lower_where_memory_runs_out(X):
             raise torch.cuda.OutOfMemoryError
         return module(tile)
 
-    got = tiles.map_rows(short_of_memory, rows, module)
+    parts = tiles.mapped_in_turn(short_of_memory, len(rows), tile_before(rows), module)
+    got = torch.cat([scores for _, _, scores in parts])
     assert heights[0] > 500
     assert heights[-1] == max(h for h in heights if h <= 500)
     assert np.allclose(got, detector.decision_function(rows.numpy()))
@@ -86,7 +91,7 @@ def test_memory_that_does_not_even_hold_a_low_tile_is_reported(X):
         raise torch.cuda.OutOfMemoryError("all taken")
 
     with pytest.raises(torch.cuda.OutOfMemoryError, match="all taken"):
-        tiles.map_rows(out_of_memory, torch.from_numpy(X), module)
+        list(tiles.mapped_in_turn(out_of_memory, len(X), tile_before(torch.from_numpy(X)), module))
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4)])

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.preprocessing import StandardScaler
 
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.networks import mlp, variational_mlp
-from pyod_ae_plugin.scoring import Euclidean, Moments, ScoringModule, Standardize
+from pyod_ae_plugin.scoring import Euclidean, Mahalanobis, Moments, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 from pyod_ae_plugin.scoring.standardize import spread_of
 
@@ -180,6 +181,47 @@ def test_the_fast_function_gives_the_scores_of_the_module(variational, output, a
         for n in (128, 128, 64, 192):
             x = torch.randn(n, 6, dtype=torch.float64) * 5 + 1
             torch.testing.assert_close(score(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("head", ["mahalanobis", "joint_mahalanobis", "nearest_neighbor", "kernel"])
+@pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
+def test_the_fast_function_gives_the_scores_of_each_head(Detector, head, activation, X):
+    detector = Detector(
+        score_head=head, hidden_activation_name=activation, epoch_num=2, verbose=0, device="cpu"
+    ).fit(X)
+    module = detector.scoring_module_
+    folds = Detector is not AutoEncoderEnsemble or head != "nearest_neighbor"
+    assert (score_function(module) is not module) == folds
+    with torch.inference_mode():
+        new = 3 * torch.randn(128, X.shape[1], dtype=torch.float64) + 1
+        for x in (new, torch.from_numpy(X[:128])):
+            torch.testing.assert_close(score_function(module)(x), module(x), rtol=5e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("Detector", [AutoEncoder, AutoEncoderEnsemble])
+@pytest.mark.parametrize("n_copies", [0, 1, 4])
+def test_the_fast_function_knows_rows_that_are_references(Detector, n_copies):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 4))
+    X[:n_copies] = X[0]
+    X[100:130] = rng.integers(0, 2, size=(30, 4))
+    detector = Detector(novelty=True, epoch_num=2, verbose=0, device="cpu").fit(X)
+    module, x = detector.scoring_module_, torch.from_numpy(X)
+    with torch.inference_mode():
+        torch.testing.assert_close(score_function(module)(x), module(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_derived_from_one_that_is_folded_scores_in_its_own_way():
+    class Doubled(Mahalanobis):
+        def forward(self, residual):
+            return 2 * super().forward(residual)
+
+    module = make_module(False)
+    module.head = Doubled(6)
+    x = torch.randn(64, 6)
+    with torch.inference_mode():
+        torch.testing.assert_close(score_function(module)(x), module(x))
 
 
 def test_the_fast_function_sees_changed_weights_and_obeys_hooks():

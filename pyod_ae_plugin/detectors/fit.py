@@ -24,6 +24,7 @@ from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.engine.devices import (
     check_rng_state,
     default_settings,
+    enough_threads,
     global_rng_state,
     resolve_device,
     seeded_global_rng,
@@ -556,7 +557,7 @@ def _fitted_module(
         # so a module that is loaded again would round differently.
         parameter.data = parameter.data.clone()
         parameter.grad = None
-    with torch.no_grad():
+    with torch.no_grad(), enough_threads(len(sample)):  # many small operations
         tiles = _tiles(sample, module, recipe)
         head.fit_to(module.network, tiles, max(trained.options.trim), trained.generator)
     return module

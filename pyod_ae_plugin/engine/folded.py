@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +14,23 @@ from torch import Tensor, nn
 from pyod_ae_plugin.engine.cuda.dispatch import gpu_score_function
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.pipeline import Layers, Pipeline, is_linear, read_scoring
-from pyod_ae_plugin.scoring import ScoreHead, ScoringModule, Standardize
+from pyod_ae_plugin.engine.workers import computed_in_worker
+from pyod_ae_plugin.networks.activations import activation_of
+from pyod_ae_plugin.networks.layers import StackedLinear
+from pyod_ae_plugin.scoring import (
+    CombinedHead,
+    JointMahalanobis,
+    Kernel,
+    Mahalanobis,
+    ScoreHead,
+    ScoringModule,
+    Standardize,
+)
+from pyod_ae_plugin.scoring.distances import Affine, Whitening
+from pyod_ae_plugin.scoring.kernel import residual_weight
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
+
+_COMPARED = 2**15
 
 TileFunction = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -23,86 +41,193 @@ def score_function(module: ScoringModule, precision: Precision = "float32") -> T
     """Return the fastest function that scores tiles: folded, of the GPU, or the module itself.
 
     On a CPU, standardisation is folded into two linear layers: the first takes raw rows, and the
-    last subtracts the standardised row in its bias, which gives the residual. The scores are the
-    module's up to rounding in float32. ``precision`` is that of matrix products on a GPU. The
-    function may be called by the thread that asked for it, in inference mode.
+    last subtracts the standardised row in its bias, which gives the residual. A Mahalanobis metric
+    is folded into the last layer, too. Members of an ensemble are passed one after the other. The
+    scores are the module's up to rounding in float32. ``precision`` is that of matrix products on a
+    GPU. The function may be called from any thread, in inference mode.
     """
     if module.standardize.scale.is_cuda:
         return gpu_score_function(module, precision)
     pipeline = read_scoring(module)
     if pipeline is None or not can_be_folded(pipeline, module):
         return module
-    return _folded(module.standardize, pipeline, module.head)
+    earlier = _folded.get(module)
+    if earlier is None or not earlier.is_of(module, pipeline):
+        earlier = _Folded.of(module, pipeline)
+        _folded[module] = earlier
+    return earlier.function
 
 
 def can_be_folded(pipeline: Pipeline | None, module: ScoringModule) -> bool:
     """Whether standardisation can become part of a network's linear layers.
 
-    It can if rows are standardised in float32, the head scores residuals in the plain way, and
-    encoder and decoder each begin with a linear layer and the decoder ends with one.
+    It can if rows are standardised in float32, encoder and decoder each begin with a linear layer
+    and the decoder ends with one, and the head scores residuals in the plain way or combines
+    members by a metric that can be folded.
     """
-    if pipeline is None or pipeline.n_members is not None:
+    if pipeline is None:
         return False
     ends = (*pipeline.encoding[:1], *pipeline.decoding[:1], *pipeline.decoding[-1:])
     return (
         module.standardize.scale.dtype is torch.float32
-        and type(module.head).score is ScoreHead.score
         and len(ends) == 3
         and all(map(is_linear, ends))
+        and (
+            type(module.head).score is ScoreHead.score
+            if pipeline.n_members is None
+            else _is_folded(module.head)
+        )
     )
 
 
-def _folded(standardize: Standardize, pipeline: Pipeline, head: ScoreHead) -> TileFunction:
-    scale, shift = standardize.scale, standardize.shift
-    encoders = _stages(pipeline.encoding)
-    *decoders, (last, _) = _stages(pipeline.decoding)
-    steps: list[Step] = []
-    deferred: Tensor | None = shift
-    deferred_biases = []
-    for layer, following in (*encoders, *decoders):
-        weight = layer.weight if steps else layer.weight * scale
-        bias = _bias(layer, deferred)
-        defers = _can_defer_bias(following)
-        steps.append(_step(weight.t(), bias, following, defers))
-        deferred = bias if defers else None
-        deferred_biases.append(deferred)
-    code_bias = deferred_biases[len(encoders) - 1]
-    weight, bias = last.weight.t(), _bias(last, deferred) - shift
-    widths = [layer.out_features for layer, _ in (*encoders, *decoders)]
-    n_features, n_latent = len(scale), widths[len(encoders) - 1] if head.uses_code else 0
+class _Folded(NamedTuple):
+    """A folded function, and all that it was made of."""
 
-    def score(x: Tensor) -> Tensor:
-        tiles = _scratch.tiles(len(x), (n_features, n_latent), (*widths, n_features))
-        rows, code, *results, residual = tiles
-        h = rows.copy_(x)
-        for i, (step, result) in enumerate(zip(steps, results, strict=True), 1):
+    function: TileFunction
+    pipeline: Pipeline
+    head: ScoreHead
+    values: list[Tensor]
+    settings: list[object]
+
+    @classmethod
+    def of(cls, module: ScoringModule, pipeline: Pipeline) -> _Folded:
+        values = [value.clone() for value in _values(module, pipeline)]
+        function = computed_in_worker(partial(_fold, module.standardize, pipeline, module.head))
+        return cls(function, pipeline, module.head, values, _settings(pipeline))
+
+    def is_of(self, module: ScoringModule, pipeline: Pipeline) -> bool:
+        """Whether nothing changed, also by ways that torch does not count, such as ``.data``."""
+        return (
+            self.head is module.head
+            and self.pipeline == pipeline
+            and self.settings == _settings(pipeline)
+            and all(map(_equal, self.values, _values(module, pipeline)))
+        )
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    # piece by piece, since torch shares larger comparisons among threads that wait for each other
+    pieces = zip(x.reshape(-1).split(_COMPARED), y.reshape(-1).split(_COMPARED), strict=True)
+    return x.shape == y.shape and all(torch.equal(*pair) for pair in pieces)
+
+
+# A module that is scored row by row is folded once.
+_folded: WeakKeyDictionary[ScoringModule, _Folded] = WeakKeyDictionary()
+
+
+def _values(module: ScoringModule, pipeline: Pipeline) -> Iterator[Tensor]:
+    """The parameters and buffers of all that is folded."""
+    head = module.head.modules() if _is_folded(module.head) else ()
+    for part in (module.standardize, *pipeline.layers, *head):
+        for value in (*part._parameters.values(), *part._buffers.values()):
+            if value is not None:
+                yield value
+
+
+def _settings(pipeline: Pipeline) -> list[object]:
+    """The attributes of activations that they compute with."""
+    found = ((activation_of(layer), layer) for layer in pipeline.layers)
+    return [getattr(layer, name) for known, layer in found if known for name in known.parameters]
+
+
+def _fold(standardize: Standardize, pipeline: Pipeline, head: ScoreHead) -> TileFunction:
+    whitening = _whitening(head)
+    with torch.no_grad():
+        if whitening is not None:
+            return _folded_to_lengths(standardize, pipeline, whitening, head)
+        if type(head) is Kernel:
+            return _folded_to_points(standardize, pipeline, head)
+        return _folded_to_residuals(standardize, pipeline, head)
+
+
+def _is_folded(head: ScoreHead) -> bool:
+    """Whether a head becomes part of the function, rather than being called by it."""
+    return type(head) is Kernel or _whitening(head) is not None
+
+
+def _whitening(head: ScoreHead) -> Whitening | None:
+    """The metric of a head, or of the members' head, whose score is a length in it; else None."""
+    if type(head) is CombinedHead:
+        head = head.head
+    # of a subclass nothing is known
+    if type(head) is Mahalanobis or type(head) is JointMahalanobis:
+        return head.whitening()
+    return None
+
+
+# ----------------------------------------------------------------------------- chains of layers
+
+
+class _Chain(NamedTuple):
+    """The layers of a network up to the last linear one, from raw rows on."""
+
+    steps: list[Step]
+    widths: tuple[int, ...]  # of the result of each step
+    n_encoding: int  # number of steps up to the latent code
+    code_bias: Tensor | None  # what the code lacks, as the next layer adds it
+    weight: Tensor  # of the last layer, [n_in, n_features]
+    bias: Tensor  # of the last layer, with what its input lacks
+
+    @classmethod
+    def of(cls, standardize: Standardize, pipeline: Pipeline, member: int | None) -> _Chain:
+        encoders = _stages(pipeline.encoding, member)
+        *decoders, last = _stages(pipeline.decoding, member)
+        steps: list[Step] = []
+        deferred: Tensor | None = standardize.shift
+        deferred_biases = []
+        for stage in (*encoders, *decoders):
+            weight = stage.weight if steps else stage.weight * standardize.scale.unsqueeze(1)
+            bias = stage.full_bias(deferred)
+            defers = _can_defer_bias(stage.following)
+            steps.append(_step(weight, bias, stage.following, defers))
+            deferred = bias if defers else None
+            deferred_biases.append(deferred)
+        return cls(
+            steps=steps,
+            widths=tuple(stage.weight.shape[1] for stage in (*encoders, *decoders)),
+            n_encoding=len(encoders),
+            code_bias=deferred_biases[len(encoders) - 1],
+            weight=last.weight,
+            bias=last.full_bias(deferred),
+        )
+
+    def hidden(
+        self, rows: Tensor, results: Sequence[Tensor], see_code: Callable[[Tensor], object]
+    ) -> Tensor:
+        """The values that the last layer takes; ``see_code`` is shown the code in between."""
+        h = rows
+        for i, (step, result) in enumerate(zip(self.steps, results, strict=True), 1):
             h = step(h, result)
-            if i == len(encoders) and head.uses_code:
-                code = h.clone() if code_bias is None else torch.add(h, code_bias, out=code)
-        torch.addcmul(bias, rows, scale, value=-1, out=residual).addmm_(h, weight)
-        row = torch.addcmul(shift, rows, scale) if head.uses_row else rows
-        scores = head(residual, *head.other_inputs(code, row))
-        return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
-
-    return score
+            if i == self.n_encoding:
+                see_code(h)
+        return h
 
 
-def _stages(layers: Layers) -> list[tuple[nn.Linear, list[nn.Module]]]:
-    """Each linear layer with the layers between it and the next one."""
-    stages: list[tuple[nn.Linear, list[nn.Module]]] = []
+class _Stage(NamedTuple):
+    """A linear layer and the layers between it and the next one."""
+
+    weight: Tensor  # [n_in, n_out]
+    bias: Tensor
+    following: list[nn.Module]
+
+    def full_bias(self, deferred_bias: Tensor | None) -> Tensor:
+        """The bias, with that which the layer before did not add."""
+        if deferred_bias is None:
+            return self.bias
+        return torch.addmv(self.bias, self.weight.t(), deferred_bias)
+
+
+def _stages(layers: Layers, member: int | None) -> list[_Stage]:
+    """The linear layers of a network, or of a member of stacked ones."""
+    stages: list[_Stage] = []
     for layer in layers:
-        if isinstance(layer, nn.Linear):
-            stages.append((layer, []))
+        if isinstance(layer, StackedLinear):
+            stages.append(_Stage(layer.weight[member], layer.bias[member, 0], []))
+        elif isinstance(layer, nn.Linear):
+            stages.append(_Stage(layer.weight.t(), layer.bias, []))
         else:
-            stages[-1][1].append(layer)
+            stages[-1].following.append(layer)
     return stages
-
-
-def _bias(layer: nn.Linear, deferred_bias: Tensor | None) -> Tensor:
-    """The bias of a layer, with that which the layer before did not add."""
-    if deferred_bias is None:
-        return layer.bias
-    return torch.addmv(layer.bias, layer.weight, deferred_bias)
 
 
 def _can_defer_bias(following: Sequence[nn.Module]) -> bool:
@@ -121,13 +246,154 @@ def _step(weight: Tensor, bias: Tensor, following: Sequence[nn.Module], defers: 
         lowest = -bias
         return lambda h, result: torch.mm(h, weight, out=result).clamp_min_(lowest)
 
+    others = [_in_place(layer) for layer in following]
+
     def step(h: Tensor, result: Tensor) -> Tensor:
         h = torch.addmm(bias, h, weight, out=result)
-        for layer in following:
-            h = layer(h)
+        for other in others:
+            h = other(h)
         return h
 
     return step
+
+
+def _in_place(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A layer that writes its result over its input, if it is elementwise."""
+    activation = activation_of(layer)
+    if activation is None or activation.out is None:
+        return layer
+    parameters = {name: getattr(layer, name) for name in activation.parameters}
+    compute = partial(activation.out, **parameters)
+    return lambda h: compute(h, out=h)
+
+
+# ------------------------------------------------------------------------------- whole functions
+
+
+def _folded_to_residuals(
+    standardize: Standardize, pipeline: Pipeline, head: ScoreHead
+) -> TileFunction:
+    """Residuals by the chain of a network, and what the head makes of them."""
+    scale, shift = standardize.scale, standardize.shift
+    chain = _Chain.of(standardize, pipeline, None)
+    bias, code_bias, n_features = chain.bias - shift, chain.code_bias, len(scale)
+    n_latent = chain.widths[chain.n_encoding - 1] if head.uses_code else 0
+
+    def score(x: Tensor) -> Tensor:
+        tiles = _scratch.tiles(len(x), (n_features, n_latent), (*chain.widths, n_features))
+        rows, code, *results, residual = tiles
+
+        def keep(h: Tensor) -> None:
+            if not head.uses_code:
+                return
+            if code_bias is None:
+                code.copy_(h)
+            else:
+                torch.add(h, code_bias, out=code)
+
+        h = chain.hidden(rows.copy_(x), results, keep)
+        torch.addcmul(bias, rows, scale, value=-1, out=residual).addmm_(h, chain.weight)
+        row = torch.addcmul(shift, rows, scale) if head.uses_row else rows
+        scores = head(residual, *head.other_inputs(code, row))
+        return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
+
+    return score
+
+
+def _folded_to_points(standardize: Standardize, pipeline: Pipeline, head: Kernel) -> TileFunction:
+    """Row and residuals of all members as a point, and how well the kernel reconstructs it."""
+    scale, shift, n_features = standardize.scale, standardize.shift, standardize.n_features
+    chains = [_Chain.of(standardize, pipeline, i) for i in _members(pipeline)]
+    center, *centers = head.center.split(n_features)
+    weight = residual_weight(len(chains))
+    row_bias, weighted_scale = shift - center, weight * scale
+    lasts = [
+        (weight * (chain.bias - shift) - center, weight * chain.weight)
+        for chain, center in zip(chains, centers, strict=True)
+    ]
+    separate = (n_features, len(head.center))
+    fast_scores = head.fast_scores()
+
+    def score(x: Tensor) -> Tensor:
+        rows, points, *results = _scratch.tiles(len(x), separate, chains[0].widths)
+        row, *residuals = points.split(n_features, dim=1)
+        torch.addcmul(row_bias, rows.copy_(x), scale, out=row)
+        for chain, (bias, last), residual in zip(chains, lasts, residuals, strict=True):
+            h = chain.hidden(rows, results, lambda code: None)
+            torch.addcmul(bias, rows, weighted_scale, value=-1, out=residual).addmm_(h, last)
+        return torch.nan_to_num(fast_scores(points), nan=HIGHEST_SCORE)
+
+    return score
+
+
+def _folded_to_lengths(
+    standardize: Standardize, pipeline: Pipeline, whitening: Whitening, head: ScoreHead
+) -> TileFunction:
+    """Whitened residuals and codes by the chain of each member, and scores from their lengths."""
+    chains = [_Chain.of(standardize, pipeline, i) for i in _members(pipeline)]
+    lengths_of = [
+        _lengths(standardize, chain, whitening, i)
+        for i, chain in zip(_members(pipeline), chains, strict=True)
+    ]
+    n_whitened = sum(affine.weight.shape[-1] for affine in whitening if affine is not None)
+    separate = (standardize.n_features, n_whitened)
+
+    def score(x: Tensor) -> Tensor:
+        rows, whitened, *results = _scratch.tiles(len(x), separate, chains[0].widths)
+        rows.copy_(x)
+        scores = [lengths(rows, results, whitened) for lengths in lengths_of]
+        combined = (
+            head.combined(torch.stack(scores)) if isinstance(head, CombinedHead) else scores[0]
+        )
+        return torch.nan_to_num(combined, nan=HIGHEST_SCORE)
+
+    return score
+
+
+def _members(pipeline: Pipeline) -> Sequence[int | None]:
+    """The numbers of the members; None is a single network."""
+    return [None] if pipeline.n_members is None else range(pipeline.n_members)
+
+
+def _of_member(affine: Affine, member: int | None) -> Affine:
+    """The map of a member, or of a single network, in float64."""
+    center, weight = affine if member is None else (affine.center[member], affine.weight[member])
+    return Affine(center[0].double(), weight.double())
+
+
+def _lengths(
+    standardize: Standardize, chain: _Chain, whitening: Whitening, member: int | None
+) -> Callable[[Tensor, list[Tensor], Tensor], Tensor]:
+    """Return a function from raw float32 rows to the lengths of whitened residual and code.
+
+    The whitened residual is linear in the last hidden values and the raw row, and the whitened code
+    is linear in the code.
+    """
+    scale, shift = standardize.scale.double(), standardize.shift.double()
+    residual = _of_member(whitening.residual, member)
+    of_hidden = (chain.weight.double() @ residual.weight).float()
+    of_row = (-scale.unsqueeze(1) * residual.weight).float()
+    constant = ((chain.bias.double() - shift - residual.center) @ residual.weight).float()
+    n_residual = residual.weight.shape[1]
+    code = whitening.code
+    if code is not None:
+        center, code_weight = _of_member(code, member)
+        deferred = 0.0 if chain.code_bias is None else chain.code_bias.double()
+        code_bias = ((deferred - center) @ code_weight).float()
+        code_weight = code_weight.float()
+
+    def lengths(rows: Tensor, results: list[Tensor], whitened: Tensor) -> Tensor:
+        def whiten(h: Tensor) -> None:
+            if code is not None:
+                torch.addmm(code_bias, h, code_weight, out=whitened[:, n_residual:])
+
+        h = chain.hidden(rows, results, whiten)
+        of_residual = whitened[:, :n_residual]
+        torch.addmm(constant, rows, of_row, out=of_residual).addmm_(h, of_hidden)
+        found: Tensor = torch.linalg.vector_norm(whitened, dim=1)
+        return found
+
+    return lengths
 
 
 class _Scratch(threading.local):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,19 +12,12 @@ from torch import Tensor
 from pyod_ae_plugin.engine.cuda.fused import FusedScore
 from pyod_ae_plugin.engine.cuda.transfer import Download, TileBefore, Upload
 from pyod_ae_plugin.engine.rows import Rows, rows_in_memory
+from pyod_ae_plugin.engine.workers import run_in_workers
 from pyod_ae_plugin.scoring import ScoringModule
 
 # Matrix kernels treat the last few rows of a matrix separately and round them differently. In a
-# tile whose height is a multiple of this, every row meets the same arithmetic. The rows of a matrix
-# with one column are divided among the threads; there each thread's part must be a multiple.
+# tile whose height is a multiple of this, every row meets the same arithmetic.
 _ALIGNMENT = 64
-# Tiles of wide rows are low. Kernels divide long inner products according to the height of the
-# tile, so tiles up to this height all have the same height.
-_LOW_TILE = 1024
-# Torch divides a tensor among threads if each gets at least this many cells. Exponentials and the
-# like use another routine for the last few cells of a part that is not a multiple of the alignment.
-_SHARED_CELLS = 32_768
-
 # The fused kernel keeps no values of a tile in memory, so only the cost of copying counts.
 _COPIED_BYTES = 16 * 2**20
 
@@ -34,23 +28,18 @@ def map_rows(function: Callable[[Tensor], Tensor], rows: Rows, module: ScoringMo
     The result for a row depends on that row only, to the last bit. If the memory of a GPU runs out,
     tiles become half as high, which may change the last bits.
     The function maps tiles [m, n_features] on the module's device to tensors [m, ...] by the
-    module's network. There must be at least one row.
+    module's network; on a CPU it is called from several threads. There must be at least one row.
     """
     scale = module.standardize.scale
-    tile_before: TileBefore = partial(_tile_before, rows)
-    download = None
-    if scale.is_cuda:
-        tile_before, download = Upload(tile_before, scale), Download(scale.device)
+    if not scale.is_cuda:
+        return _mapped_on_cpu(function, rows, module, torch.float64)
+    tile_before, download = Upload(partial(_tile_before, rows), scale), Download(scale.device)
     result = torch.empty(0)
-    for start, stop, values in _mapped(function, len(rows), tile_before, module):
+    for start, stop, values in mapped_in_turn(function, len(rows), tile_before, module):
         if start == 0:
             result = torch.empty((len(rows), *values.shape[1:]), dtype=torch.float64)
-        if download is None:
-            result[start:stop] = values
-        else:
-            download.put(values, result[start:stop])
-    if download is not None:
-        download.finish()
+        download.put(values, result[start:stop])
+    download.finish()
     return result
 
 
@@ -59,23 +48,64 @@ def map_resident(
 ) -> Tensor:
     """Apply a function to rows on the module's device; the results stay there in their dtype.
 
-    Does not wait for the device.
+    Does not wait for a GPU.
     """
     if isinstance(function, FusedScore):
         return function(rows)
+    if not module.standardize.scale.is_cuda:
+        return _mapped_on_cpu(function, rows, module, None)
     tile_before = partial(_tile_before, rows)
     with torch.inference_mode():
-        return torch.cat([v for _, _, v in _mapped(function, len(rows), tile_before, module)])
+        parts = mapped_in_turn(function, len(rows), tile_before, module)
+        return torch.cat([values for _, _, values in parts])
 
 
-def _mapped(
+def _mapped_on_cpu(
+    function: Callable[[Tensor], Tensor],
+    rows: Rows,
+    module: ScoringModule,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """The results of all rows, as ``dtype`` or as the function returns them."""
+    n, height = len(rows), _cpu_tile_height(len(rows), module)
+    lock = threading.Lock()
+    result: Tensor | None = None
+
+    def compute(i: int) -> None:
+        nonlocal result
+        stop = min((i + 1) * height, n)
+        with torch.inference_mode():
+            values = function(_tile_before(rows, stop, height))[i * height - stop :]
+        with lock:
+            if result is None:
+                result = torch.empty((n, *values.shape[1:]), dtype=dtype or values.dtype)
+        result[i * height : stop] = values
+
+    run_in_workers(compute, -(-n // height))
+    assert result is not None
+    return result
+
+
+def _cpu_tile_height(n: int, module: ScoringModule) -> int:
+    """Height of the tiles that n rows are divided into."""
+    widest = max(module.widths[-1], module.head.max_width)
+    most = rows_in_memory(module.standardize.n_features, widest, torch.device("cpu"))
+    return min(max(most // _ALIGNMENT, 1), -(-n // _ALIGNMENT)) * _ALIGNMENT
+
+
+def mapped_in_turn(
     function: Callable[[Tensor], Tensor], n: int, tile_before: TileBefore, module: ScoringModule
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield start and stop of each tile, and the results of its rows."""
+    """Yield start and stop of each tile, and the results of its rows, one tile after the other."""
     if isinstance(function, FusedScore):
         height = min(max(_COPIED_BYTES // (4 * module.standardize.n_features), _ALIGNMENT), n)
     else:
-        height = _tile_height(n, module, module.standardize.scale.device)
+        most = rows_in_memory(
+            module.standardize.n_features,
+            max(module.widths[-1], module.head.max_width),
+            module.standardize.scale.device,
+        )
+        height = max(most // _ALIGNMENT, 1) * _ALIGNMENT
     start = 0
     while start < n:
         stop = min(start + height, n)
@@ -89,37 +119,6 @@ def _mapped(
             continue
         yield start, stop, values
         start = stop
-
-
-def _tile_height(n: int, module: ScoringModule, device: torch.device) -> int:
-    """Height of the tiles that n rows are divided into; all have the same height.
-
-    A tile's values and activations fit in the cache, or in a small part of GPU memory, and every
-    operation of the module rounds alike everywhere in the tile.
-    """
-    n_features, max_width = module.standardize.n_features, module.widths[-1]
-    most = rows_in_memory(n_features, max(max_width, module.head.max_width), device)
-    if device.type != "cpu":
-        return max(most // _ALIGNMENT, 1) * _ALIGNMENT
-    n_threads = torch.get_num_threads()
-    alignment = _ALIGNMENT * (n_threads if module.has_single_column else 1)
-    heights = _heights(most, alignment, () if module.rounds_alike else module.widths, n_threads)
-    if rows_in_memory(n_features, max_width, device) <= _LOW_TILE:
-        return heights[-1]
-    n_tiles = -(-n // heights[-1])
-    return next(height for height in heights if height * n_tiles >= n)
-
-
-@lru_cache
-def _heights(most: int, alignment: int, widths: tuple[int, ...], n_threads: int) -> list[int]:
-    """Heights up to ``most`` at which layers of these widths are divided evenly, ascending."""
-
-    def divided_evenly(n_cells: int) -> bool:
-        n_parts = min(n_threads, -(-n_cells // _SHARED_CELLS))
-        return n_cells % (n_parts * _ALIGNMENT) == 0
-
-    heights = range(alignment, max(most, alignment) + 1, alignment)
-    return [h for h in heights if all(divided_evenly(h * width) for width in widths)] or [alignment]
 
 
 def _tile_before(rows: Rows, stop: int, height: int) -> Tensor:

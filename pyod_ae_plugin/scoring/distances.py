@@ -15,6 +15,20 @@ _N_REFERENCES = 1024
 _N_REFERENCES_PER_MEMBER = 512
 
 
+class Affine(NamedTuple):
+    """The map ``(x - center) @ weight`` of vectors [*members, n, width]."""
+
+    center: Tensor  # [*members, 1, width]
+    weight: Tensor  # [*members, width, n_out]
+
+
+class Whitening(NamedTuple):
+    """Maps of residual and latent code whose results, side by side, are as long as the score."""
+
+    residual: Affine
+    code: Affine | None = None
+
+
 # ---------------------------------------------------------------------------------------
 # Score heads
 # ---------------------------------------------------------------------------------------
@@ -68,6 +82,11 @@ class Mahalanobis(ScoreHead):
     def forward(self, residual: Tensor) -> Tensor:
         distance: Tensor = self.residual_covariance(residual)
         return distance.sqrt()
+
+    def whitening(self) -> Whitening | None:
+        """The maps that can become part of a network's linear layers, if there are such."""
+        residual = self.residual_covariance.affine()
+        return None if residual is None else Whitening(residual)
 
 
 class JointMahalanobis(ScoreHead):
@@ -128,6 +147,11 @@ class JointMahalanobis(ScoreHead):
     def forward(self, residual: Tensor, code: Tensor) -> Tensor:
         distance: Tensor = self.residual_covariance(residual) + self.code_covariance(code)
         return distance.sqrt()
+
+    def whitening(self) -> Whitening | None:
+        """The maps that can become part of a network's linear layers, if there are such."""
+        residual, code = self.residual_covariance.affine(), self.code_covariance.affine()
+        return None if residual is None or code is None else Whitening(residual, code)
 
 
 class NearestNeighbor(JointMahalanobis):
@@ -286,6 +310,10 @@ class Covariance(nn.Module):
         """Return vectors [*members, n, width] whose lengths are the Mahalanobis distances."""
         raise NotImplementedError
 
+    def affine(self) -> Affine | None:
+        """What :meth:`whiten` computes if it is a single matrix product, else None."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
         return self.whiten(x).square().sum(-1)
 
@@ -317,6 +345,9 @@ class FullCovariance(Covariance):
 
     def whiten(self, x: Tensor) -> Tensor:
         return torch.matmul(x - self.center, self.whitening)
+
+    def affine(self) -> Affine:
+        return Affine(self.center, self.whitening)
 
 
 def _oas_shrinkage(covariance: Tensor, n: int) -> float:

@@ -201,22 +201,27 @@ class CombinedHead(ScoreHead):
         self, network: Network, tiles: Tiles, trim: float, generator: torch.Generator
     ) -> None:
         self.head.fit_to(network, tiles, trim, generator)
-        scores = torch.cat([self._log_scores(network, z) for z in tiles()], dim=1).double()
+        scores = torch.cat([_log(self.head.score(network, z)) for z in tiles()], dim=1).double()
         self.location = scores.median(dim=1, keepdim=True).values.float()
         spread = self._from_location(scores).std(dim=1, correction=0, keepdim=True)
         self.scale = torch.where(spread > 1e-6, spread, 1.0).float()
 
     def score(self, network: Network, z: Tensor) -> Tensor:
+        return self.combined(self.head.score(network, z))
+
+    def combined(self, scores: Tensor) -> Tensor:
+        """Scores [n] of an ensemble from those of its members, [n_members, n]."""
         combine = COMBINATIONS[self.combination]
-        return combine(self._from_location(self._log_scores(network, z)) / self.scale)
+        return combine(self._from_location(_log(scores)) / self.scale)
 
     def _from_location(self, log_scores: Tensor) -> Tensor:
         # Copies of training rows may score 0, whose logarithm would dominate the scale.
         return (log_scores - self.location).clamp_min(LOWEST_LOG_SCORE)
 
-    def _log_scores(self, network: Network, z: Tensor) -> Tensor:
-        smallest = torch.finfo(torch.float32).tiny  # a row that is reconstructed exactly scores 0
-        return self.head.score(network, z).clamp_min(smallest).log()
+
+def _log(scores: Tensor) -> Tensor:
+    smallest = torch.finfo(torch.float32).tiny  # a row that is reconstructed exactly scores 0
+    return scores.clamp_min(smallest).log()
 
 
 def _median(scores: Tensor) -> Tensor:

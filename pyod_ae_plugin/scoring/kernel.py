@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -145,6 +146,41 @@ class Kernel(ScoreHead):
         points = _points(row, residual) - self.center
         return self._scores(points, *self._distances(points))
 
+    def fast_scores(self) -> Callable[[Tensor], Tensor]:
+        """Return a function from centered points [n, width] to scores [n], for a CPU.
+
+        It passes over the references of a row once for each matrix product and once for the
+        softmax. Only for rows that lie on a reference it looks at which of them may be the row
+        itself; this branch is why it is not for graphs.
+        """
+        exists = self.copies > 0
+        references, copies = self.references[exists], self.copies[exists]
+        squares, precision = _squares(references), 1 / self.bandwidth.square()
+        factors, bias = precision * references.T, -0.5 * precision * squares
+        farthest = squares.max()
+        weight_of_itself = torch.where(copies < 2, self.copied, 1.0)
+
+        def from_distances(logits: Tensor, lengths: Tensor) -> Tensor:
+            """What :meth:`_distances` makes of its squared distances, which logits tell."""
+            distances = lengths - 2 / precision * logits
+            same = distances <= SAME * (lengths + squares)
+            weights = torch.where(same, weight_of_itself, 1.0)
+            is_alone = weights.sum(1, keepdim=True) == 0
+            return logits + torch.where(is_alone, 1.0, weights).log()
+
+        def scores(points: Tensor) -> Tensor:
+            logits = torch.addmm(bias, points, factors)
+            lengths = _squares(points).unsqueeze(1)
+            nearest = lengths - 2 / precision * logits.amax(1, keepdim=True)
+            near = (nearest <= SAME * (lengths + farthest)).squeeze(1).nonzero().squeeze(1)
+            if len(near):
+                logits[near] = from_distances(logits[near], lengths[near])
+            residual = torch.addmm(points, torch.softmax(logits, dim=1), references, alpha=-1)
+            length: Tensor = torch.linalg.vector_norm(residual, dim=1)
+            return length
+
+        return scores
+
     def _scores(self, points: Tensor, distances: Tensor, weights: Tensor) -> Tensor:
         """Distances [n] of centered points [n, width] to their reconstructions."""
         logits = distances / (-2 * self.bandwidth.square()) + weights.log()
@@ -165,11 +201,15 @@ class Kernel(ScoreHead):
 
 def _points(row: Tensor, residual: Tensor) -> Tensor:
     """Points [n, width] of rows [n, n_features] and residuals [*members, n, n_features]."""
-    weight = RESIDUAL_WEIGHT
+    weight = residual_weight(1 if residual.ndim == 2 else len(residual))
     if residual.ndim == 3:
-        weight /= math.sqrt(len(residual))
         residual = residual.movedim(0, 1).flatten(1)
     return torch.cat([row, weight * residual], dim=1)
+
+
+def residual_weight(n_members: int) -> float:
+    """What the residual of each member is multiplied by."""
+    return RESIDUAL_WEIGHT / math.sqrt(n_members)
 
 
 def _compared(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,8 +49,6 @@ class ScoringModule(nn.Module):
         # Distinct numbers of outputs of layers for one row, all members together, ascending.
         self.widths = tuple(sorted(matrix_widths | layer_widths or {1}))
         self.has_single_column = any(1 in weight.shape[-2:] for weight in weights)
-        # The arithmetic of these for a cell does not depend on where in memory the cell is.
-        self.rounds_alike = all(isinstance(m, (nn.Linear, nn.ReLU)) for m in leaves)
 
     def forward(self, x: Tensor) -> Tensor:
         scores = self.head.score(self.network, self.standardize(x))
