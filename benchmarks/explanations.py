@@ -57,20 +57,27 @@ DETECTORS: dict[str, Callable[..., NeuralDetector]] = {
     "VAE": VAE,
     "AutoEncoderEnsemble": AutoEncoderEnsemble,
 }
+# None is the default head, joint_mahalanobis or with novelty=True kernel.
+HEADS: dict[str, tuple[str | None, ...]] = {
+    "AutoEncoder": (None, "euclidean"),
+    "VAE": (None, "elbo"),
+    "AutoEncoderEnsemble": (None,),
+}
 CASES = [
     (name, head, novelty)
-    for name, heads in {
-        "AutoEncoder": ("nearest_neighbor", "euclidean"),
-        "VAE": ("nearest_neighbor", "elbo"),
-        "AutoEncoderEnsemble": ("nearest_neighbor",),
-    }.items()
+    for name, heads in HEADS.items()
     for head in heads
     for novelty in (False, True)
 ]
 
 
 def shares_found(
-    name: str, head: str, novelty: bool, kind: Callable[..., np.ndarray], d: int, shift: float
+    name: str,
+    head: str | None,
+    novelty: bool,
+    kind: Callable[..., np.ndarray],
+    d: int,
+    shift: float,
 ) -> tuple[float, float]:
     """Share of rows whose corrupted feature is on top, by explain and by the squared residual."""
     rng = np.random.default_rng(0)
@@ -98,7 +105,7 @@ def main() -> None:
             for kind in KINDS
             for d in WIDTHS
         ]
-        case = f"{name}{'(novelty=True)' if novelty else ''}, {head}"
+        case = f"{name}{'(novelty=True)' if novelty else ''}, {head or 'default head'}"
         for way, shares in zip(
             ("explain", "squared residual"), zip(*found, strict=True), strict=True
         ):
