@@ -150,7 +150,10 @@ class TopN(ThresholdRule):
     def _threshold(self, scores: Array) -> float:
         if self.n >= len(scores):
             return float(np.nextafter(scores.min(), -np.inf))
-        return float(np.sort(scores)[-self.n - 1])
+        below, lowest = np.sort(scores)[-self.n - 1 :][:2]
+        # in the middle, so that another device, which rounds otherwise, gives the same labels
+        middle = below + (lowest - below) / 2
+        return float(middle if middle < lowest else below)
 
 
 class Quantile(ThresholdRule):

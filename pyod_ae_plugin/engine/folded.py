@@ -62,8 +62,8 @@ def can_be_folded(pipeline: Pipeline | None, module: ScoringModule) -> bool:
     """Whether standardisation can become part of a network's linear layers.
 
     It can if rows are standardised in float32, encoder and decoder each begin with a linear layer
-    and the decoder ends with one, and the head scores residuals in the plain way or combines
-    members by a metric that can be folded.
+    and the decoder ends with one, and the head scores residuals in the plain way. The head of an
+    ensemble must become part of the function.
     """
     if pipeline is None:
         return False
