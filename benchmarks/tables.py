@@ -97,17 +97,16 @@ def data_sets(kind: str, protocol: str) -> str:
 
 
 def ablation(detector: str) -> str:
-    """Return mean ROC AUC with one default changed."""
-    by_protocol = [means(f"{ABLATION}-{protocol}") for protocol in PROTOCOLS]
-    runs = earlier_runs(RESULTS / f"{ABLATION}-outlier.csv")
-    rows = []
-    for name in dict.fromkeys(run.detector for run in runs):
+    """Return mean ROC AUC as it is, and differences to it with one default changed."""
+    by_protocol = [earlier_runs(RESULTS / f"{ABLATION}-{protocol}.csv") for protocol in PROTOCOLS]
+    auc = [means(f"{ABLATION}-{protocol}")[detector].values[0] for protocol in PROTOCOLS]
+    rows = [["as it is", *(f"{value:.3f}" for value in auc)]]
+    for name in dict.fromkeys(run.detector for run in by_protocol[0]):
         of_class, *changes = re.split(r" (?=\w+=)", name)
-        if of_class == detector:
-            label = ", ".join(f"`{change}`" for change in changes or [of_class])
-            rows.append(
-                [label, *(f"{of_protocol[name].values[0]:.3f}" for of_protocol in by_protocol)]
-            )
+        if of_class == detector and changes:
+            differences = [paired_difference(runs, name, detector) for runs in by_protocol]
+            cells = (f"{mean:+.3f} ± {error:.3f}" for mean, error in differences)
+            rows.append([", ".join(f"`{change}`" for change in changes), *cells])
     return markdown(["", *(protocol.capitalize() for protocol in PROTOCOLS)], rows)
 
 
