@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
 
@@ -49,11 +49,12 @@ def run_in_workers(compute: Callable[[int], None], n: int) -> None:
     workers = _workers(n_threads, os.getpid())
     running = [workers.submit(work) for _ in range(min(n, n_threads))]
     try:
-        for future in running:
-            future.result()
+        wait(running, return_when=FIRST_EXCEPTION)
     finally:
         pending.clear()
         wait(running)
+    for future in running:
+        future.result()
 
 
 @lru_cache(maxsize=1)
