@@ -108,3 +108,13 @@ def adbench():
     if not ADBENCH.is_dir():
         pytest.skip("ADBench's data sets are not beside this checkout")
     return ADBENCH
+
+
+@pytest.fixture
+def two_threads():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

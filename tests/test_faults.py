@@ -495,14 +495,6 @@ def test_the_error_of_a_diverging_fit_comes_through_from_workers(quick, X):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
 @NEEDS_FORK
 def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(quick, two_threads, data):

@@ -11,14 +11,6 @@ from pyod_ae_plugin import AutoEncoder
 from pyod_ae_plugin.engine.workers import run_in_workers
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("n", [1, 2, 57])
 def test_each_number_is_computed_once_with_one_core(two_threads, n):
     done = []

@@ -100,15 +100,22 @@ def enough_threads(n_operations: float) -> Iterator[None]:
         yield
         return
     torch.set_num_threads(1)
-    # Each thread has a number of its own. A thread that first computes later on takes the number
-    # that any thread set last, so another thread sets it back.
-    resetter = threading.Thread(target=torch.set_num_threads, args=(before,))
-    resetter.start()
-    resetter.join()
+    set_threads_of_new_threads(before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def set_threads_of_new_threads(n: int) -> None:
+    """Let threads that have not computed yet use ``n`` threads, and leave all others as they are.
+
+    Each thread has a number of its own, but one that first computes later on takes the number that
+    any thread set last. So another thread sets it here.
+    """
+    setter = threading.Thread(target=torch.set_num_threads, args=(n,))
+    setter.start()
+    setter.join()
 
 
 # ----------------------------------------------------------------------------- torch's settings

@@ -18,6 +18,7 @@ from pyod_ae_plugin.scoring import ScoringModule
 # Matrix kernels treat the last few rows of a matrix separately and round them differently. In a
 # tile whose height is a multiple of this, every row meets the same arithmetic.
 _ALIGNMENT = 64
+
 # The fused kernel keeps no values of a tile in memory, so only the cost of copying counts.
 _COPIED_BYTES = 16 * 2**20
 

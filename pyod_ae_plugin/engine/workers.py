@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from pyod_ae_plugin.engine.devices import default_settings
+from pyod_ae_plugin.engine.devices import default_settings, set_threads_of_new_threads
 
 T = TypeVar("T")
 
@@ -69,9 +69,5 @@ def _workers(n_threads: int, process: int) -> ThreadPoolExecutor:
 
     workers = ThreadPoolExecutor(n_threads, thread_name_prefix="pyod-ae")
     wait([workers.submit(begin) for _ in range(n_threads)])
-    # Each thread has a number of its own. A thread that first computes later on takes the number
-    # that any thread set last, so another thread sets it back.
-    workers_set = threading.Thread(target=torch.set_num_threads, args=(n_threads,))
-    workers_set.start()
-    workers_set.join()
+    set_threads_of_new_threads(n_threads)
     return workers

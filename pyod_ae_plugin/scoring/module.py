@@ -42,13 +42,11 @@ class ScoringModule(nn.Module):
         self.standardize = standardize
         self.network: Network = network
         self.head = head
-        weights = [p for p in network.parameters() if p.ndim >= 2]
-        matrix_widths = {_n_outputs(weight) for weight in weights if weight.ndim <= 3}
+        matrix_widths = {_n_outputs(p) for p in network.parameters() if p.ndim in (2, 3)}
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
         layer_widths = _measured_widths(network, leaves, standardize.n_features)
         # Distinct numbers of outputs of layers for one row, all members together, ascending.
         self.widths = tuple(sorted(matrix_widths | layer_widths or {1}))
-        self.has_single_column = any(1 in weight.shape[-2:] for weight in weights)
 
     def forward(self, x: Tensor) -> Tensor:
         scores = self.head.score(self.network, self.standardize(x))
