@@ -36,12 +36,13 @@ def draw_costs(costs: dict[str, dict[str, tuple[list[int], list[float]]]], path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(costs), 4), layout="constrained")
-    styles = [("#0072b2", "o"), ("#d55e00", "s"), ("#999999", "^"), ("#009e73", "D")]
+    colors = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"))
+    styles = [(*color, line) for line in ("-", "--") for color in colors]
     for axes, (quantity, curves) in zip(
         figure.subplots(1, len(costs), squeeze=False)[0], costs.items(), strict=True
     ):
-        for (name, (x, y)), (color, marker) in zip(curves.items(), styles, strict=False):
-            axes.loglog(x, y, color=color, marker=marker, label=name)
+        for (name, (x, y)), (color, marker, line) in zip(curves.items(), styles, strict=False):
+            axes.loglog(x, y, line, color=color, marker=marker, label=name)
         axes.set(xlabel=quantity, ylabel="nanoseconds a row")
-        axes.legend()
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)

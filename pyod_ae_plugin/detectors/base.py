@@ -353,9 +353,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> bool((detector.decision_function(X[:3]) == detector.decision_scores_[:3]).all())
         True
         """
-        if not hasattr(self, "scoring_module_"):  # the full check costs as much as scoring a row
-            check_is_fitted(self, "scoring_module_")
-        propagates_nan = self.scoring_module_.head.propagates_nan
+        propagates_nan = self._fitted_module().head.propagates_nan
         resident = device_rows(self, X)
         if resident is not None:
             scores: Array = self.score_tensor(self._moved(resident)).double().cpu().numpy()
@@ -425,8 +423,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> detector.score_tensor(X).shape
         torch.Size([100])
         """
-        check_is_fitted(self, "scoring_module_")
-        module = self.scoring_module_
+        module = self._fitted_module()
         check_tensor(self, x)
         if x.device != module.standardize.scale.device:
             raise ValueError(
@@ -842,6 +839,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         values = map_resident(function, self._moved(resident), self.scoring_module_)
         on_host: Array = values.double().cpu().numpy()
         return on_host
+
+    def _fitted_module(self) -> ScoringModule:
+        if not hasattr(self, "scoring_module_"):  # the full check takes as long as scoring a row
+            check_is_fitted(self, "scoring_module_")
+        return self.scoring_module_
 
     def _moved(self, rows: Tensor) -> Tensor:
         return rows.to(self.scoring_module_.standardize.scale.device)

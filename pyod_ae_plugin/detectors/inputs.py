@@ -28,7 +28,7 @@ except ImportError:  # scikit-learn 1.5
 _DLPACK_CPU = 1  # by the standard
 
 # Types of NumPy that torch has, too.
-_SHARED_DTYPES = [np.dtype(kind) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")]
+_SHARED_DTYPES = set(map(np.dtype, ("?", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")))
 
 Array = np.ndarray[Any, Any]
 

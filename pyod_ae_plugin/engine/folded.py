@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyod_ae_plugin.engine.cuda.dispatch import gpu_score_function
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.pipeline import Layers, Pipeline, is_linear, read_scoring
+from pyod_ae_plugin.engine.snapshots import Snapshot
 from pyod_ae_plugin.engine.workers import computed_in_worker
 from pyod_ae_plugin.networks.activations import activation_of
 from pyod_ae_plugin.networks.layers import StackedLinear
@@ -30,7 +31,14 @@ from pyod_ae_plugin.scoring.distances import Affine, Whitening
 from pyod_ae_plugin.scoring.kernel import residual_weight
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
-_COMPARED = 2**15
+# Matrix kernels treat the last few rows of a matrix separately and round them differently. In a
+# tile whose height is a multiple of this, every row meets the same arithmetic.
+ALIGNMENT = 64
+# A few rows are computed in a tile of such a height, where that does not change their scores.
+_LOW = (4, 8, 16)
+
+# Numbers between the beginnings of tiles are a multiple of this, as torch aligns memory.
+_ALIGNED = 16
 
 TileFunction = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -48,14 +56,14 @@ def score_function(module: ScoringModule, precision: Precision = "float32") -> T
     """
     if module.standardize.scale.is_cuda:
         return gpu_score_function(module, precision)
+    earlier = _folded.get(module)
+    if earlier is not None and earlier.is_of(module):
+        return earlier
     pipeline = read_scoring(module)
     if pipeline is None or not can_be_folded(pipeline, module):
         return module
-    earlier = _folded.get(module)
-    if earlier is None or not earlier.is_of(module, pipeline):
-        earlier = _Folded.of(module, pipeline)
-        _folded[module] = earlier
-    return earlier.function
+    _folded[module] = folded = FoldedScore(module, pipeline)
+    return folded
 
 
 def can_be_folded(pipeline: Pipeline | None, module: ScoringModule) -> bool:
@@ -80,54 +88,54 @@ def can_be_folded(pipeline: Pipeline | None, module: ScoringModule) -> bool:
     )
 
 
-class _Folded(NamedTuple):
-    """A folded function, and all that it was made of."""
+class FoldedScore:
+    """A folded function, which knows whether a module still computes the same.
 
-    function: TileFunction
-    pipeline: Pipeline
-    head: ScoreHead
-    values: list[Tensor]
-    settings: list[object]
+    Parameters
+    ----------
+    module : ScoringModule
+    pipeline : Pipeline
+        What the network of the module computes.
+    """
 
-    @classmethod
-    def of(cls, module: ScoringModule, pipeline: Pipeline) -> _Folded:
-        values = [value.clone() for value in _values(module, pipeline)]
-        function = computed_in_worker(partial(_fold, module.standardize, pipeline, module.head))
-        return cls(function, pipeline, module.head, values, _settings(pipeline))
+    def __init__(self, module: ScoringModule, pipeline: Pipeline) -> None:
+        self._snapshot = Snapshot(module)
+        self._standardize = module.standardize
+        fold = partial(_fold, module.standardize, pipeline, module.head)
+        self._function = computed_in_worker(fold)
+        self._heights: dict[int, int] = {}
 
-    def is_of(self, module: ScoringModule, pipeline: Pipeline) -> bool:
-        """Whether nothing changed, also by ways that torch does not count, such as ``.data``."""
-        return (
-            self.head is module.head
-            and self.pipeline == pipeline
-            and self.settings == _settings(pipeline)
-            and all(map(_equal, self.values, _values(module, pipeline)))
-        )
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._function(x)
 
+    def is_of(self, module: ScoringModule) -> bool:
+        """Whether the module, of which this was made, is unchanged."""
+        return self._snapshot.is_of(module)
 
-def _equal(x: Tensor, y: Tensor) -> bool:
-    # piece by piece, since torch shares larger comparisons among threads that wait for each other
-    pieces = zip(x.reshape(-1).split(_COMPARED), y.reshape(-1).split(_COMPARED), strict=True)
-    return x.shape == y.shape and all(torch.equal(*pair) for pair in pieces)
+    @property
+    def lowest_height(self) -> int:
+        """Rows of the lowest tile in which a row has, in this thread, the score of higher tiles.
+
+        Which one that is depends on the matrix kernels of the machine and on how many threads they
+        use here, so it is tried with some rows.
+        """
+        n_threads = torch.get_num_threads()
+        if n_threads not in self._heights:
+            generator = torch.Generator().manual_seed(0)
+            z = torch.randn(ALIGNMENT, self._standardize.n_features, generator=generator)
+            x = self._standardize.inverse(z)
+            expected = computed_in_worker(lambda: self._scored(x, ALIGNMENT))
+            low = (height for height in _LOW if torch.equal(self._scored(x, height), expected))
+            self._heights[n_threads] = next(low, ALIGNMENT)
+        return self._heights[n_threads]
+
+    @torch.inference_mode()
+    def _scored(self, x: Tensor, height: int) -> Tensor:
+        return torch.cat([self._function(tile) for tile in x.split(height)])
 
 
 # A module that is scored row by row is folded once.
-_folded: WeakKeyDictionary[ScoringModule, _Folded] = WeakKeyDictionary()
-
-
-def _values(module: ScoringModule, pipeline: Pipeline) -> Iterator[Tensor]:
-    """The parameters and buffers of all that is folded."""
-    head = module.head.modules() if _is_folded(module.head) else ()
-    for part in (module.standardize, *pipeline.layers, *head):
-        for value in (*part._parameters.values(), *part._buffers.values()):
-            if value is not None:
-                yield value
-
-
-def _settings(pipeline: Pipeline) -> list[object]:
-    """The attributes of activations that they compute with."""
-    found = ((activation_of(layer), layer) for layer in pipeline.layers)
-    return [getattr(layer, name) for known, layer in found if known for name in known.parameters]
+_folded: WeakKeyDictionary[ScoringModule, FoldedScore] = WeakKeyDictionary()
 
 
 def _fold(standardize: Standardize, pipeline: Pipeline, head: ScoreHead) -> TileFunction:
@@ -416,8 +424,8 @@ class _Scratch(threading.local):
         """
         widths = (*separate, *alternating)
         if (n, separate, alternating) != self._shape:
-            turns = [n * max(alternating[::2]), n * max(alternating[1::2], default=0)]
-            places = [*(n * width for width in separate), *turns]
+            turns = [max(alternating[::2]), max(alternating[1::2], default=0)]
+            places = [-(-n * width // _ALIGNED) * _ALIGNED for width in (*separate, *turns)]
             if len(self._memory) < sum(places):
                 self._memory = torch.empty(sum(places))
             *first, even, odd = self._memory[: sum(places)].split(places)

@@ -114,7 +114,7 @@ def read_pipeline(network: Network) -> Pipeline | None:
         and len(members) <= 1
         and not any(map(is_altered, (*containers, *layers)))
         and not _has_shared_or_hooked_parameters(layers)
-        and not any(_HOOKS_ON_ALL_MODULES)
+        and not are_all_hooked()
     )
     n_members = next(iter(members), None)
     return Pipeline(encoder, decoder, posterior, output, n_members) if known else None
@@ -135,6 +135,11 @@ def read_scoring(module: ScoringModule) -> Pipeline | None:
 def is_linear(layer: nn.Module) -> bool:
     """Whether a layer is a linear one, of a single network or of stacked members."""
     return type(layer) in _LINEAR
+
+
+def are_all_hooked() -> bool:
+    """Whether a hook is registered for all modules."""
+    return any(_HOOKS_ON_ALL_MODULES)
 
 
 def is_altered(module: nn.Module) -> bool:

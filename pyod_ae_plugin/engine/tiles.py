@@ -11,13 +11,10 @@ from torch import Tensor
 
 from pyod_ae_plugin.engine.cuda.fused import FusedScore
 from pyod_ae_plugin.engine.cuda.transfer import Download, TileBefore, Upload
+from pyod_ae_plugin.engine.folded import ALIGNMENT, FoldedScore
 from pyod_ae_plugin.engine.rows import Rows, rows_in_memory
 from pyod_ae_plugin.engine.workers import run_in_workers
 from pyod_ae_plugin.scoring import ScoringModule
-
-# Matrix kernels treat the last few rows of a matrix separately and round them differently. In a
-# tile whose height is a multiple of this, every row meets the same arithmetic.
-_ALIGNMENT = 64
 
 # The fused kernel keeps no values of a tile in memory, so only the cost of copying counts.
 _COPIED_BYTES = 16 * 2**20
@@ -68,7 +65,14 @@ def _mapped_on_cpu(
     dtype: torch.dtype | None,
 ) -> Tensor:
     """The results of all rows, as ``dtype`` or as the function returns them."""
-    n, height = len(rows), _cpu_tile_height(len(rows), module)
+    n = len(rows)
+    if isinstance(function, FoldedScore) and n <= (height := function.lowest_height):
+        # here and now, since another thread would take longer to wake than to compute them
+        tile = rows[:1].expand(height, -1) if n == 1 else _tile_before(rows, n, height)
+        with torch.inference_mode():
+            values = function(tile)[height - n :]
+        return values.to(dtype or values.dtype, copy=True)
+    height = _cpu_tile_height(n, module)
     lock = threading.Lock()
     result: Tensor | None = None
 
@@ -91,7 +95,7 @@ def _cpu_tile_height(n: int, module: ScoringModule) -> int:
     """Height of the tiles that n rows are divided into."""
     widest = max(module.widths[-1], module.head.max_width)
     most = rows_in_memory(module.standardize.n_features, widest, torch.device("cpu"))
-    return min(max(most // _ALIGNMENT, 1), -(-n // _ALIGNMENT)) * _ALIGNMENT
+    return min(max(most // ALIGNMENT, 1), -(-n // ALIGNMENT)) * ALIGNMENT
 
 
 def mapped_in_turn(
@@ -99,14 +103,14 @@ def mapped_in_turn(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Yield start and stop of each tile, and the results of its rows, one tile after the other."""
     if isinstance(function, FusedScore):
-        height = min(max(_COPIED_BYTES // (4 * module.standardize.n_features), _ALIGNMENT), n)
+        height = min(max(_COPIED_BYTES // (4 * module.standardize.n_features), ALIGNMENT), n)
     else:
         most = rows_in_memory(
             module.standardize.n_features,
             max(module.widths[-1], module.head.max_width),
             module.standardize.scale.device,
         )
-        height = max(most // _ALIGNMENT, 1) * _ALIGNMENT
+        height = max(most // ALIGNMENT, 1) * ALIGNMENT
     start = 0
     while start < n:
         stop = min(start + height, n)
@@ -114,9 +118,9 @@ def mapped_in_turn(
             with torch.inference_mode():
                 values = function(tile_before(stop, height))[start - stop :]
         except torch.cuda.OutOfMemoryError:
-            if height <= _ALIGNMENT:
+            if height <= ALIGNMENT:
                 raise
-            height = max(height // 2 // _ALIGNMENT, 1) * _ALIGNMENT
+            height = max(height // 2 // ALIGNMENT, 1) * ALIGNMENT
             continue
         yield start, stop, values
         start = stop

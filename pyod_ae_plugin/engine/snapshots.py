@@ -1,0 +1,66 @@
+"""Whether a module computes what it did: asked at each call, so the answer takes microseconds."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import Any
+
+from torch import nn
+
+from pyod_ae_plugin.engine.pipeline import are_all_hooked
+
+
+class Snapshot:
+    """What a module on a CPU computed with when the snapshot was taken.
+
+    That is: all modules in it, their attributes, and the bits of their parameters and buffers. No
+    change is missed, also by ways that torch does not count, such as ``.data``; except inside a
+    list or another object that an attribute holds. The module itself is not kept alive.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 1)
+    >>> snapshot = Snapshot(layer)
+    >>> snapshot.is_of(layer)
+    True
+    >>> layer.weight.data[0, 0] = 7.0
+    >>> snapshot.is_of(layer)
+    False
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        _, *self._parts = module.modules()
+        self._attributes = [_attributes(part) for part in (module, *self._parts)]
+        self._values = []
+        for tensor in (*module.parameters(), *module.buffers()):
+            memory = tensor.detach().numpy()
+            self._values.append((tensor, tensor.data_ptr(), memory, memory.tobytes()))
+
+    def is_of(self, module: nn.Module) -> bool:
+        """Whether the module, of which the snapshot is, is unchanged."""
+        for part, attributes in zip((module, *self._parts), self._attributes, strict=True):
+            now = _attributes(part)
+            if len(now) != len(attributes) or not all(map(is_, now, attributes)):
+                return False
+        for tensor, address, memory, content in self._values:
+            # .data may be set to other memory
+            if tensor.data_ptr() != address or memory.tobytes() != content:
+                return False
+        return not are_all_hooked()
+
+
+def _attributes(module: nn.Module) -> list[Any]:
+    """All that a module refers to and that is called or computed with."""
+    return [
+        type(module),
+        *vars(module).values(),
+        *module._modules.values(),
+        *module._parameters.values(),
+        *module._buffers.values(),
+        *module._forward_pre_hooks.values(),
+        *module._forward_hooks.values(),
+    ]
