@@ -86,7 +86,7 @@ def main() -> None:
                 name = f"{kind.__name__}: {what}, {n} rows"
                 figures.add(f"{name}, alone", alone, "s")
                 figures.add(f"{name}, one core busy", beside, "s")
-                figures.add(f"{name}, one core busy", beside / alone, "times as long")
+                figures.add(name, beside / alone, "times as long")
     figures.write(arguments.results / "busy.csv", environment("busy"))
 
 

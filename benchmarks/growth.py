@@ -50,8 +50,8 @@ def by_rows(n_rows: tuple[int, ...], figures: Figures) -> Curves:
                 fit = timed(partial(detector.fit, X[:n]))
                 rounds = 3 if n <= 1_000_000 else 1
                 score = in_turn({"": partial(detector.decision_function, X[:n])}, rounds)[""]
-                figures.add(f"{name}: fit, {n} rows", fit * 1e6 / n, "us a row")
-                figures.add(f"{name}: scoring, {n} rows", score * 1e6 / n, "us a row")
+                for what, seconds in (("fit", fit), ("scoring", score)):
+                    figures.add(f"{name}: {what} {n:,}", seconds * 1e6 / n, "us a row, by rows")
                 _add(curves, name, n, score / n)
     return curves
 
@@ -65,8 +65,9 @@ def by_features(n_features: tuple[int, ...], figures: Figures) -> Curves:
             detector = kind()
             fit = timed(partial(detector.fit, X))
             score = in_turn({"": partial(detector.decision_function, X)}, 3)[""]
-            figures.add(f"{name}: fit, {N_WIDE} x {d}", fit, "s")
-            figures.add(f"{name}: scoring, {N_WIDE} x {d}", score * 1e6 / N_WIDE, "us a row")
+            for what, seconds in (("fit", fit), ("scoring", score)):
+                us = seconds * 1e6 / N_WIDE
+                figures.add(f"{name}: {what} {d:,}", us, "us a row, by features")
             _add(curves, name, d, score / N_WIDE)
     return curves
 

@@ -56,7 +56,8 @@ def one_row(rounds: int, figures: Figures) -> None:
     row = X[:1].copy()
     peer = PEERS["PyOD's AutoEncoder"]().fit(X)
     seconds = in_turn({"": partial(peer.decision_function, row)}, rounds)
-    figures.add("PyOD's AutoEncoder: decision_function of one row", seconds[""] * 1e6, "us")
+    figures.add("PyOD's AutoEncoder: decision_function", seconds[""] * 1e6, "us")
+    print("One row")
     for name, kind in OURS.items():
         detector = kind().fit(X)
         module, tensor = detector.scoring_module_, torch.from_numpy(row)
@@ -72,7 +73,7 @@ def one_row(rounds: int, figures: Figures) -> None:
             "score_tensor": partial(detector.score_tensor, tensor),
         }
         for what, taken in in_turn(calls, rounds).items():
-            figures.add(f"{name}: {what} of one row", taken * 1e6, "us")
+            figures.add(f"{name}: {what}", taken * 1e6, "us")
 
 
 def first_fit(rounds: int, figures: Figures) -> None:

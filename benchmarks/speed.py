@@ -7,8 +7,9 @@ IForest, KNN and ECOD, and our detectors with their defaults for training rows w
 normal ones; then our detectors with the networks and the score of PyOD's. Prints times, ratios to
 PyOD's AutoEncoder, and which share of the possible rate of scoring ours reach: that of the matrix
 products alone, in as many threads, on tiles that stay in the cache. Then the time of a fit by its
-parts, for 6,000 and 1,000,000 rows. Writes all that to ``benchmarks/results`` (``speed.csv``,
-``.json``). Figures are medians; a slow moment of the machine hits all that take turns.
+parts, for 6,000 and 1,000,000 rows, and what gradients in closed form gain. Writes all that to
+``benchmarks/results`` (``speed.csv``, ``.json``). Figures are medians; a slow moment of the machine
+hits all that take turns.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ from pyod.models.vae import VAE as PyodVAE
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.benchmarking.summary import environment
 from pyod_ae_plugin.detectors import NeuralDetector
+from pyod_ae_plugin.detectors.base import recipe_of
+from pyod_ae_plugin.engine.closed_form import batch_gradient, gradient_by_autograd
+from pyod_ae_plugin.engine.devices import enough_threads
+from pyod_ae_plugin.engine.optimizers import flatten_parameters
 from pyod_ae_plugin.engine.pipeline import is_linear, read_scoring
 from pyod_ae_plugin.engine.workers import run_in_workers
 from pyod_ae_plugin.networks.activations import activation_of
@@ -48,6 +53,7 @@ Work = Callable[[], object]
 Kind = Callable[[], Any]
 
 N_ROWS, N_FEATURES, EPOCHS = 20_000, 30, 2
+BATCH_SIZES = (32, 128, 1024)
 TURN_SECONDS = 0.05
 RESIDENT_ROWS, N_PIECES = 500, 10
 CPU: dict[str, Any] = {"verbose": 0, "device": "cpu"}
@@ -212,8 +218,33 @@ def parts(figures: Figures) -> None:
             for part, functions in PARTS.items():
                 taken = sum(cumulative.get(function, 0.0) for function in functions)
                 rest -= taken
-                figures.add(f"{name}: fit of {n} rows, {part}", taken / seconds, "of the time")
-            figures.add(f"{name}: fit of {n} rows, the rest", rest / seconds, "of the time")
+                figures.add(f"{name}, {n} rows: {part}", taken / seconds, "of the time")
+            figures.add(f"{name}, {n} rows: the rest", rest / seconds, "of the time")
+
+
+def gradients(rounds: int, figures: Figures) -> None:
+    """Report how many times faster a batch's gradient is in closed form than by autograd."""
+    cpu = torch.device("cpu")
+    for name, kind in OURS.items():
+        recipe = recipe_of(kind(), N_FEATURES)
+        options = recipe.options
+        for n in BATCH_SIZES:
+            generator = torch.Generator().manual_seed(0)
+            network = recipe.build_network(generator, cpu).train()
+            vector = flatten_parameters(network)
+            shape = (
+                (n, N_FEATURES) if options.n_members is None else (options.n_members, n, N_FEATURES)
+            )
+            given = (recipe.objective, options.trim, vector, generator)
+            of_batch = {
+                "closed form": batch_gradient(network, *given, stacked=len(shape) == 3),
+                "autograd": gradient_by_autograd(network, *given),
+            }
+            x = torch.randn(shape)
+            with enough_threads(6 * len(vector) * n):
+                seconds = in_turn({how: partial(f, x, 0.5) for how, f in of_batch.items()}, rounds)
+            gain = seconds["autograd"] / seconds["closed form"]
+            figures.add(f"{name}: batches of {n:,}", gain, "times as fast as autograd")
 
 
 def main() -> None:
@@ -228,6 +259,7 @@ def main() -> None:
     compare({**PEERS, **OURS}, arguments.rounds, figures)
     compare(SAME_NETWORK, arguments.rounds, figures)
     parts(figures)
+    gradients(arguments.rounds, figures)
     figures.write(arguments.results / "speed.csv", described)
 
 

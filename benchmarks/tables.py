@@ -118,53 +118,90 @@ def seconds(kind: str) -> str:
 
 
 def speed() -> str:
-    """Fit and scoring on a CPU beside PyOD's detectors of the same names."""
+    """Fit and scoring on a CPU: ours with their defaults, and PyOD's detectors."""
+    return _speeds("PyOD's AutoEncoder", lambda name: "epochs" not in name and "net" not in name)
+
+
+def same_network() -> str:
+    """Fit and scoring on a CPU with the networks and the score of PyOD's detectors."""
+    return _speeds("PyOD's AutoEncoder, 2 epochs", lambda name: "epochs" in name or "net" in name)
+
+
+def _speeds(peer: str, shown: Callable[[str], bool]) -> str:
     found = figures("speed")
-    columns = {
-        "fit, ours": "fit, our batch size",
-        "fit, ours, batch 32": "fit, batches of 32",
-        "fit, ours, batch norm and dropout": "fit, with batch norm and dropout",
-        "scoring, ours": "`decision_function`",
-    }
+    names = dict.fromkeys(what.rpartition(":")[0] for what, _ in found if what.endswith("scoring"))
     rows = []
-    for name in ("AutoEncoder", "VAE"):
-        times = [_two_digits(found[f"{name}: {what}", "x PyOD"]) for what in columns]
-        rows.append([f"`{name}`", *(f"{time} times PyOD" for time in times)])
-    return markdown(["", *columns.values()], rows)
-
-
-def costs() -> str:
-    """Nanoseconds that scoring a row takes, by the number of features."""
-    found = figures("speed")
-    names = [owner + name for name in ("AutoEncoder", "VAE") for owner in ("", "PyOD's ")]
-    rows = [
-        [f"{d}", *(f"{found[f'{name}: scoring a row, {d} features', 'ns']:.0f}" for name in names)]
-        for d in (4, 16, 64, 256)
-    ]
-    return markdown(["Features", *names], rows)
-
-
-def limits() -> str:
-    """Rates of scoring beside those of the network's matrix products alone."""
-    found = figures("speed")
-    rows = []
-    for name in ("AutoEncoder", "VAE"):
-        kinds = ("ours", "bare chain of addmm", "the same with activations")
-        rates = [found[f"{name}: scoring, {kind}", "million rows/s"] for kind in kinds]
-        rows.append([f"`{name}`", *(f"{rate:.2f}" for rate in rates)])
-    header = ["Million rows a second", "`decision_function`", "products", "with activations"]
+    for name in names:
+        if not shown(name) or (f"{name}: scoring", "million rows/s") not in found:
+            continue
+        times = [
+            found[f"{name}: {what}", f"times as fast as {peer}"] for what in ("fit", "scoring")
+        ]
+        limits = [
+            found.get((f"{name}: scoring", f"of the rate of {limit}"))
+            for limit in ("matrix products", "products and activations")
+        ]
+        rows.append(
+            [
+                _code(name),
+                f"{found[f'{name}: fit', 's']:.2f}",
+                f"{times[0]:.2g}",
+                f"{found[f'{name}: scoring', 'million rows/s']:.2g}",
+                f"{times[1]:.2g}",
+                *("-" if share is None else f"{share:.2f}" for share in limits),
+            ]
+        )
+    header = ["", "Fit, s", "times", "Million rows/s", "times", "of products", "with activations"]
     return markdown(header, rows)
 
 
-def defaults() -> str:
-    """Fit and scoring with our defaults."""
-    found = figures("speed")
-    rows = []
-    for name in OURS:
-        fits = [found[f"{name}, defaults: fit of {n} rows", "s"] for n in (6000, 20000)]
-        rate = found[f"{name}, defaults: scoring", "million rows/s"]
-        rows.append([f"`{name}`", *(f"{fit:.2f}" for fit in fits), f"{rate:.2f}"])
-    return markdown(["Detector", "fit of 6,000 rows, s", "of 20,000, s", "million rows/s"], rows)
+def parts() -> str:
+    """Shares of the time of a fit."""
+    return _by_row("speed", "of the time", "Fit of", lambda share: f"{100 * share:.0f}%")
+
+
+def gradients() -> str:
+    """How many times faster gradients in closed form are than autograd's."""
+    return _by_row("speed", "times as fast as autograd", "Gain", lambda times: f"{times:.1f}")
+
+
+def latency() -> str:
+    """Microseconds that the score of one row takes."""
+    return _by_row("latency", "us", "One row, us", lambda us: f"{us:.0f}")
+
+
+def first_fit() -> str:
+    """Seconds of a new process."""
+    found = figures("latency")
+    rows = [[w.partition(": ")[2], f"{s:.2f}"] for (w, unit), s in found.items() if unit == "s"]
+    return markdown(["A new process", "Seconds"], rows)
+
+
+def growth(quantity: str) -> str:
+    """Microseconds that fit and scoring of a row take, by the number of rows or of features."""
+    return _by_row("growth", f"us a row, by {quantity}", "us a row", lambda us: f"{us:.2f}")
+
+
+def busy() -> str:
+    """How many times as long fit and scoring take beside a busy core."""
+    return _by_row("busy", "times as long", "Times as long", lambda times: f"{times:.1f}")
+
+
+def _by_row(file: str, unit: str, title: str, shown: Callable[[float], str]) -> str:
+    """Figures of one unit: what is before the last colon makes the rows, the rest the columns."""
+    of_unit = {what: value for (what, u), value in figures(file).items() if u == unit}
+    cells: dict[str, dict[str, str]] = {}
+    for what, value in of_unit.items():
+        row, _, column = what.rpartition(": ")
+        cells.setdefault(row, {})[column] = shown(value)
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    rows = [[_code(row), *(found.get(c, "-") for c in columns)] for row, found in cells.items()]
+    return markdown([title, *columns], rows)
+
+
+def _code(name: str) -> str:
+    """Return a detector's name with its parameters set as code."""
+    return re.sub(r"(AutoEncoderEnsemble|AutoEncoder|VAE|IForest|KNN|ECOD)", r"`\1`", name)
 
 
 def explanations() -> str:
@@ -231,10 +268,6 @@ def figures(file: str) -> dict[tuple[str, str], float]:
         return {(r["what"], r["unit"]): float(r["value"]) for r in csv.DictReader(opened)}
 
 
-def _two_digits(value: float) -> str:
-    return f"{float(f'{value:.2g}'):g}"
-
-
 def _number(cell: str) -> str:
     """Long decimal fractions are cut."""
     long = re.fullmatch(r"-?\d+\.\d{4,}", cell)
@@ -254,7 +287,11 @@ def _tables() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "folders-adbench-keel", partial(folders, "adbench-keel")
     for detector in OURS if (RESULTS / f"{ABLATION}-novelty.csv").exists() else ():
         yield f"ablation-{detector}", partial(ablation, detector)
-    for function in (speed, costs, limits, defaults, explanations, ad_engine, distributed):
+    for function in (speed, same_network, parts, gradients, latency, first_fit, busy):
+        yield function.__name__, function
+    for quantity in ("rows", "features"):
+        yield f"growth-{quantity}", partial(growth, quantity)
+    for function in (explanations, ad_engine, distributed):
         yield function.__name__, function
 
 

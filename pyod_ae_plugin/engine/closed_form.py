@@ -53,7 +53,7 @@ def batch_gradient(
     """
     if compile_mode is not None:
         compiled: Objective = torch.compile(objective, mode=compile_mode)
-        return _by_autograd(network, compiled, trim, vector, generator)
+        return gradient_by_autograd(network, compiled, trim, vector, generator)
     pipeline = read_pipeline(network)
     if (
         vector.device.type == "cpu"
@@ -62,7 +62,7 @@ def batch_gradient(
         and has_closed_form(pipeline, objective, stacked)
     ):
         return _in_closed_form(pipeline, objective, trim, generator)
-    return _by_autograd(network, objective, trim, vector, generator)
+    return gradient_by_autograd(network, objective, trim, vector, generator)
 
 
 def has_closed_form(pipeline: Pipeline | None, objective: Objective, stacked: bool) -> bool:
@@ -80,7 +80,7 @@ def has_closed_form(pipeline: Pipeline | None, objective: Objective, stacked: bo
     )
 
 
-def _by_autograd(
+def gradient_by_autograd(
     network: Network,
     objective: Objective,
     trim: Sequence[float],

@@ -32,6 +32,9 @@ _WEIGHTS, _NUMBERS = "..weights", "..numbers"
 _BEST = "best."
 _GATHERED_INDICES = 2**11
 _ROWS_FOR_ERROR = 2**10
+# Steps that each of several processes makes between two exchanges. On one machine an exchange takes
+# as long as two or three steps.
+_LOCAL_STEPS = 16
 _FLOATS = {torch.float32, torch.float64}
 
 
@@ -193,10 +196,12 @@ class Training:
         for i, batch in enumerate(inputs, len(self.history) * self._n_batches):
             self._set_progress(i)
             total += make_step(batch)
+            if (i + 1) % _LOCAL_STEPS == 0:
+                self._average_state()
+        self._average_state()
         mean_loss = self._averaged(
             total.item() / (self._n_batches * (self._options.n_members or 1))
         )
-        self._average_buffers()
         self._check_finite(mean_loss)
         validation_loss = None if self._held_out is None else self._validation_loss()
         return Epoch(mean_loss, validation_loss, time.perf_counter() - began, self._n_epochs)
@@ -220,9 +225,6 @@ class Training:
         """Update the weights by a batch of standardised rows, and return its loss."""
         progress, lr = self._now
         loss = self._gradient(x, progress)
-        if self._options.average is not None:
-            assert self._vector.grad is not None
-            self._options.average(self._vector.grad)
         self._optimizer.step(lr)
         return loss
 
@@ -260,12 +262,17 @@ class Training:
         self._options.average(tensor)
         return tensor.item()
 
-    def _average_buffers(self) -> None:
-        """Average buffers, such as the statistics of batch norm, over all processes."""
-        if self._options.average is not None:
-            for buffer in self._network.buffers():
-                if buffer.is_floating_point():
-                    self._options.average(buffer)
+    def _average_state(self) -> None:
+        """Average weights, buffers and the optimizer's means over all processes (Stich 2019)."""
+        if self._options.average is None:
+            return
+        state = (*self._weights().values(), *self._optimizer.state().values())
+        tensors = [tensor for tensor in state if tensor.is_floating_point()]
+        everything = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self._options.average(everything)
+        parts = everything.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def _weights(self) -> dict[str, Tensor]:
         """All that training changes in the network: the vector of parameters, and buffers."""

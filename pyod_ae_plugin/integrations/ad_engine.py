@@ -33,7 +33,7 @@ def extend(engine: Engine, *, replace: bool = False) -> Engine:
     as it does its own, and passes them its ``random_state``.
 
     - Detectors: ``pyod_ae.AutoEncoder``, ``pyod_ae.VAE`` and ``pyod_ae.AutoEncoderEnsemble``.
-    - Routing rules for tables of 3 to 19 features, on which our detectors were better on average
+    - Routing rules for tables of 3 to 99 features, on which our detectors were better on average
       than the plans without them: ``pyod_ae.VAE`` comes first for ``priority='balanced'``, and all
       three come first for ``'accuracy'``. Other tables, and ``'speed'``, are routed as before.
     - The benchmark ``pyod_ae_plugin``, on which these rules are based, and papers.

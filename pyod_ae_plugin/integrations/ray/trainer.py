@@ -39,9 +39,9 @@ def fit_dataset(
 
     Each worker holds a contiguous share of the rows and a copy of the network. Mean and standard
     deviation are those of all rows [1]_. In each step a worker takes its share of the batch, and
-    the gradients are averaged. One worker gives the detector of ``fit``, to the last bit. More give
-    another of the same kind: each worker shuffles its own rows, and trims the worst rows of its
-    share of a batch, not of the whole batch.
+    after every 16 steps the weights are averaged [2]_. One worker gives the detector of ``fit``, to
+    the last bit. More give another of the same kind: each worker shuffles its own rows, and trims
+    the worst rows of its share of a batch, not of the whole batch.
 
     Parameters
     ----------
@@ -92,6 +92,7 @@ def fit_dataset(
     ----------
     .. [1] Chan, T. F., Golub, G. H., & LeVeque, R. J. (1983). Algorithms for Computing the Sample
            Variance: Analysis and Recommendations. The American Statistician 37(3).
+    .. [2] Stich, S. U. (2019). Local SGD Converges Fast and Communicates Little. ICLR.
 
     Examples
     --------

@@ -65,7 +65,7 @@ def raise_error(folder: Path) -> None:
 class RowsGroup(Group):
     """The workers of a trainer, each with a copy of the network and a share of the rows.
 
-    Gradients are averaged over all of them. ``device`` is where this worker trains.
+    Weights are averaged over all of them, every few steps. ``device`` is where this worker trains.
     """
 
     def __init__(self, checkpoint_every: int) -> None:
