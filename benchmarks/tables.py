@@ -15,7 +15,8 @@ from functools import partial
 from itertools import product
 from statistics import fmean
 
-from quality import RESULTS, earlier_runs
+from figures import RESULTS
+from quality import earlier_runs
 
 from pyod_ae_plugin.benchmarking.evaluation import Result
 from pyod_ae_plugin.benchmarking.summary import (
@@ -119,24 +120,20 @@ def seconds(kind: str) -> str:
 
 def speed() -> str:
     """Fit and scoring on a CPU: ours with their defaults, and PyOD's detectors."""
-    return _speeds("PyOD's AutoEncoder", lambda name: "epochs" not in name and "net" not in name)
+    return _speeds("PyOD's AutoEncoder")
 
 
 def same_network() -> str:
     """Fit and scoring on a CPU with the networks and the score of PyOD's detectors."""
-    return _speeds("PyOD's AutoEncoder, 2 epochs", lambda name: "epochs" in name or "net" in name)
+    return _speeds("PyOD's AutoEncoder, 2 epochs")
 
 
-def _speeds(peer: str, shown: Callable[[str], bool]) -> str:
-    found = figures("speed")
-    names = dict.fromkeys(what.rpartition(":")[0] for what, _ in found if what.endswith("scoring"))
+def _speeds(peer: str) -> str:
+    """Fit and scoring of the detectors that were measured beside a peer."""
+    found, times = figures("speed"), f"times as fast as {peer}"
+    names = dict.fromkeys(what.rpartition(":")[0] for what, unit in found if unit == times)
     rows = []
     for name in names:
-        if not shown(name) or (f"{name}: scoring", "million rows/s") not in found:
-            continue
-        times = [
-            found[f"{name}: {what}", f"times as fast as {peer}"] for what in ("fit", "scoring")
-        ]
         limits = [
             found.get((f"{name}: scoring", f"of the rate of {limit}"))
             for limit in ("matrix products", "products and activations")
@@ -145,9 +142,9 @@ def _speeds(peer: str, shown: Callable[[str], bool]) -> str:
             [
                 _code(name),
                 f"{found[f'{name}: fit', 's']:.2f}",
-                f"{times[0]:.2g}",
-                f"{found[f'{name}: scoring', 'million rows/s']:.2g}",
-                f"{times[1]:.2g}",
+                _two_digits(found[f"{name}: fit", times]),
+                _two_digits(found[f"{name}: scoring", "million rows/s"]),
+                _two_digits(found[f"{name}: scoring", times]),
                 *("-" if share is None else f"{share:.2f}" for share in limits),
             ]
         )
@@ -200,8 +197,9 @@ def _by_row(file: str, unit: str, title: str, shown: Callable[[float], str]) -> 
 
 
 def _code(name: str) -> str:
-    """Return a detector's name with its parameters set as code."""
-    return re.sub(r"(AutoEncoderEnsemble|AutoEncoder|VAE|IForest|KNN|ECOD)", r"`\1`", name)
+    """Return a detector's name with class and parameter set as code."""
+    names = r"(AutoEncoderEnsemble|AutoEncoder|VAE|IForest|KNN|ECOD|novelty=True)"
+    return re.sub(names, r"`\1`", name)
 
 
 def explanations() -> str:
@@ -268,6 +266,10 @@ def figures(file: str) -> dict[tuple[str, str], float]:
         return {(r["what"], r["unit"]): float(r["value"]) for r in csv.DictReader(opened)}
 
 
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"
+
+
 def _number(cell: str) -> str:
     """Long decimal fractions are cut."""
     long = re.fullmatch(r"-?\d+\.\d{4,}", cell)
@@ -289,7 +291,7 @@ def _tables() -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"ablation-{detector}", partial(ablation, detector)
     for function in (speed, same_network, parts, gradients, latency, first_fit, busy):
         yield function.__name__, function
-    for quantity in ("rows", "features"):
+    for quantity in ("rows", "features") if (RESULTS / "growth.csv").exists() else ():
         yield f"growth-{quantity}", partial(growth, quantity)
     for function in (explanations, ad_engine, distributed):
         yield function.__name__, function
