@@ -11,7 +11,6 @@ consensus of the three that are planned, and the mean time of an investigation. 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures import parser_of
 from pyod.utils.ad_engine import ADEngine
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +32,6 @@ from pyod_ae_plugin.benchmarking.datasets import Dataset, folder_datasets, shipp
 from pyod_ae_plugin.benchmarking.summary import environment
 from pyod_ae_plugin.integrations.ad_engine import extend
 
-RESULTS = Path(__file__).parent / "results"
 MOST_ROWS = 6_000
 PRIORITIES = ("balanced", "accuracy")
 ENGINES: dict[str, Callable[[ADEngine], ADEngine]] = {"PyOD's": lambda e: e, "extended": extend}
@@ -72,10 +71,9 @@ def table(runs: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path, help="ADBench's .npz files")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = []

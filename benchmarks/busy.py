@@ -3,7 +3,7 @@
     python benchmarks/busy.py [--rounds 5]
 
 Measures our detectors with their defaults on 6,000 and 100,000 rows of 30 features, on two cores of
-this machine: in turn alone, and while another process does nothing but count. Prints the medians
+this machine: in turn alone, and while another process loops. Prints the medians
 and how many times as long it takes beside the other process. With half of the machine left, twice
 as long is what can be expected. No environment variable is set. Writes the figures to
 ``benchmarks/results`` (``busy.csv``, ``.json``).
@@ -11,67 +11,52 @@ as long is what can be expected. No environment variable is set. Writes the figu
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from figures import RESULTS, Figures
+from figures import Figures, parser_of
+from speed import CPU, N_FEATURES, Work, timed
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.benchmarking.summary import environment
 
-ROW_COUNTS, N_FEATURES, N_CORES = (6_000, 100_000), 30, 2
-
-
-def count() -> None:
-    """Keep a core busy."""
-    i = 0
-    while True:
-        i += 1
+ROW_COUNTS, N_CORES = (6_000, 100_000), 2
 
 
 @contextmanager
 def busy_core() -> Iterator[None]:
     """Another process that computes while the code inside does."""
-    process = multiprocessing.get_context("spawn").Process(target=count, daemon=True)
-    process.start()
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     time.sleep(1.0)  # until it is there
     try:
         yield
     finally:
         process.kill()
-        process.join()
+        process.wait()
 
 
-def medians(work: Callable[[], object], rounds: int) -> tuple[float, float]:
+def medians(work: Work, rounds: int) -> tuple[float, float]:
     """Median seconds of work alone and beside a busy core, in turn."""
     alone, beside = [], []
     for _ in range(rounds):
-        alone.append(_timed(work))
+        alone.append(timed(work))
         with busy_core():
-            beside.append(_timed(work))
+            beside.append(timed(work))
     return statistics.median(alone), statistics.median(beside)
 
 
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:N_CORES])
@@ -80,7 +65,7 @@ def main() -> None:
     for kind in (AutoEncoder, VAE, AutoEncoderEnsemble):
         for n in ROW_COUNTS:
             X = np.random.default_rng(0).normal(size=(n, N_FEATURES))
-            detector = kind(verbose=0, device="cpu").fit(X)
+            detector = kind(**CPU).fit(X)
             for what, work in (("fit", detector.fit), ("scoring", detector.decision_function)):
                 alone, beside = medians(partial(work, X), arguments.rounds)
                 name = f"{kind.__name__}: {what}, {n} rows"

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import ray
 import ray.data
+from figures import RESULTS
 from pyod.models.base import BaseDetector
-from quality import MOST_FEATURES, MOST_ROWS, RESULTS, earlier_runs
+from quality import MOST_FEATURES, MOST_ROWS, earlier_runs
 from scale import start_ray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tables import table

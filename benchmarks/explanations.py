@@ -11,13 +11,11 @@ squared residual of the network. Writes the figures to ``benchmarks/results``
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from figures import RESULTS, Figures
+from figures import Figures, parser_of
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.benchmarking.summary import environment
@@ -93,9 +91,8 @@ def shares_found(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--shift", type=float, default=6.0, help="in standard deviations")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     figures = Figures()

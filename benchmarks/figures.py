@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """A parser with the first line of a script's description, and ``--results``."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
+    return parser
 
 
 class Figures:

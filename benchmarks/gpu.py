@@ -18,7 +18,6 @@ Figures are medians over rounds in which all peers have their turn.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import statistics
@@ -27,13 +26,12 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from figures import RESULTS, Figures, draw_costs
+from figures import Figures, draw_costs, parser_of
 from pyod.models.auto_encoder import AutoEncoder as PyodAutoEncoder
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
@@ -239,9 +237,8 @@ def costs(X: np.ndarray) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=10**7)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu.py needs a CUDA device; torch sees none.")

@@ -11,23 +11,21 @@ fit of 1,000 rows, by what takes them. Writes the figures to ``benchmarks/result
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
 import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from figures import RESULTS, Figures
+from figures import Figures, parser_of
 from speed import N_FEATURES, OURS, PEERS, in_turn
 
 from pyod_ae_plugin.benchmarking.summary import environment
 
-# Each prints the seconds that a step of a process takes, by its name.
+# Prints the seconds that each step of a process takes, by its name.
 FIRST_FIT = """
 import json, time
 marks = {}
@@ -88,9 +86,8 @@ def first_fit(rounds: int, figures: Figures) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     figures = Figures()

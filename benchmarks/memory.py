@@ -12,7 +12,6 @@ file as a memory map. Writes the figures (``memory.csv``, ``.json``) and a chart
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import subprocess
@@ -21,7 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from figures import parser_of
+
 N_FEATURES, CHUNK_ROWS = 30, 2**18
 
 # Programs of child processes: this one stays small, since a child's peak starts at its parent's.
@@ -139,10 +139,9 @@ def draw(results: list[dict[str, object]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--gigabytes", type=float, default=4.0, help="of the largest file")
     parser.add_argument("--folder", type=Path, help="where the files are written, and deleted")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         results = measure(Path(folder), arguments.gigabytes)

@@ -15,7 +15,6 @@ diagram of mean ranks (``-ranks.png``) to ``benchmarks/results``, named by the f
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import warnings
@@ -30,6 +29,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from figures import parser_of
 from pyod.models.base import BaseDetector
 from rich.console import Console
 from rich.table import Table
@@ -57,7 +57,6 @@ from pyod_ae_plugin.benchmarking.summary import (
 )
 from pyod_ae_plugin.fitted import Array
 
-RESULTS = Path(__file__).parent / "results"
 MOST_FEATURES, MOST_ROWS = 500, 6_000
 PROTOCOLS = (OutlierProtocol(), NoveltyProtocol())
 
@@ -265,7 +264,7 @@ def set_table(results: Sequence[Result]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("folders", type=Path, nargs="*", metavar="DIR", help="folder of .npz files")
     parser.add_argument("--shipped", action="store_true", help="the sets inside scikit-learn")
     parser.add_argument("--ablation", action="store_true", help="change one part at a time")
@@ -279,7 +278,6 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     folders = [folder.absolute() for folder in arguments.folders]
     if bool(folders) == arguments.shipped:

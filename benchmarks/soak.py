@@ -14,7 +14,6 @@ noted to ``benchmarks/results`` (``soak.csv``, ``.json``, ``.png``).
 
 from __future__ import annotations
 
-import argparse
 import csv
 import ctypes
 import gc
@@ -31,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from figures import RESULTS
+from figures import parser_of
 from scipy.stats import linregress
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
@@ -148,11 +147,10 @@ def draw(noted: list[Noted], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--bound", type=float, default=1.0, help="MiB a minute")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="sklearn")
 

@@ -14,7 +14,6 @@ hits all that take turns.
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import math
 import pstats
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import RESULTS, Figures
+from figures import Figures, parser_of
 from pyod.models.auto_encoder import AutoEncoder as PyodAutoEncoder
 from pyod.models.ecod import ECOD
 from pyod.models.iforest import IForest
@@ -45,6 +44,7 @@ from pyod_ae_plugin.engine.devices import enough_threads
 from pyod_ae_plugin.engine.optimizers import flatten_parameters
 from pyod_ae_plugin.engine.pipeline import is_linear, read_scoring
 from pyod_ae_plugin.engine.workers import run_in_workers
+from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.networks.activations import activation_of
 from pyod_ae_plugin.networks.layers import StackedLinear
 from pyod_ae_plugin.scoring import Kernel
@@ -175,22 +175,23 @@ def compare(kinds: dict[str, Kind], rounds: int, figures: Figures) -> None:
     """Report fit and scoring of detectors, the first of them being what others are compared to."""
     X = np.random.default_rng(0).normal(size=(N_ROWS, N_FEATURES))
     peer = next(iter(kinds))
-    fit = in_turn({name: lambda kind=kind: kind().fit(X) for name, kind in kinds.items()}, rounds)
-    fitted = {name: kind().fit(X) for name, kind in kinds.items()}
-    score = in_turn({name: partial(d.decision_function, X) for name, d in fitted.items()}, rounds)
-    for name, detector in fitted.items():
+    detectors = {name: kind() for name, kind in kinds.items()}
+    fit = in_turn({n: partial(d.fit, X) for n, d in detectors.items()}, rounds)
+    score = in_turn({n: partial(d.decision_function, X) for n, d in detectors.items()}, rounds)
+    for name, detector in detectors.items():
         print(name)
         figures.add(f"{name}: fit", fit[name], "s")
         figures.add(f"{name}: fit", fit[peer] / fit[name], f"times as fast as {peer}")
         figures.add(f"{name}: scoring", N_ROWS / score[name] / 1e6, "million rows/s")
         figures.add(f"{name}: scoring", score[peer] / score[name], f"times as fast as {peer}")
         if isinstance(detector, NeuralDetector):
-            compare_with_limits(name, detector, rounds, figures)
+            compare_with_limits(name, detector, X, rounds, figures)
 
 
-def compare_with_limits(name: str, detector: NeuralDetector, rounds: int, figures: Figures) -> None:
+def compare_with_limits(
+    name: str, detector: NeuralDetector, X: Array, rounds: int, figures: Figures
+) -> None:
     """Report the share of the possible rate of scoring that a detector reaches."""
-    X = np.random.default_rng(0).normal(size=(N_ROWS, N_FEATURES))
     limits = {
         "matrix products": bare(detector, activations=False),
         "products and activations": bare(detector, activations=True),
@@ -248,9 +249,8 @@ def gradients(rounds: int, figures: Figures) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each detector (default 3)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     described = {**environment("speed"), "threads": torch.get_num_threads()}

@@ -111,10 +111,15 @@ def adbench():
 
 
 @pytest.fixture
-def two_threads():
+def set_threads():
+    """A function that sets the number of torch's threads until the test ends."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads(set_threads):
+    set_threads(2)

@@ -206,20 +206,16 @@ def test_the_same_seed_gives_the_same_bits_and_no_global_state_is_touched(
 
 @pytest.mark.slow
 @BOTH
-def test_a_row_s_score_is_its_own_with_any_number_of_threads(convolutional, Detector):
+def test_a_row_s_score_is_its_own_with_any_number_of_threads(convolutional, set_threads, Detector):
     X = np.random.default_rng(0).normal(size=(1500, 27 * 27))
     detector = convolutional(Detector, (27, 27), epoch_num=1).fit(X[:100])
     order = np.random.default_rng(1).permutation(1500)
-    n_threads = torch.get_num_threads()
-    try:
-        for threads in (1, 5):
-            torch.set_num_threads(threads)
-            scores = detector.decision_function(X)
-            assert np.array_equal(detector.decision_function(X[order]), scores[order])
-            for n in (1, 65, 700):
-                assert np.array_equal(detector.decision_function(X[:n]), scores[:n])
-    finally:
-        torch.set_num_threads(n_threads)
+    for threads in (1, 5):
+        set_threads(threads)
+        scores = detector.decision_function(X)
+        assert np.array_equal(detector.decision_function(X[order]), scores[order])
+        for n in (1, 65, 700):
+            assert np.array_equal(detector.decision_function(X[:n]), scores[:n])
 
 
 @BOTH

@@ -225,18 +225,16 @@ def test_a_row_s_score_is_its_own(quick, Detector, n_features):
     ids=str,
 )
 @pytest.mark.parametrize("n_features", [1, 40])
-def test_a_row_s_score_is_its_own_with_any_number_of_threads(quick, params, n_features):
+def test_a_row_s_score_is_its_own_with_any_number_of_threads(
+    quick, set_threads, params, n_features
+):
     X = np.random.default_rng(0).normal(size=(3001, n_features))
     detector = quick(AutoEncoder, **params, epoch_num=1).fit(X[:200])
-    n_threads = torch.get_num_threads()
-    try:
-        got = []
-        for n in (1, 2, 3, 5):
-            torch.set_num_threads(n)
-            got += [detector.decision_function(X), detector.reconstruct(X)[:, 0]]
-            assert np.array_equal(detector.decision_function(X[:1000]), got[-2][:1000])
-    finally:
-        torch.set_num_threads(n_threads)
+    got = []
+    for n in (1, 2, 3, 5):
+        set_threads(n)
+        got += [detector.decision_function(X), detector.reconstruct(X)[:, 0]]
+        assert np.array_equal(detector.decision_function(X[:1000]), got[-2][:1000])
     for scores, rebuilt in zip(got[2::2], got[3::2], strict=True):
         assert np.array_equal(scores, got[0])
         assert np.array_equal(rebuilt, got[1])

@@ -146,17 +146,13 @@ def test_finds_the_outliers_and_offers_what_a_pyod_detector_offers(data):
 @pytest.mark.parametrize(
     "n_threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))]
 )
-def test_a_row_s_score_is_its_own(quick, n_threads):
+def test_a_row_s_score_is_its_own(quick, set_threads, n_threads):
     X = np.random.default_rng(0).normal(size=(2001, 9))
     detector = quick(AutoEncoderEnsemble).fit(X[:200])
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(n_threads)
-        scores = detector.decision_function(X)
-        for rows in (slice(0, 1), slice(5, 70), slice(100, 1900)):
-            assert np.array_equal(detector.decision_function(X[rows]), scores[rows])
-    finally:
-        torch.set_num_threads(before)
+    set_threads(n_threads)
+    scores = detector.decision_function(X)
+    for rows in (slice(0, 1), slice(5, 70), slice(100, 1900)):
+        assert np.array_equal(detector.decision_function(X[rows]), scores[rows])
 
 
 def test_the_same_seed_gives_the_same_bits(quick, X):

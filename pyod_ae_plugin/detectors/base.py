@@ -468,8 +468,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> int(detector.explain(row).argmax())
         3
         """
-        check_is_fitted(self, "scoring_module_")
-        return self._map(partial(contributions, self.scoring_module_), X)
+        return self._map(partial(contributions, self._fitted_module()), X)
 
     # --------------------------------------------------------------------------------- labels
 
@@ -774,8 +773,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> detector.transform(X).shape
         (300, 8)
         """
-        check_is_fitted(self, "scoring_module_")
-        return self._map(self.scoring_module_.encode, X)
+        return self._map(self._fitted_module().encode, X)
 
     def reconstruct(self, X: Any) -> Array:
         """Reconstructions of rows by the network.
@@ -800,8 +798,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> residual.shape
         (300, 5)
         """
-        check_is_fitted(self, "scoring_module_")
-        return self._map(self.scoring_module_.reconstruct, X)
+        return self._map(self._fitted_module().reconstruct, X)
 
     @property
     def model(self) -> Network:
@@ -816,8 +813,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> type(detector.model).__name__
         'AutoEncoderNetwork'
         """
-        check_is_fitted(self, "scoring_module_")
-        return self.scoring_module_.network
+        return self._fitted_module().network
 
     @property
     @default_settings()

@@ -366,8 +366,7 @@ class VAE(NeuralDetector):
         >>> mu.shape, sigma.shape, bool((sigma > 0).all())
         ((300, 2), (300, 2), True)
         """
-        check_is_fitted(self, "scoring_module_")
-        moments = self._map(partial(posterior, self.scoring_module_), X)
+        moments = self._map(partial(posterior, self._fitted_module()), X)
         return moments[:, 0], moments[:, 1]
 
     @overload

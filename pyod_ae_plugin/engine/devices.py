@@ -110,8 +110,8 @@ def enough_threads(n_operations: float) -> Iterator[None]:
 def set_threads_of_new_threads(n: int) -> None:
     """Let threads that have not computed yet use ``n`` threads, and leave all others as they are.
 
-    Each thread has a number of its own, but one that first computes later on takes the number that
-    any thread set last. So another thread sets it here.
+    Each thread has its own number. A thread takes the number that was set last, by any thread, when
+    it first computes. So a thread of its own sets the number here.
     """
     setter = threading.Thread(target=torch.set_num_threads, args=(n,))
     setter.start()

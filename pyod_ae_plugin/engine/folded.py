@@ -116,8 +116,8 @@ class FoldedScore:
     def lowest_height(self) -> int:
         """Rows of the lowest tile in which a row has, in this thread, the score of higher tiles.
 
-        Which one that is depends on the matrix kernels of the machine and on how many threads they
-        use here, so it is tried with some rows.
+        It is 0 if no tile lower than ``ALIGNMENT`` does. That depends on the matrix kernels of
+        the machine and on how many threads they use here, so it is tried with some rows.
         """
         n_threads = torch.get_num_threads()
         if n_threads not in self._heights:
@@ -126,7 +126,7 @@ class FoldedScore:
             x = self._standardize.inverse(z)
             expected = computed_in_worker(lambda: self._scored(x, ALIGNMENT))
             low = (height for height in _LOW if torch.equal(self._scored(x, height), expected))
-            self._heights[n_threads] = next(low, ALIGNMENT)
+            self._heights[n_threads] = next(low, 0)
         return self._heights[n_threads]
 
     @torch.inference_mode()

@@ -13,9 +13,9 @@ from pyod_ae_plugin.engine.pipeline import are_all_hooked
 class Snapshot:
     """What a module on a CPU computed with when the snapshot was taken.
 
-    That is: all modules in it, their attributes, and the bits of their parameters and buffers. No
-    change is missed, also by ways that torch does not count, such as ``.data``; except inside a
-    list or another object that an attribute holds. The module itself is not kept alive.
+    That is: all modules in it, their attributes, and the bits of their parameters and buffers. It
+    also sees changes that torch does not count, such as those by ``.data``. It does not look into
+    lists and other objects that attributes hold, and it does not keep the module alive.
 
     Parameters
     ----------

@@ -66,13 +66,8 @@ def _mapped_on_cpu(
 ) -> Tensor:
     """The results of all rows, as ``dtype`` or as the function returns them."""
     n = len(rows)
-    if isinstance(function, FoldedScore) and n <= (height := function.lowest_height):
-        # here and now, since another thread would take longer to wake than to compute them
-        tile = rows[:1].expand(height, -1) if n == 1 else _tile_before(rows, n, height)
-        with torch.inference_mode():
-            values = function(tile)[height - n :]
-        return values.to(dtype or values.dtype, copy=True)
-    height = _cpu_tile_height(n, module)
+    low = function.lowest_height if isinstance(function, FoldedScore) and n < ALIGNMENT else 0
+    height = low if n <= low else _cpu_tile_height(n, module)
     lock = threading.Lock()
     result: Tensor | None = None
 
@@ -86,7 +81,10 @@ def _mapped_on_cpu(
                 result = torch.empty((n, *values.shape[1:]), dtype=dtype or values.dtype)
         result[i * height : stop] = values
 
-    run_in_workers(compute, -(-n // height))
+    if n <= low:
+        compute(0)  # by this thread, since another takes longer to wake than to compute the tile
+    else:
+        run_in_workers(compute, -(-n // height))
     assert result is not None
     return result
 

@@ -196,9 +196,9 @@ class Training:
         for i, batch in enumerate(inputs, len(self.history) * self._n_batches):
             self._set_progress(i)
             total += make_step(batch)
-            if (i + 1) % _LOCAL_STEPS == 0:
+            is_last = (i + 1) % self._n_batches == 0
+            if is_last or (i + 1) % _LOCAL_STEPS == 0:
                 self._average_state()
-        self._average_state()
         mean_loss = self._averaged(
             total.item() / (self._n_batches * (self._options.n_members or 1))
         )

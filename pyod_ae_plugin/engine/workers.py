@@ -47,9 +47,6 @@ def run_in_workers(compute: Callable[[int], None], n: int) -> None:
         work()
         return
     workers = _workers(n_threads, os.getpid())
-    if n == 1:
-        workers.submit(work).result()
-        return
     running = [workers.submit(work) for _ in range(min(n, n_threads))]
     try:
         wait(running, return_when=FIRST_EXCEPTION)
