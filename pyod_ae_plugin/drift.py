@@ -187,6 +187,7 @@ def holm(p_values: Array) -> Array:
 
 
 def _ks(a: Array, b: Array) -> tuple[float, float]:
+    a, b = (np.where(np.isnan(x), np.inf, x) for x in (a, b))  # more gaps are drift, too
     statistic, p_value = ks_2samp(a, b, method="asymp")
     # where p-values are large scipy warns that rounding spoils the exact ones
     if max(len(a), len(b)) <= _MOST_EXACT and p_value < 0.5:

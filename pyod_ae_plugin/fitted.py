@@ -132,6 +132,10 @@ def _is_array(kinds: str, ndim: int = 1) -> Callable[[Any], bool]:
     return check
 
 
+def _is_finite(value: Array, may_have_gaps: bool) -> bool:
+    return bool((~np.isinf(value) if may_have_gaps else np.isfinite(value)).all())
+
+
 def _is_ascending(value: Any) -> bool:
     return _is_array("f")(value) and bool((value[1:] >= value[:-1]).all())
 
@@ -337,7 +341,7 @@ def from_saved(attributes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     for name, value in found.items():
         if name not in kept:
             raise TypeError(f"{name!r} is no attribute that fit sets")
-        if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+        if isinstance(value, np.ndarray) and not _is_finite(value, name == "drift_reference_"):
             raise ValueError(f"{name} holds NaN or infinity")
     for name, description in kept.items():
         if name not in found:

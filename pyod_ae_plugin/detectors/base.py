@@ -15,7 +15,6 @@ import torch
 from pyod.models.base import BaseDetector
 from scipy.stats import false_discovery_control
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -24,7 +23,8 @@ from pyod_ae_plugin.detectors.fit import FitInterrupted, fit_model
 from pyod_ae_plugin.detectors.inputs import (
     TrainingRows,
     as_rows,
-    assert_device_rows_finite,
+    check_finite,
+    check_finite_on_device,
     check_tensor,
     device_rows,
     validate_rows,
@@ -103,6 +103,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
+
+    missing: str = "refuse"
 
     _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
 
@@ -358,12 +360,12 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         if resident is not None:
             scores: Array = self.score_tensor(self._moved(resident)).double().cpu().numpy()
             if scores.max() >= HIGHEST_SCORE or not propagates_nan:
-                assert_device_rows_finite(resident)
+                check_finite_on_device(self, resident)
             return scores
         X = validate_rows(self, X, reset=False, ensure_all_finite=not propagates_nan)
         scores = score_rows(self.scoring_module_, as_rows(X), self.precision)
         if scores.max() >= HIGHEST_SCORE:
-            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
+            check_finite(self, X)
         return scores
 
     def score_batches(self, batches: Iterable[Any]) -> Iterator[Array]:
@@ -831,7 +833,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             rows = as_rows(validate_rows(self, X, reset=False))
             mapped: Array = map_rows(function, rows, self.scoring_module_).numpy()
             return mapped
-        assert_device_rows_finite(resident)
+        check_finite_on_device(self, resident)
         values = map_resident(function, self._moved(resident), self.scoring_module_)
         on_host: Array = values.double().cpu().numpy()
         return on_host

@@ -138,6 +138,10 @@ class AutoEncoderEnsemble(NeuralDetector):
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
         same initial weights at a tenth of the learning rate, at most three times, with warnings.
         'restart' also restarts where rows end up reconstructed worse than by their mean.
+    missing : {'refuse', 'mask'}, default='refuse'
+        What NaN in X is: an error, or a value that is missing. A missing value is hidden from the
+        encoder and left out of the loss. To score a row, it is filled by what the network
+        reconstructs from the other values.
 
     See Also
     --------
@@ -211,6 +215,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         precision: Precision = "float32",
         held_out_threshold: bool | float | None = None,
         on_divergence: str = "raise",
+        missing: str = "refuse",
     ) -> None:
         super().__init__(contamination=contamination)
         self.n_estimators = n_estimators
@@ -236,6 +241,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         self.precision = precision
         self.held_out_threshold = held_out_threshold
         self.on_divergence = on_divergence
+        self.missing = missing
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -255,13 +255,16 @@ def rescored(fitted: Fitted, rows: Rows, recipe: Recipe, feature_names: Array | 
     )
 
 
-def assemble(standardize: Standardize, network: Network, head: ScoreHead) -> ScoringModule:
+def assemble(
+    standardize: Standardize, network: Network, head: ScoreHead, *, fills_gaps: bool
+) -> ScoringModule:
     """Make a scoring module of its parts, the network in the form in which it is evaluated."""
     network.eval()
     for_inference = getattr(network, "for_inference", None)
     if callable(for_inference):
         network = for_inference()
-    return ScoringModule(standardize, network, head).eval().requires_grad_(False)
+    module = ScoringModule(standardize, network, head, fills_gaps=fills_gaps)
+    return module.eval().requires_grad_(False)
 
 
 @contextlib.contextmanager
@@ -307,6 +310,7 @@ def _standardize(rows: Rows, recipe: Recipe, start: Start, group: Group) -> Stan
             moments, *others = group.all_gather(moments_of(rows, spread))
             for other in others:
                 moments.merge(other)
+            _check_has_values(moments)
             standardize.fit(moments, spread, robust=recipe.preprocessing == "robust")
             return standardize
     group.all_or_raise(lambda: _check_range(rows, standardize))
@@ -323,9 +327,19 @@ def moments_of(rows: Rows, spread: Spread | None = None) -> Moments:
     return moments
 
 
+def _check_has_values(moments: Moments) -> None:
+    """Raise if a feature has gaps only."""
+    empty = (moments.n == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"Of {len(moments.n)} features {len(empty)} have no value in the rows to train on, the "
+            f"first of them at index {empty[0]}. Leave them out."
+        )
+
+
 def _check_range(rows: Rows, standardize: Standardize) -> None:
     """Raise if rows that their own moments do not scale would overflow float32 in training."""
-    farthest = max(standardize(tile).abs().max().item() for tile in row_tiles(rows))
+    farthest = max(standardize(tile).nan_to_num(0.0).abs().max().item() for tile in row_tiles(rows))
     if farthest > MAX_STANDARDIZED:
         raise ValueError(
             f"X has a value of {farthest:g} in the units in which the network is trained, where "
@@ -373,7 +387,7 @@ def _tiles(sample: Tensor, module: ScoringModule, recipe: Recipe) -> Tiles:
 
     def tiles() -> Iterator[Tensor]:
         for tile in sample.split(height):
-            yield module.standardize(tile.to(device)).clamp(-farthest, farthest)
+            yield module.filled(module.standardize(tile.to(device)).clamp(-farthest, farthest))
 
     return tiles
 
@@ -551,7 +565,9 @@ def _fitted_module(
 ) -> ScoringModule:
     """Assemble the scoring module and fit its head to a sample of rows."""
     device = trained.generator.device
-    module = assemble(copy.deepcopy(standardize), trained.network, head).to(device)
+    module = assemble(
+        copy.deepcopy(standardize), trained.network, head, fills_gaps=recipe.has_gaps
+    ).to(device)
     for parameter in module.network.parameters():
         # Training left views of one vector. Matrix kernels are chosen by how memory is aligned,
         # so a module that is loaded again would round differently.

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import assert_all_finite
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -44,12 +43,10 @@ def validate_rows(
     if not (reset or ensure_all_finite) and _is_plain(estimator, X):
         return X  # type: ignore[no-any-return]
     try:
-        X = _table_of(X)
+        X = _table_of(X, allows_gaps(estimator))
         # scikit-learn sums all numbers, which may be the largest floats and their negatives
         with np.errstate(invalid="ignore", over="ignore"):
-            X = validate_data(
-                estimator, X, reset=reset, dtype="numeric", ensure_all_finite=ensure_all_finite
-            )
+            X = validate_data(estimator, X, reset=reset, dtype="numeric", ensure_all_finite=False)
             # Lists with None and very large numbers pass this check as objects.
             converted = X.dtype.kind == "O" or X.dtype.itemsize > 8
             X = X.astype(np.float64) if converted else X
@@ -61,28 +58,60 @@ def validate_rows(
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{remedy} ({error})") from error
-    if converted:
-        assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
-    elif X.dtype.kind not in "biuf":
+    if X.dtype.kind not in "biuf":
         raise TypeError(f"X must hold numbers, got {X.dtype}. Convert it to numbers first.")
+    if ensure_all_finite or converted:
+        check_finite(estimator, X)
     rows: Array = X
     return rows
+
+
+def allows_gaps(estimator: Any) -> bool:
+    """Whether NaN in the rows of a detector stands for a gap."""
+    return bool(estimator.missing == "mask")
+
+
+def check_finite(estimator: BaseEstimator, X: Array) -> None:
+    """Raise a ValueError that names the first cell of X with infinity, or with NaN if no gap."""
+    if X.dtype.kind != "f":
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(X.sum()):  # which takes no memory
+            return
+    unusable = np.isinf(X) if allows_gaps(estimator) else ~np.isfinite(X)
+    if not unusable.any():
+        return
+    row, column = (int(i) for i in np.unravel_index(unusable.argmax(), X.shape))
+    names = getattr(estimator, "feature_names_in_", None)
+    name = column if names is None else repr(names[column])
+    if np.isnan(X[row, column]):
+        raise ValueError(
+            f"Input X contains NaN, {int(np.isnan(X).sum()):,} in all, the first in row {row}, "
+            f"column {name}. Values that are missing are hidden from the network with "
+            "missing='mask'; or fill them, or drop their rows."
+        )
+    raise ValueError(
+        f"Input X contains infinity, or a number too large for {X.dtype}: {X[row, column]} in row "
+        f"{row}, column {name}. Correct it, or drop the row."
+    )
 
 
 # ------------------------------------------------------------------- what X may be on the host
 
 
-def _table_of(X: Any) -> Any:
+def _table_of(X: Any, has_gaps: bool) -> Any:
     """X as something that scikit-learn checks: an array, a table, or whatever else it knows.
 
-    Tensors become arrays. What is no table of rows is refused where scikit-learn's message would
-    not tell what to pass.
+    Tensors become arrays, and masked values NaN if there may be gaps. What is no table of rows is
+    refused where scikit-learn's message would not tell what to pass.
     """
     if isinstance(X, (DataLoader, Dataset, Iterator)) and not hasattr(X, "__array__"):
         raise TypeError(
             f"X must be one table of rows [n, n_features], got a {type(X).__name__}. Batches of "
             "rows, such as those of a DataLoader, are what fit_batches and score_batches take."
         )
+    if has_gaps and isinstance(X, np.ma.MaskedArray):
+        X = np.ma.filled(X.astype(np.float64), np.nan)
     _check_unmasked(X)
     if isinstance(X, (list, tuple)):
         X = _of_tensors(X) if X and all(isinstance(x, Tensor) for x in X) else np.asarray(X)
@@ -97,8 +126,9 @@ def _check_unmasked(X: Any) -> None:
     rows = X if isinstance(X, (list, tuple)) else [X]
     if any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows):
         raise ValueError(
-            "X has masked values, for which a detector has no place. Fill them, "
-            "X.filled(X.mean(axis=0)), or drop their rows, X[~np.ma.getmaskarray(X).any(axis=1)]."
+            "X has masked values. With missing='mask' they are hidden from the network; or fill "
+            "them, X.filled(X.mean(axis=0)), or drop their rows, "
+            "X[~np.ma.getmaskarray(X).any(axis=1)]."
         )
 
 
@@ -158,7 +188,10 @@ def _remedy(happened: str) -> str | None:
             "and make each of them one row: np.stack(sequences).reshape(n, -1)."
         )
     if "float() argument must be" in happened:
-        return "X holds something that is no number. Fill missing values, or drop their rows."
+        return (
+            "X holds something that is no number. Make missing values NaN and fit with "
+            "missing='mask', or drop their rows."
+        )
     return None
 
 
@@ -256,10 +289,14 @@ def check_tensor(estimator: BaseEstimator, rows: Tensor) -> None:
         )
 
 
-def assert_device_rows_finite(rows: Tensor) -> None:
-    """Raise on NaN and infinity in rows on a GPU."""
+def check_finite_on_device(estimator: BaseEstimator, rows: Tensor) -> None:
+    """Raise on infinity in rows on a GPU, and on NaN that stands for no gap."""
+    if allows_gaps(estimator):
+        rows = rows.nan_to_num(0.0, torch.inf, -torch.inf)
     if not bool(torch.isfinite(rows).all()):
-        raise ValueError("X holds NaN or infinity. Fill or drop such rows.")
+        raise ValueError(
+            "X contains NaN or infinity. Drop such rows; missing='mask' hides NaN from the network."
+        )
 
 
 def as_rows(X: Array) -> Rows:

@@ -65,6 +65,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "corruption": [Corruption, dict, None],
     "network": [str, callable],
     "input_shape": ["array-like", None],
+    "missing": [StrOptions({"refuse", "mask"})],
     "score_head": [str, None],
     "early_stopping": ["boolean", EarlyStopping, dict],
     "checkpoint": [str, os.PathLike, None],

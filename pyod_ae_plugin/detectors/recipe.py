@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyod_ae_plugin.detectors.inputs import allows_gaps
 from pyod_ae_plugin.detectors.parameters import (
     DEFAULT_OPTIMIZER_PARAMS,
     DEFAULT_TRIM,
@@ -51,6 +52,7 @@ class Recipe:
     build_head: Callable[[Network], ScoreHead]  # makes the unfitted head for a network
     objective: Objective
     options: TrainingOptions
+    has_gaps: bool  # whether NaN in a row stands for a gap, which is hidden from the network
     preprocessing: bool | str  # whether features are standardised; 'robust' is by their quartiles
     contamination: Any  # a share, or a thresholder
     calibration: CalibrationShare  # rows kept from training to set the threshold
@@ -86,10 +88,11 @@ def make_recipe(
     ``options`` are fields of :class:`~pyod_ae_plugin.engine.options.TrainingOptions`.
     """
     params = detector.optimizer_params
+    has_gaps = allows_gaps(detector)
     return Recipe(
         build_network=build_network,
         build_head=build_head,
-        objective=objective,
+        objective=replace(objective, has_gaps=has_gaps) if has_gaps else objective,  # type: ignore[type-var]
         options=TrainingOptions(
             epochs=detector.epoch_num,
             batch_size=detector.batch_size,
@@ -98,6 +101,7 @@ def make_recipe(
             optimizer_params=DEFAULT_OPTIMIZER_PARAMS if params is None else params,
             **options,
         ),
+        has_gaps=has_gaps,
         preprocessing=detector.preprocessing,
         contamination=detector.contamination,
         calibration=calibration_share(detector.held_out_threshold, detector.novelty),

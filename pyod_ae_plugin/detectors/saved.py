@@ -194,7 +194,8 @@ def _loaded_module(recipe: Recipe, n_features: int, state: Mapping[str, Tensor])
 def _built(recipe: Recipe, n_features: int, device: torch.device) -> ScoringModule:
     network = recipe.build_network(torch.Generator(), device)
     with device:
-        return assemble(Standardize(n_features), network, recipe.build_head(network))
+        head = recipe.build_head(network)
+        return assemble(Standardize(n_features), network, head, fills_gaps=recipe.has_gaps)
 
 
 def _to_json(name: str, value: Any) -> Any:

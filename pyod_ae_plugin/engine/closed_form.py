@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyod_ae_plugin.engine.objectives import (
     DrawnCodes,
+    Inputs,
     NegativeElbo,
     Objective,
     ReconstructionLoss,
@@ -113,10 +114,10 @@ def _in_closed_form(
     passes: dict[torch.Size, _Pass] = {}
 
     def gradient(x: Tensor, progress: float) -> Tensor:
-        source = x if objective.corrupt is None else objective.corrupt(x, generator)
+        inputs = Inputs.of(x, objective.corrupt, objective.has_gaps, generator)
         if x.shape not in passes:
             passes[x.shape] = _Pass(pipeline, objective, trim, x, generator)
-        return passes[x.shape](x, source, progress)
+        return passes[x.shape](inputs, progress)
 
     return gradient
 
@@ -154,13 +155,13 @@ class _Pass:
         self._backward = [term.backward for term in terms]
         self._backward += [operation.backward for operation in reversed(program.operations)]
 
-    def __call__(self, x: Tensor, source: Tensor, progress: float) -> Tensor:
-        self._program.source.rows = source
+    def __call__(self, inputs: Inputs, progress: float) -> Tensor:
+        self._program.source.rows, self._program.known = inputs.source, inputs.known
         for forward in self._forward:
             forward()
         losses = self._flat_losses.fill_(self._constant)
         for add in self._add:
-            add(x, progress, losses)
+            add(inputs.target, progress, losses)
         if self._mean.leaves_out:
             lowest, indices = self._mean.lowest(self._losses)
             self._weights.zero_().scatter_(-1, indices, self._mean_weights)
@@ -179,10 +180,14 @@ def _loss_terms(
 ) -> tuple[list[Term], float]:
     """The terms of the loss, and the factor of their sum."""
     h = program.append(pipeline.encoder, program.source)
+    hides_gaps = objective.has_gaps
     if isinstance(objective, ReconstructionLoss):
         if objective.learn_variance:
-            return [_density_term(pipeline, program, h, weights, None)], 1 / program.source.width
+            density = _density_term(pipeline, program, h, weights, None, hides_gaps)
+            return [density], 1 / program.source.width
         mean = program.append(pipeline.decoding, h)
+        if hides_gaps:
+            program.operations.append(HideGaps(program, mean))
         return [SquaredError(mean, weights)], 2 / program.source.width
     assert pipeline.posterior is not None
     mu, logvar = _append_fork(pipeline.posterior, program, h)
@@ -190,18 +195,26 @@ def _loss_terms(
     if drawn is not None:
         drawn = drawn.to(mu.rows.device)
     program.operations.append(Reparameterization(mu, logvar, code, drawn, generator))
-    density = _density_term(pipeline, program, code, weights, drawn)
+    density = _density_term(pipeline, program, code, weights, drawn, hides_gaps)
     return [density, Divergence(mu, logvar, weights, objective)], 1.0
 
 
 def _density_term(
-    pipeline: Pipeline, program: Program, code: Buffer, weights: Tensor, drawn: DrawnCodes | None
+    pipeline: Pipeline,
+    program: Program,
+    code: Buffer,
+    weights: Tensor,
+    drawn: DrawnCodes | None,
+    hides_gaps: bool,
 ) -> Term:
     """The negative log density of rows; the variance is 1 where the decoder learned none."""
     h = program.append(pipeline.decoder, code)
-    if pipeline.output is None:
-        return SquaredError(h, weights, _normal_constant(h.width))
-    return GaussianError(*_append_fork(pipeline.output, program, h), weights, drawn)
+    moments = (h,) if pipeline.output is None else _append_fork(pipeline.output, program, h)
+    if hides_gaps:
+        program.operations.append(HideGaps(program, *moments))
+    if len(moments) == 1:
+        return SquaredError(*moments, weights, _normal_constant(h.width))
+    return GaussianError(*moments, weights, drawn)
 
 
 def _append_fork(fork: Fork, program: Program, h: Buffer) -> tuple[Buffer, Buffer]:
@@ -245,6 +258,7 @@ class Program:
 
     def __init__(self, batch: Tensor) -> None:
         self.source = Buffer(batch, batch, needs_grad=False)  # its rows are set at each batch
+        self.known: Tensor | None = None  # set at each batch: 1 for values, 0 for gaps
         self.operations: list[Operation] = []
 
     def new_buffer(self, width: int) -> Buffer:
@@ -344,6 +358,23 @@ class Elementwise:
     def backward(self) -> None:
         if self._source.needs_grad:
             self._derivative(self._result.grad, self._saved.rows, grad_input=self._source.grad)
+
+
+class HideGaps:
+    """The operation that makes 0 of what the decoder gives for gaps."""
+
+    def __init__(self, program: Program, *buffers: Buffer) -> None:
+        self._program, self._buffers = program, buffers
+
+    def forward(self) -> None:
+        assert self._program.known is not None
+        for buffer in self._buffers:
+            buffer.rows.mul_(self._program.known)
+
+    def backward(self) -> None:
+        assert self._program.known is not None
+        for buffer in self._buffers:
+            buffer.grad.mul_(self._program.known)
 
 
 class Reparameterization:

@@ -56,14 +56,29 @@ def score_function(module: ScoringModule, precision: Precision = "float32") -> T
     """
     if module.standardize.scale.is_cuda:
         return gpu_score_function(module, precision)
+    folded = _folded_function(module)
+    if folded is None:
+        return module
+    return partial(_score_with_gaps, folded, module) if module.fills_gaps else folded
+
+
+def _folded_function(module: ScoringModule) -> FoldedScore | None:
+    """The folded function of a module, for rows without gaps, if there is one."""
     earlier = _folded.get(module)
     if earlier is not None and earlier.is_of(module):
         return earlier
     pipeline = read_scoring(module)
     if pipeline is None or not can_be_folded(pipeline, module):
-        return module
+        return None
     _folded[module] = folded = FoldedScore(module, pipeline)
     return folded
+
+
+def _score_with_gaps(folded: FoldedScore, module: ScoringModule, x: Tensor) -> Tensor:
+    """Scores of a tile, of rows with gaps by the module, so that none depends on other rows."""
+    has_gap = x.isnan().any(1)
+    scores = folded(x)
+    return torch.where(has_gap, module(x), scores) if bool(has_gap.any()) else scores
 
 
 def can_be_folded(pipeline: Pipeline | None, module: ScoringModule) -> bool:

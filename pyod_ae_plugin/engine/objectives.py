@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from pyod_ae_plugin.scoring.likelihood import (
 
 class Objective(Protocol):
     """Loss of each row under a network.
+
+    A gap in a row is NaN. It is hidden from the encoder and adds nothing to the loss.
 
     ``progress`` runs from 0 to 1 over the training; ``generator`` is the source of random numbers.
     In an ensemble rows are [n_members, n, n_features] and losses [n_members, n].
@@ -62,6 +64,32 @@ class Corruptor:
         return x
 
 
+class Inputs(NamedTuple):
+    """What a batch of rows [*members, n, n_features] gives the network and the loss."""
+
+    target: Tensor  # the rows to reconstruct, with 0 for gaps
+    source: Tensor  # what the encoder is given
+    known: Tensor | None  # 1 for values and 0 for gaps; None if there are no gaps
+
+    @classmethod
+    def of(
+        cls, x: Tensor, corrupt: Corruptor | None, has_gaps: bool, generator: torch.Generator
+    ) -> Inputs:
+        """The inputs of a batch; ``has_gaps`` if NaN in it stands for a gap."""
+        known = None
+        if has_gaps:
+            known = x.isnan().logical_not().to(x.dtype)
+            x = torch.nan_to_num(x)
+        source = x if corrupt is None else corrupt(x, generator)
+        if known is not None and corrupt is not None:
+            source = source * known
+        return cls(x, source, known)
+
+    def hide(self, values: Tensor) -> Tensor:
+        """Values of the decoder, with 0 for gaps, as the rows to reconstruct have it."""
+        return values if self.known is None else values * self.known
+
+
 @dataclass(frozen=True, eq=False)
 class ReconstructionLoss:
     """Mean squared reconstruction error of each row, or its negative log likelihood.
@@ -69,19 +97,22 @@ class ReconstructionLoss:
     The likelihood, if ``learn_variance``, is per feature and in nats, under the distribution of the
     network's ``decode_distribution``. If there is ``corrupt``, rows are corrupted before they are
     encoded; the network learns to reconstruct the original rows (denoising autoencoder, Vincent et
-    al. 2008).
+    al. 2008). Only with ``has_gaps`` may rows have gaps.
     """
 
     corrupt: Corruptor | None = None
     learn_variance: bool = False
+    has_gaps: bool = False
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
-        code = network.encode(x if self.corrupt is None else self.corrupt(x, generator))
+        inputs = Inputs.of(x, self.corrupt, self.has_gaps, generator)
+        code = network.encode(inputs.source)
         if self.learn_variance:
-            return -log_density(x, *decode_distribution(network, code)) / x.shape[-1]
-        return (network.decode(code) - x).square().mean(-1)
+            mean, logvar = map(inputs.hide, decode_distribution(network, code))
+            return -log_density(inputs.target, mean, logvar) / x.shape[-1]
+        return (inputs.hide(network.decode(code)) - inputs.target).square().mean(-1)
 
 
 class DrawnCodes:
@@ -123,7 +154,8 @@ class NegativeElbo:
     al. 2018). With ``kl_warmup``, a share of the training in [0, 1), ``beta`` is multiplied by
     ``min(progress / kl_warmup, 1)`` (Bowman et al. 2016). Rows are corrupted before they are
     encoded if there is ``corrupt``. A network without ``decode_distribution`` has a variance of 1.
-    In an ensemble ``drawn`` tells the variational members from the plain ones.
+    In an ensemble ``drawn`` tells the variational members from the plain ones. Only with
+    ``has_gaps`` may rows have gaps.
     """
 
     beta: float = 1.0
@@ -131,12 +163,13 @@ class NegativeElbo:
     corrupt: Corruptor | None = None
     kl_warmup: float = 0.0
     drawn: DrawnCodes | None = None
+    has_gaps: bool = False
 
     def __call__(
         self, network: Network, x: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
-        source = x if self.corrupt is None else self.corrupt(x, generator)
-        mu, logvar = encode_distribution(network, source)
+        inputs = Inputs.of(x, self.corrupt, self.has_gaps, generator)
+        mu, logvar = encode_distribution(network, inputs.source)
         noise = torch.empty_like(mu).normal_(generator=generator)
         divergence = kl_divergence(mu, logvar)
         drawn = None if self.drawn is None else self.drawn.to(mu.device)
@@ -145,10 +178,11 @@ class NegativeElbo:
         kl = divergence.sum(-1)
         if self.capacity is not None:
             kl = (kl - self.capacity * progress).abs()
-        mean, logvar = decode_distribution(network, reparameterize(mu, logvar, noise))
+        code = reparameterize(mu, logvar, noise)
+        mean, logvar = map(inputs.hide, decode_distribution(network, code))
         if drawn is not None:
             logvar = logvar * drawn.members
-        return self.kl_weight(progress) * kl - log_density(x, mean, logvar)
+        return self.kl_weight(progress) * kl - log_density(inputs.target, mean, logvar)
 
     def kl_weight(self, progress: float) -> float:
         """Weight of the KL term; on a GPU, ``progress`` and the weight are tensors."""

@@ -374,13 +374,14 @@ def relative_error(network: Network, x: Tensor) -> float:
     Zero is the mean of standardised rows, so a value far above 1 means that nothing was learned. A
     network that learned something is below 1 for any outliers and any objective.
 
-    ``x`` are standardised rows [n, n_features]. The network must be in evaluation mode; the worst
-    member of an ensemble counts. The error of zeros is taken to be at least that of features with
-    a variance of 1, since constant features would have none.
+    ``x`` are standardised rows [n, n_features], with NaN for gaps. The network must be in
+    evaluation mode; the worst member of an ensemble counts. The error of zeros is taken to be at
+    least that of features with a variance of 1, since constant features would have none.
     """
     with torch.no_grad():
-        errors = (network.decode(network.encode(x)) - x).square().sum(-1)
-        zeros_error = x.square().sum(-1).mean().clamp(min=x.shape[-1])
+        known = torch.nan_to_num(x)
+        errors = (network.decode(network.encode(known)) - x).square().nansum(-1)
+        zeros_error = known.square().sum(-1).mean().clamp(min=x.shape[-1])
         worst: float = (errors.median(-1).values.max() / zeros_error).item()
     return worst
 

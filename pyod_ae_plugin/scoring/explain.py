@@ -69,6 +69,8 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
         gradient = torch.zeros_like(z, dtype=torch.float64)
         for node, weight in zip(*_quadrature(_N_NODES), strict=True):
             gradient += weight * _gradient(module, node * z)
+        if module.fills_gaps:  # a gap is nowhere on the line
+            z = z.nan_to_num(0.0, torch.inf, -torch.inf)
     parts = gradient * z
     parts = parts + _shares(parts) * (excess - parts.sum(-1, keepdim=True))
     usable = parts.isfinite().all(-1) & (scores < HIGHEST_SCORE)
@@ -77,14 +79,13 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
 
 
 def _scores(module: ScoringModule, z: Tensor) -> Tensor:
-    scores = module.head.score(module.network, z)
-    return torch.nan_to_num(scores, nan=HIGHEST_SCORE).double()
+    return torch.nan_to_num(module.score_standardized(z), nan=HIGHEST_SCORE).double()
 
 
 def _gradient(module: ScoringModule, z: Tensor) -> Tensor:
     with torch.enable_grad():
         z.requires_grad_()
-        scores = module.head.score(module.network, z)
+        scores = module.score_standardized(z)
         if not scores.requires_grad:
             raise TypeError(
                 f"Scores of the score head {type(module.head).__name__} have no gradient, which "

@@ -26,6 +26,10 @@ class ScoringModule(nn.Module):
         With ``encode`` (rows to latent codes) and ``decode`` (latent codes to rows).
     head : ScoreHead
         Scores standardised rows by the network.
+    fills_gaps : bool, default=False
+        Whether NaN in a row stands for a gap. If so, it is filled by what the network reconstructs
+        from the other values of the row, and hardly counts in the score. If not, the row gets
+        ``HIGHEST_SCORE``.
 
     Examples
     --------
@@ -37,11 +41,19 @@ class ScoringModule(nn.Module):
     tensor([5.0000e+00, 3.4028e+38])
     """
 
-    def __init__(self, standardize: Standardize, network: Network, head: ScoreHead) -> None:
+    def __init__(
+        self,
+        standardize: Standardize,
+        network: Network,
+        head: ScoreHead,
+        *,
+        fills_gaps: bool = False,
+    ) -> None:
         super().__init__()
         self.standardize = standardize
         self.network: Network = network
         self.head = head
+        self.fills_gaps = fills_gaps
         matrix_widths = {_n_outputs(p) for p in network.parameters() if p.ndim in (2, 3)}
         leaves = [m for m in network.modules() if not any(True for _ in m.children())]
         layer_widths = _measured_widths(network, leaves, standardize.n_features)
@@ -49,8 +61,20 @@ class ScoringModule(nn.Module):
         self.widths = tuple(sorted(matrix_widths | layer_widths or {1}))
 
     def forward(self, x: Tensor) -> Tensor:
-        scores = self.head.score(self.network, self.standardize(x))
+        scores = self.score_standardized(self.standardize(x))
         return torch.nan_to_num(scores, nan=HIGHEST_SCORE)
+
+    def score_standardized(self, z: Tensor) -> Tensor:
+        """Scores [n] of standardised rows [n, n_features], as the head gives them."""
+        return self.head.score(self.network, self.filled(z))
+
+    def filled(self, z: Tensor) -> Tensor:
+        """Standardised rows [n, n_features] without gaps, if they are to be filled."""
+        if not self.fills_gaps:
+            return z
+        is_gap = z.isnan()
+        filled = self.network.decode(self.network.encode(z.masked_fill(is_gap, 0.0)))
+        return torch.where(is_gap, filled if filled.ndim == z.ndim else filled.mean(0), z)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latent codes [n, n_latent] of raw rows, those of members side by side.
@@ -73,7 +97,7 @@ class ScoringModule(nn.Module):
     def standardize_in_range(self, x: Tensor) -> Tensor:
         """Standardise raw rows [n, n_features], and limit them to where codes are finite."""
         z: Tensor = self.standardize(x)
-        return z.clamp(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+        return self.filled(z.clamp(-MAX_STANDARDIZED, MAX_STANDARDIZED))
 
 
 def _measured_widths(network: Network, layers: list[nn.Module], n_features: int) -> set[int]:

@@ -53,8 +53,21 @@ def spread_of(rows: Tensor) -> Spread:
 
     The central share of a feature is its middle half, between the quartiles. If these are equal it
     is the middle 80%, 98% or 99.8%, whichever is the first whose ends differ, or else all values.
+    Gaps, NaN, count as no values; nothing bounds a feature that has no others.
     """
-    x = rows.double().sort(dim=0).values
+    x = rows.double()
+    is_gap = x.isnan()
+    if bool(is_gap.any()):
+        columns = [_spread_of_known(x[~is_gap[:, j], j : j + 1]) for j in range(x.shape[1])]
+        return Spread(*map(torch.cat, zip(*columns, strict=True)))
+    return _spread_of_known(x)
+
+
+def _spread_of_known(x: Tensor) -> Spread:
+    if len(x) == 0:
+        zero = x.new_zeros(x.shape[1])
+        return Spread(zero - math.inf, zero + math.inf, zero, zero, zero)
+    x = x.sort(dim=0).values
     last = len(x) - 1
     low, high, width = x[0], x[last], torch.zeros_like(x[0])
     for tail, deviations in _CENTRAL_SHARES:
@@ -77,7 +90,8 @@ class Moments:
     The moments of each tile are computed in two passes over it and merged by the update of Chan,
     Golub and LeVeque [1]_, which avoids cancellation. The first row is subtracted from all rows, so
     that the mean of a constant is exactly that constant. Values are divided by a power of two that
-    exceeds all of them, so that no square overflows, not even that of 1e200.
+    exceeds all of them, so that no square overflows, not even that of 1e200. Gaps, NaN, are no
+    values.
 
     Parameters
     ----------
@@ -86,8 +100,8 @@ class Moments:
 
     Attributes
     ----------
-    n : int
-        Rows seen.
+    n : Tensor of shape (n_features,)
+        Values seen, float64.
 
     References
     ----------
@@ -104,24 +118,33 @@ class Moments:
     """
 
     def __init__(self, n_features: int) -> None:
-        self.n = 0
+        self.n = torch.zeros(n_features, dtype=torch.float64)
         self._unit = torch.zeros(n_features, dtype=torch.float64)
         self._origin = torch.zeros(n_features, dtype=torch.float64)
         self._mean = torch.zeros(n_features, dtype=torch.float64)
         self._squares = torch.zeros(n_features, dtype=torch.float64)
 
     def update(self, rows: Tensor) -> None:
-        """Add rows [m, n_features], m >= 1, finite and of any real or boolean dtype."""
-        m, x = len(rows), rows.double()
+        """Add rows [m, n_features], m >= 1, of any real or boolean dtype, without infinity."""
+        x = rows.double()
+        is_gap = x.isnan()
+        m = len(x) - is_gap.sum(0).double()
+        has_gaps = bool((m < len(x)).any())
+
+        def known(values: Tensor) -> Tensor:
+            return values.masked_fill(is_gap, 0.0) if has_gaps else values
+
+        x = known(x)
         self._set_unit(torch.maximum(self._unit, _power_of_two_above(x.abs().amax(0))))
         x = x / self._unit
-        if self.n == 0:
-            self._origin = x[0]
-        x = x - self._origin
-        mean = x.mean(0)
+        first = x.gather(0, is_gap.int().argmin(0, keepdim=True))[0] if has_gaps else x[0]
+        self._origin = torch.where(self.n == 0, first, self._origin)
+        x = known(x - self._origin)
+        mean = x.sum(0) / m.clamp_min(1) if has_gaps else x.mean(0)
         difference = mean - self._mean
-        share = m / (self.n + m)
-        self._squares += (x - mean).square().sum(0) + difference.square() * (self.n * share)
+        share = m / (self.n + m).clamp_min(1)
+        squares = known(x - mean).square().sum(0)
+        self._squares += squares + difference.square() * (self.n * share)
         self._mean += difference * share
         self.n += m
 
@@ -130,10 +153,9 @@ class Moments:
         unit = torch.maximum(self._unit, others._unit)
         self._set_unit(unit)
         others._set_unit(unit)
-        if self.n == 0:
-            self._origin = others._origin.clone()
+        self._origin = torch.where(self.n == 0, others._origin, self._origin)
         difference = (others._origin - self._origin) + (others._mean - self._mean)
-        share = others.n / max(self.n + others.n, 1)
+        share = others.n / (self.n + others.n).clamp_min(1)
         self._squares += others._squares + difference.square() * (self.n * share)
         self._mean += difference * share
         self.n += others.n

@@ -52,7 +52,7 @@ def _identity(tensor: Tensor) -> tuple[int, int]:
 
 
 def _new_function(module: ScoringModule, precision: Precision) -> Callable[[Tensor], Tensor]:
-    fused = fused_score_function(module, precision)
+    fused = None if module.fills_gaps else fused_score_function(module, precision)
     if fused is not None and _compiles(fused, module):
         return fused
     # functions in the cache must not keep the module alive
