@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import stat
+import sys
+import tempfile
 import warnings
+import weakref
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+STANDARD_INPUT = Path("-")
 
 _MOST_NAMED = 10
 
@@ -33,17 +40,22 @@ class Source:
     """A file, or the files of one kind in a folder, as they were when they were opened."""
 
     path: Path
-    ending: str  # of the files in a folder that are read
+    ending: str | tuple[str, ...]  # of the files in a folder that are read
     states: dict[Path, tuple[int, ...]]  # device, inode, size and time of modification of each file
+    copy: _Copy | None = field(default=None, compare=False, repr=False)  # of standard input
 
     @classmethod
-    def open(cls, path: Path, ending: str) -> Source:
-        """Look at a file, or at the files in a folder whose names have this ending.
+    def open(cls, path: Path, ending: str | tuple[str, ...]) -> Source:
+        """Look at a file, or at the files in a folder whose names have one of these endings.
 
-        What is neither a regular file nor a folder raises ValueError before it is opened, since
-        reading it might never end; so does a folder that holds such a thing. Raises
-        FileNotFoundError if there is no file.
+        The path ``-`` is standard input, which is copied to a temporary file. What is neither a
+        regular file nor a folder raises ValueError before it is opened, since reading it might
+        never end; so does a folder that holds such a thing. Raises FileNotFoundError if there is no
+        file.
         """
+        if path == STANDARD_INPUT:
+            copy = _copy_of(sys.stdin.buffer)
+            return cls(path, ending, {copy.path: _state(copy.path)}, copy)
         if not path.is_dir():
             return cls(path, ending, {path: _state(path)})
         entries = [entry for entry in sorted(path.rglob("*")) if not entry.is_dir()]
@@ -55,6 +67,10 @@ class Source:
     def files(self) -> list[Path]:
         """The files, ordered by name."""
         return list(self.states)
+
+    def shown(self, file: Path) -> Path:
+        """What one of the files is called in messages."""
+        return file if self.copy is None else self.path
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -73,10 +89,11 @@ class Source:
 
     def _check_unchanged(self) -> None:
         try:
-            now = Source.open(self.path, self.ending).states
+            again = None if self.copy is None else {file: _state(file) for file in self.files}
+            now = again or Source.open(self.path, self.ending).states
         except (OSError, ValueError):  # something else is there, or nothing
             now = {}
-        changed = sorted({path for path, _ in self.states.items() ^ now.items()})
+        changed = sorted({self.shown(path) for path, _ in self.states.items() ^ now.items()})
         if changed:
             raise ValueError(
                 f"{changed[0]}: the file changed while it was read. Run again when nothing else "
@@ -84,11 +101,55 @@ class Source:
             )
 
 
+# The first bytes of what is compressed, and the ending of a file that holds it.
+_BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\0": ".xz"}
+
+
+class _Copy:
+    """A file of what comes from a stream. It is removed when nothing refers to this object."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        start = stream.read(2**16)
+        ending = next((e for b, e in _BEGINNINGS.items() if start.startswith(b)), "")
+        handle, name = tempfile.mkstemp(prefix="stdin-", suffix=f".csv{ending}")
+        self.path = Path(name)
+        weakref.finalize(self, self.path.unlink, missing_ok=True)
+        with open(handle, "wb") as file:
+            file.write(start)
+            shutil.copyfileobj(stream, file)
+
+
+_copies: weakref.WeakKeyDictionary[IO[bytes], _Copy] = weakref.WeakKeyDictionary()
+
+
+def _copy_of(stream: IO[bytes]) -> _Copy:
+    """A copy of a stream, which gives its bytes once; the same one if it was copied before."""
+    if stream not in _copies:
+        _copies[stream] = _Copy(stream)
+    return _copies[stream]
+
+
 def some_of(names: Sequence[object]) -> str:
     """The first few of many names, for a message."""
     named = ", ".join(map(repr, names[:_MOST_NAMED]))
     others = len(names) - _MOST_NAMED
     return f"[{named}] and {others:,} more" if others > 0 else f"[{named}]"
+
+
+def folder_keys(path: Path, file: Path) -> dict[str, str]:
+    """The keys and values in the names ``key=value`` of folders from ``path`` to a file in it."""
+    folders = file.relative_to(path).parts[:-1] if file != path and path.is_dir() else ()
+    pairs = (folder.partition("=") for folder in folders if "=" in folder)
+    return {unquote(key): unquote(value) for key, _, value in pairs}
+
+
+def check_keys(file: Path, keys: Iterable[str], expected: Sequence[str]) -> None:
+    """Raise unless the folders of a file are called by the same keys as those of the first."""
+    if list(keys) != list(expected):
+        raise ValueError(
+            f"{file}: the names of its folders have the keys {some_of([*keys])}; expected "
+            f"{some_of(expected)}, as for the first file."
+        )
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -203,6 +264,11 @@ def _layout(file: IO[bytes], n_bytes: int, where: str) -> Layout:
     read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
     with _unwarned():
         shape, by_columns, dtype = read(file)
+    if dtype.kind == "O":
+        raise ValueError(
+            f"{where}: holds Python objects (dtype {dtype}, shape {shape}), which are only read by "
+            "running code that the file may hold. Save numbers: np.save(file, X.astype(float))."
+        )
     if dtype.kind not in "biuf" or min(shape, default=0) < 0:
         raise ValueError(f"{where}: expected an array of numbers, got shape {shape} of {dtype}.")
     expected, follow = math.prod(shape) * dtype.itemsize, n_bytes - file.tell()
