@@ -1,4 +1,4 @@
-"""The command line: ``pyod-ae list | fit | score | report | bench``.
+"""The command line: ``pyod-ae demo | list | fit | score | report | bench``.
 
 Exit status: 0 for success, 1 for an error in data, a model or a run, 2 for wrong usage. Imports
 that take long are inside the commands, so that ``--help`` answers at once.
@@ -10,6 +10,7 @@ import ast
 import contextlib
 import json
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from pyod_ae_plugin.benchmarking.datasets import Dataset
     from pyod_ae_plugin.benchmarking.evaluation import Protocol, Result
-    from pyod_ae_plugin.detectors import NeuralDetector
+    from pyod_ae_plugin.dialects import ReadOptions
 
 # ------------------------------------------- what is printed: no name acts on the terminal
 
@@ -89,7 +90,28 @@ def _visible_messages() -> Iterator[None]:
 
 # ----------------------------------------------------------------------------- commands
 
-Rows = Annotated[Path, typer.Argument(help="Rows: CSV, NPY, NPZ, Parquet, or a folder of Parquet.")]
+Rows = Annotated[
+    Path,
+    typer.Argument(
+        help="Table: CSV (.csv, .tsv, .txt, also .gz, .bz2, .xz; - is standard input), Parquet, a "
+        "folder of these, Excel, NPY or NPZ."
+    ),
+]
+Separator = Annotated[
+    str | None, typer.Option(help="CSV: the character between cells, or tab. Default: found out.")
+]
+Decimal = Annotated[
+    str | None, typer.Option(help="CSV: the decimal point, . or a comma. Default: found out.")
+]
+Encoding = Annotated[str | None, typer.Option(help="CSV: such as latin-1. Default: UTF-8.")]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="CSV: whether the first line holds names. Default: found out.",
+        show_default=False,
+    ),
+]
 Model = Annotated[Path, typer.Option(help="A model that `pyod-ae fit` saved.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: as fitted.")]
 Engine = Annotated[
@@ -120,12 +142,27 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        say(f"pyod-ae: {error}", fg="red", err=True)
+        for line in _lines_of(error):
+            say(line, fg="red", err=True)
         sys.exit(1)
     except Exception:  # a fault in this program
         for line in traceback.format_exc().splitlines():
             say(line, err=True)
         sys.exit(1)
+
+
+def _lines_of(error: Exception) -> list[str]:
+    """An error in one line, or in one for each column that cannot be used and a remedy."""
+    from pyod_ae_plugin.profiles import UnusableColumnsError
+    from pyod_ae_plugin.tables import SEE_PAGE
+
+    if not isinstance(error, UnusableColumnsError):
+        return [f"pyod-ae: {error}"]
+    lines = ["pyod-ae: some columns of the table cannot be used.", *str(error).split("\n")]
+    if error.rows:
+        dropped = [part for name in error.rows for part in ("--drop", name)]
+        lines.append(f"To leave them out: {shlex.join(['pyod-ae', *sys.argv[1:], *dropped])}")
+    return [*lines, SEE_PAGE]
 
 
 @app.command("list")
@@ -152,20 +189,42 @@ def fit(
         typer.Option("--param", "-p", help="Parameter as NAME=VALUE; can be repeated."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Name of a column to leave out, such as known labels.")
+        list[str] | None,
+        typer.Option(help="Name of the column that tells outliers: kept, never learned from."),
     ] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="Name of a column that names rows: kept, not learned from."),
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Name of a column to leave out; can be repeated.")
+    ] = None,
+    missing: Annotated[
+        Literal["mask", "drop", "refuse"],
+        typer.Option(
+            help="What to do about missing values: hide them from the network, leave out rows "
+            "that have any, or end with an error."
+        ),
+    ] = "mask",
+    sep: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    header: Header = None,
     engine: Engine = "local",
     address: Address = None,
     workers: Annotated[int, typer.Option(min=1, help="With --engine ray: number of workers.")] = 2,
 ) -> None:
-    """Fit a detector to a table and save it."""
-    import numpy as np
+    """Fit a detector to a table and save it.
 
+    Columns may hold numbers, categories, times, ids and a label; what each holds is found out, and
+    said. The options on how the file is written are saved with the model.
+    """
     from pyod_ae_plugin import create_detector, detector_names
     from pyod_ae_plugin.detectors import NeuralDetector
     from pyod_ae_plugin.storage import check_output, check_replaceable, check_separate
-    from pyod_ae_plugin.tables import read_table
 
+    if len(label or []) > 1:
+        raise typer.BadParameter(f"--label names one column, got {label}. Leave the others out.")
     if detector not in detector_names():
         raise typer.BadParameter(f"Unknown detector {detector!r}. `pyod-ae list` shows all names.")
     model = create_detector(detector, **_params(param or []))
@@ -175,18 +234,22 @@ def fit(
     check_replaceable(output)
     if model.checkpoint is not None:
         check_output(Path(model.checkpoint), data)
+    asked = dict.fromkeys(label or [], "label")
+    asked |= dict.fromkeys(ids or [], "id") | dict.fromkeys(drop or [], "drop")
     if _on_ray(engine, address):
         from pyod_ae_plugin.integrations.ray.files import fit_files
 
-        fit_files(model, data, label, workers, address)
+        fit_files(model, data, list(asked), workers, address)
     else:
-        table = read_table(data, without=label)
-        model.fit_batches(table.with_progress("Reading"))
-        if table.names is not None:
-            model.feature_names_in_ = np.array(table.names, dtype=object)
+        from pyod_ae_plugin.filetasks import fit_table
+
+        options = _read_options(sep, decimal, encoding, header)
+        for note in fit_table(model, data, asked, missing, options):
+            say(note, err=True)
     model.save(output)
+    n_features = "feature" if model.n_features_in_ == 1 else "features"
     say(
-        f"Fitted {detector} to {len(model.labels_)} rows of {model.n_features_in_} features: "
+        f"Fitted {detector} to {len(model.labels_)} rows of {model.n_features_in_} {n_features}: "
         f"{int(model.labels_.sum())} outliers above {model.threshold_:.6g}. Saved to {output}."
     )
 
@@ -198,11 +261,25 @@ def score(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="CSV, NPY, NPZ or Parquet file to write.")
     ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a column to write beside the scores; can be repeated."),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=0, help="Print so many rows with the highest scores, with reasons.")
+    ] = 0,
+    only_outliers: Annotated[
+        bool, typer.Option("--only-outliers", help="Write the rows above the threshold only.")
+    ] = False,
+    sep: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    header: Header = None,
     device: Device = None,
     engine: Engine = "local",
     address: Address = None,
 ) -> None:
-    """Write score and label of each row of a table, by a saved detector.
+    """Write ids, score and label of each row of a table, by a saved detector.
 
     Columns are matched by name; those that the detector was not fitted to are left out. If the
     command is interrupted, the same command resumes where it stopped. With --engine ray the output
@@ -219,20 +296,31 @@ def score(
         n_rows, n_outliers = score_files(detector, data, output, device, address)
         say(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
         return
+    from pyod_ae_plugin.filetasks import open_for, top_rows_of
     from pyod_ae_plugin.scorefiles import check_writable, score_table
-    from pyod_ae_plugin.tables import read_table
 
     check_writable(output, data, model)
     detector = load_detector(model, device)
-    table = read_table(data, columns=_features(detector))
-    # Columns have been matched by name already, and batches have no names to check again.
-    warnings.filterwarnings("ignore", "X does not have valid feature names")
+    options = _read_options(sep, decimal, encoding, header)
+    opened = open_for(detector, data, keep or [], options)
+    for note in opened.notes:
+        say(note, err=True)
     scored = score_table(
-        table, detector.decision_function, detector.threshold_, output, model, device
+        opened.matrices,
+        opened.score,
+        detector.threshold_,
+        output,
+        model,
+        device,
+        kept=opened.kept,
+        only_outliers=only_outliers,
+        n_top=top,
     )
     say(f"Scored {scored.n_rows} rows: {scored.n_outliers} outliers. Written to {output}.")
+    if top:
+        console().print(top_rows_of(opened, *scored.top))
     try:
-        report = detector.check_drift(scored.sample)
+        report = opened.drift(scored.sample)
     except ValueError as error:  # no reason to fail, since the scores have been written
         say(f"Drift not checked: {error}")
     else:
@@ -246,25 +334,63 @@ def report(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .html file to write.")],
     label: Annotated[
-        str | None, typer.Option(help="Name of a column of true labels: 0 inliers, 1 outliers.")
+        list[str] | None,
+        typer.Option(
+            help="Name of a column of true labels: 0 and 1, False and True, or 1 and -1, where the "
+            "second each time is an outlier; or others with --outlier-value."
+        ),
     ] = None,
+    outlier_value: Annotated[
+        list[str] | None,
+        typer.Option(help="With --label: the label of outliers; can be repeated."),
+    ] = None,
+    sep: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    header: Header = None,
     device: Device = None,
 ) -> None:
     """Write a report on a table, by a saved detector: one page to read in a browser."""
     from pyod_ae_plugin import load_detector
+    from pyod_ae_plugin.filetasks import labels_of, note_on_label, open_for
     from pyod_ae_plugin.report import Report, compute_contents, require_bokeh
-    from pyod_ae_plugin.tables import read_table
 
     require_bokeh()
+    if len(label or []) > 1:
+        raise typer.BadParameter(f"--label names one column, got {label}. Leave the others out.")
+    if outlier_value and not label:
+        raise typer.BadParameter("--outlier-value needs --label.")
     _check_output(output, [data, model], ".html")
     detector = load_detector(model, device)
-    table = read_table(data, columns=_features(detector), without=label)
-    labels = None if label is None else read_table(data, columns=[label]).values[:, 0]
-    batches = table.with_progress("Reading")
-    contents = compute_contents(detector, batches, labels, lambda i: i + 1, source=data.name)
+    options = _read_options(sep, decimal, encoding, header)
+    opened = open_for(detector, data, label or [], options)
+    labels, notes = None, list(opened.notes)
+    if label:
+        labels = labels_of(opened, label[0], outlier_value or [])
+        notes += note_on_label(opened, label[0])
+    for note in notes:
+        say(note, err=True)
+    contents = compute_contents(detector, opened.rows, labels, lambda i: i + 1, source=data.name)
     Report(contents).save(output)
     n_rows, n_outliers = contents.n_rows, contents.n_flagged
     say(f"Reported on {n_rows} rows: {n_outliers} outliers. Written to {output}.")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .csv file to write.")] = Path(
+        "orders.csv"
+    ),
+) -> None:
+    """Write a small made-up table of orders, and show the commands to try on it."""
+    from pyod_ae_plugin.demo import write_orders
+
+    _check_output(output, [], ".csv")
+    n = write_orders(output)
+    say(f"Wrote {n:,} orders to {output}; is_fraud tells the odd ones. Try")
+    say(f"  pyod-ae fit {output} -o orders-model")
+    say(f"  pyod-ae score {output} --model orders-model -o scores.csv --top 10")
+    say(f"  pyod-ae report {output} --model orders-model -o report.html --label is_fraud")
 
 
 @app.command()
@@ -375,10 +501,17 @@ def _run(
     return results
 
 
-def _features(detector: NeuralDetector) -> list[str] | None:
-    """Names of the features that the detector was fitted to, if it was fitted to names."""
-    names = getattr(detector, "feature_names_in_", None)
-    return None if names is None else list(names)
+def _read_options(
+    sep: str | None, decimal: str | None, encoding: str | None, header: bool | None
+) -> ReadOptions:
+    """The options on how a CSV file is written; None where the file tells."""
+    from pyod_ae_plugin.dialects import ReadOptions
+
+    named = {"tab": "\t", r"\t": "\t"}
+    try:
+        return ReadOptions(named.get(sep or "", sep), decimal, encoding, header)
+    except ValueError as error:
+        raise typer.BadParameter(f"--{error}") from error
 
 
 def _on_ray(engine: str, address: str | None) -> bool:

@@ -135,8 +135,9 @@ class DriftReport:
 def compare(fitted: Fitted, rows: Array, scores: Array, alpha: float) -> DriftReport:
     """Compare new rows [n, n_features] and their scores [n] with those of training.
 
-    Each feature, and the score, is compared by the two-sample Kolmogorov-Smirnov test. Holm's
-    procedure [1]_ adjusts the p-values: it needs nothing of how features depend on each other, and
+    Each feature, and the score, is compared by the two-sample Kolmogorov-Smirnov test. If rows are
+    encoded, the columns that a feature is encoded to are tested as one. Holm's procedure [1]_
+    adjusts the p-values: it needs nothing of how features depend on each other, and
     keeps the probability of any false alarm, where Benjamini and Hochberg's would keep the share of
     false alarms among many. Scores are tested where rows were kept from training: those of rows
     that the network was trained on are lower. Raises ValueError if the rows are so few that no test
@@ -152,14 +153,15 @@ def compare(fitted: Fitted, rows: Array, scores: Array, alpha: float) -> DriftRe
     names = [f"x{i}" for i in range(fitted.n_features)]
     if fitted.feature_names_in is not None:
         names = list(fitted.feature_names_in)
+    groups = np.arange(len(names)) if fitted.columns is None else fitted.columns.groups
     n, m, n_tests = len(rows), len(fitted.drift_reference), len(names) + test_scores
     _check_enough(n, m, n_tests, alpha)
     rows, reference = _in_coarser_type(rows, fitted.drift_reference)
-    pairs = [
-        *zip(rows.T, reference.T, strict=True),
-        (scores, expected[spread_sample(len(expected))]),
+    compared = [
+        *(_ks_of_group(rows[:, own].T, reference[:, own].T) for own in _members(groups)),
+        _ks(scores, expected[spread_sample(len(expected))]),
     ]
-    statistics, p_values = map(np.array, zip(*(_ks(*pair) for pair in pairs), strict=True))
+    statistics, p_values = map(np.array, zip(*compared, strict=True))
     if not test_scores:
         p_values[-1] = np.nan
     adjusted = np.full_like(p_values, np.nan)
@@ -184,6 +186,17 @@ def holm(p_values: Array) -> Array:
     adjusted = np.empty(k)
     adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(k, 0, -1)).clip(max=1)
     return adjusted
+
+
+def _members(groups: Array) -> list[Array]:
+    """The columns of each group."""
+    return [np.flatnonzero(groups == i) for i in range(int(groups.max()) + 1)]
+
+
+def _ks_of_group(rows: Array, reference: Array) -> tuple[float, float]:
+    """The test of a feature that is encoded to k columns [k, n], with Bonferroni's correction."""
+    statistics, p_values = zip(*map(_ks, rows, reference), strict=True)
+    return max(statistics), min(1.0, len(p_values) * min(p_values))
 
 
 def _ks(a: Array, b: Array) -> tuple[float, float]:

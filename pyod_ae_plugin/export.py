@@ -100,8 +100,8 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
     model = exported.model
     model.producer_name, model.producer_version = "pyod-ae-plugin", __version__
     properties = {"detector": detector, "threshold": repr(float(fitted.threshold))}
-    if fitted.feature_names_in is not None:
-        properties["feature_names"] = json.dumps(list(fitted.feature_names_in))
+    if fitted.module_names is not None:
+        properties["feature_names"] = json.dumps(fitted.module_names)
     model.metadata_props.update(properties)
     with atomic_write(path) as new:
         new.write_bytes(exported.model_proto.SerializeToString())

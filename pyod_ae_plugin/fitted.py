@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyod_ae_plugin.columns import Columns
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.engine.folded import score_function
@@ -120,6 +121,10 @@ def _is_history(value: Any) -> bool:
     )
 
 
+def _is_json_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
 def _is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
@@ -176,6 +181,15 @@ class Fitted:
     feature_names_in: Array | None = field(
         default=None, metadata=_kept(_is_list_of_names, "a list of str")
     )
+    # what rows of a table are encoded by, if they are
+    columns: Columns | None = field(
+        default=None,
+        metadata=_kept(lambda value: isinstance(value, Columns), "the columns of a table"),
+    )
+    # how the file of the training rows was read, if they came from one
+    reading: dict[str, Any] | None = field(
+        default=None, metadata=_kept(_is_json_dict, "options by name")
+    )
     thresholder: Any = None  # fitted, if contamination is one
     # the network as it was trained, if training may continue from it; it is not saved
     network: Network | None = None
@@ -198,8 +212,20 @@ class Fitted:
 
     @property
     def n_features(self) -> int:
-        """Features of a row."""
+        """Width of the rows that the scoring module takes."""
         return self.scoring_module.standardize.n_features
+
+    @property
+    def n_features_in(self) -> int:
+        """Features of the rows that a user passes, which may be encoded to more."""
+        return self.n_features if self.columns is None else len(self.columns.features)
+
+    @property
+    def module_names(self) -> list[str] | None:
+        """Names of what the scoring module takes, if there are names."""
+        if self.columns is not None:
+            return self.columns.matrix_names
+        return None if self.feature_names_in is None else list(self.feature_names_in)
 
     @property
     def is_labelled_by_score(self) -> bool:
@@ -263,7 +289,9 @@ class Fitted:
             name, value = f"{f.name}_", getattr(self, f.name)
             if not f.metadata or value is None:
                 continue
-            if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            if isinstance(value, Columns):
+                attributes[name] = value.to_json()
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
                 tensors[name] = torch.from_numpy(np.ascontiguousarray(value))
             else:
                 attributes[name] = value.tolist() if isinstance(value, np.ndarray) else value
@@ -337,6 +365,10 @@ def from_saved(attributes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     n_features = found.pop("n_features_in_")
     if not is_count(n_features):
         raise ValueError(f"n_features_in_ must be an int of 1 or more, got {n_features!r}")
+    if "columns_" in found:
+        found["columns_"] = Columns.from_json(found["columns_"])
+        if found["columns_"].width != n_features:
+            raise ValueError("columns_ are not encoded to n_features_in_ columns")
     kept = {f"{f.name}_": f for f in fields(Fitted) if f.metadata}
     for name, value in found.items():
         if name not in kept:
@@ -356,7 +388,8 @@ def from_saved(attributes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         raise ValueError("drift_reference_ has not n_features_in_ columns")
     if "feature_names_in_" in found:
         names = found["feature_names_in_"] = np.array(found["feature_names_in_"], dtype=object)
-        if len(names) != n_features:
+        columns = found.get("columns_")
+        if len(names) != (n_features if columns is None else len(columns.features)):
             raise ValueError("feature_names_in_ are not n_features_in_ names")
     values = {name.removesuffix("_"): value for name, value in found.items()}
     return Saved(int(n_features), strip_prefix(_MODULE_PREFIX, tensors), values)

@@ -7,6 +7,7 @@ that a black-and-white print loses nothing. Each function raises an ImportError 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from sklearn.metrics import (
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from pyod_ae_plugin.detectors.base import fitted_of
+from pyod_ae_plugin.detectors.base import fitted_of, matrix_of, reconstructed_matrix, rows_of
 from pyod_ae_plugin.fitted import Array
 
 if TYPE_CHECKING:
@@ -367,8 +368,10 @@ def plot_reconstruction(
     """
     row = _safe_indexing(X, [i])
     score = detector.decision_function(row)[0]
-    given = in_standard_units(detector, np.asarray(row, dtype=np.float64))[0]
-    reconstructed = in_standard_units(detector, detector.reconstruct(row))[0]
+    matrix = matrix_of(detector, row)
+    given = in_standard_units(detector, matrix)[0]
+    reconstructed = in_standard_units(detector, reconstructed_matrix(detector, matrix))[0]
+    given = np.where(np.isnan(given), reconstructed, given)  # a gap is filled by it
     drawn = np.argsort(-np.abs(given - reconstructed), kind="stable")[:max_features]
     given, reconstructed = given[drawn], reconstructed[drawn]
 
@@ -377,7 +380,7 @@ def plot_reconstruction(
     ax.hlines(places, given, reconstructed, color=GREY, linewidth=3)
     ax.plot(reconstructed, places, "s", color=ORANGE, mfc="white", label="reconstruction")
     ax.plot(given, places, "o", color=BLUE, label="row")
-    ax.set_yticks(places, _feature_names(detector)[drawn])
+    ax.set_yticks(places, _escaped(module_names(detector))[drawn])
     ax.invert_yaxis()
     ax.legend(frameon=False)
     ax.set(xlabel="Standard deviations from the mean", title=f"Row {i}, score {score:.4g}")
@@ -499,8 +502,8 @@ def plot_explanation(
     score = detector.decision_function(row)[0]
     order = np.argsort(-np.abs(contributions), kind="stable")
     drawn, others = order[:max_features], order[max_features:]
-    values, names = np.asarray(row)[0], _feature_names(detector)
-    labels = [f"{names[j]} = {values[j]:.4g}" for j in drawn]
+    cells, names = shown_cells(detector, rows_of(detector, row))[0], feature_names(detector)
+    labels = list(_escaped([f"{names[j]} = {cells[j]}" for j in drawn]))
     lengths = list(contributions[drawn])
     colors = [BLUE if length > 0 else ORANGE for length in lengths]
     if len(others):
@@ -559,13 +562,13 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
     scores = detector.decision_function(X)
     order = np.argsort(-scores, kind="stable")[:n]
     rows = _safe_indexing(X, order)
-    values, names = np.asarray(rows), _feature_names(detector)
+    values, names = shown_cells(detector, rows_of(detector, rows)), feature_names(detector)
     labels, contributions = detector.predict(rows), detector.explain(rows)
     index = np.asarray(getattr(X, "index", np.arange(len(scores))))[order]
     cells = []
     for i, row_name in enumerate(index):
         largest = np.argsort(-contributions[i], kind="stable")[:3]
-        reasons = ", ".join(f"{names[j]} = {values[i, j]:.4g}" for j in largest)
+        reasons = _escaped([", ".join(f"{names[j]} = {values[i][j]}" for j in largest)])[0]
         label = "outlier" if labels[i] else ""
         cells.append([i + 1, row_name, f"{scores[order[i]]:.4g}", label, reasons])
 
@@ -582,10 +585,9 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
     return ax
 
 
-def _feature_names(detector: NeuralDetector) -> Array:
-    """The detector's feature names, escaped for matplotlib, which reads $...$ as a formula."""
-    names = [name.replace("$", r"\$") for name in plain_feature_names(detector)]
-    return np.array(names, dtype=object)
+def _escaped(texts: Sequence[str]) -> Array:
+    """Texts, escaped for matplotlib, which reads $...$ as a formula."""
+    return np.array([text.replace("$", r"\$") for text in texts], dtype=object)
 
 
 # ---------------------------------------------------------------- shared with reports and charts
@@ -643,10 +645,31 @@ def in_standard_units(detector: NeuralDetector, rows: Array) -> Array:
     return standardized
 
 
-def plain_feature_names(detector: NeuralDetector) -> list[str]:
+def feature_names(detector: NeuralDetector) -> list[str]:
     """The detector's feature names, or 'feature 0', 'feature 1', ... if it has none."""
     numbered = [f"feature {j}" for j in range(detector.n_features_in_)]
     return [str(name) for name in getattr(detector, "feature_names_in_", numbered)]
+
+
+def module_names(detector: NeuralDetector) -> list[str]:
+    """Names of what the network takes: the features, or what the columns are encoded to."""
+    columns = getattr(detector, "columns_", None)
+    return feature_names(detector) if columns is None else columns.matrix_names
+
+
+def format_number(x: float) -> str:
+    """Format with four significant digits, or as an integer from 10,000 to a billion."""
+    is_whole = math.isfinite(x) and x == round(x)
+    return f"{x:.0f}" if abs(x) < 1e9 and (is_whole or abs(x) >= 1e4) else f"{x:.4g}"
+
+
+def shown_cells(detector: NeuralDetector, rows: Any) -> list[list[str]]:
+    """The values of each feature of rows, as text."""
+    columns = getattr(detector, "columns_", None)
+    if columns is None:
+        return [["missing" if v != v else format_number(v) for v in row] for row in rows.tolist()]
+    frame = rows_of(detector, rows)
+    return [columns.shown(frame, i) for i in range(len(frame))]
 
 
 def checked_labels(y: Any, n: int) -> Array:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from pyod_ae_plugin import __version__
 from pyod_ae_plugin.detectors.inputs import as_rows
 from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.frames import TIME, Cells, Texts, as_texts
 from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.storage import atomic_write, check_output, model_digest, working_folder
 from pyod_ae_plugin.tables import Table
@@ -29,6 +31,7 @@ class Scored(NamedTuple):
     n_rows: int
     n_outliers: int  # scores above the threshold
     sample: Array  # a uniform sample of at most 10,000 rows
+    top: tuple[Array, Array]  # indices and scores of the highest scores, descending
 
 
 class Parts:
@@ -83,12 +86,18 @@ def score_table(
     output: Path,
     model: Path,
     device: str | None,
+    *,
+    kept: Callable[[], Iterable[Mapping[str, Cells]]] | None = None,
+    only_outliers: bool = False,
+    n_top: int = 0,
 ) -> Scored:
     """Write score and label of each row of a table to a CSV, NPY, NPZ or Parquet file.
 
     ``score`` maps rows [n, n_features] to scores [n]; rows above the threshold are labelled 1. The
     file is written as a whole or not at all. If the call is interrupted, another one with the same
-    table, saved model and device resumes at the batch where it stopped.
+    table, saved model and device resumes at the batch where it stopped. ``kept`` returns columns to
+    write beside the scores, in batches like the table's; an NPY file has no place for them. With
+    ``only_outliers``, rows above the threshold are written alone, with their numbers from 1.
 
     Raises ValueError if the table is empty or damaged or the output has another ending or is an
     input, and OSError if the output cannot be written or another run is writing it.
@@ -97,16 +106,59 @@ def score_table(
     n_outliers = 0
     # The drift test needs no more than 10,000 rows.
     sample, generator = RowSample(10_000), torch.Generator().manual_seed(0)
+    top: tuple[Array, Array] = np.empty(0, np.int64), np.empty(0)
     with working_folder(output) as folder:
         parts = Parts(folder, _identity(table, model, device), output)
         for batch in table.with_progress("Scoring"):
             scores = parts.add(batch, score)
             sample = sample.added(as_rows(batch)[:], generator)
             n_outliers += int((scores > threshold).sum())
-        labelled = ({"score": s, "label": (s > threshold).astype(np.int64)} for s in parts)
+            top = _top(top, scores, sample.n_seen - len(scores), n_top)
+        beside = repeat({}) if kept is None or output.suffix == ".npy" else kept()
+        pieces = _pieces(parts, beside, threshold, only_outliers)
         with _write_errors(output):
-            write_columns(output, labelled, sample.n_seen)
-    return Scored(sample.n_seen, n_outliers, sample.rows().numpy())
+            write_columns(output, pieces, n_outliers if only_outliers else sample.n_seen)
+    return Scored(sample.n_seen, n_outliers, sample.rows().numpy(), top)
+
+
+def _top(top: tuple[Array, Array], scores: Array, n_before: int, n: int) -> tuple[Array, Array]:
+    """Indices and scores of the n highest scores so far, the highest first."""
+    indices = np.concatenate([top[0], n_before + np.arange(len(scores))])
+    scores = np.concatenate([top[1], scores])
+    order = np.argsort(-scores, kind="stable")[:n]
+    return indices[order], scores[order]
+
+
+def _pieces(
+    parts: Iterable[Array],
+    beside: Iterable[Mapping[str, Cells]],
+    threshold: float,
+    only_outliers: bool,
+) -> Iterator[dict[str, Array]]:
+    """The columns to write, batch by batch; at least one batch, which may have no rows."""
+    n_before = 0
+    for scores, cells in zip(parts, beside, strict=False):
+        rows = n_before + 1 + np.arange(len(scores))
+        labels: Array = (scores > threshold).astype(np.int64)
+        columns = {name: _written(column) for name, column in cells.items()}
+        piece = {**columns, "score": scores, "label": labels}
+        if only_outliers:
+            piece = {"row": rows, **piece}
+            piece = {name: column[labels == 1] for name, column in piece.items()}
+        n_before += len(scores)
+        yield piece
+
+
+def _written(cells: Cells) -> Array:
+    """Cells as they are written: whole numbers without a point, gaps as nothing."""
+    if isinstance(cells, Texts):
+        return np.array(cells.cells(), dtype=object)
+    if cells.dtype == TIME:
+        return np.array(as_texts(cells).cells(), dtype=object)
+    with np.errstate(invalid="ignore"):
+        whole = cells.astype(np.int64)
+        is_whole = bool(np.equal(whole, cells).all())
+    return whole if is_whole else cells
 
 
 @contextmanager
@@ -166,7 +218,7 @@ def _write_npy(path: Path, pieces: Iterable[Mapping[str, Array]], n_rows: int) -
 
 def _identity(table: Table, model: Path, device: str | None) -> str:
     """Digest of what scores depend on: the table by size and time, the model by content."""
-    digest = hashlib.sha256(repr((__version__, device, table.names)).encode())
+    digest = hashlib.sha256(repr((__version__, device, table.names, table.options)).encode())
     for file, state in table.source.states.items():
         digest.update(repr((str(file.resolve()), state)).encode())
     digest.update(model_digest(model).encode())

@@ -424,6 +424,8 @@ NO_NAME = ["nonsense", "", 3, None, b"mlp", ["mlp"], object()]
 NO_WIDTHS = [[], [0], [-1, 2], [1.5], ["4"], 4, "4", {4}, [None], np.ones((2, 2), int), [NAN]]
 
 WRONG = {
+    "missing": [value for value in NO_NAME if value is not None],
+    "columns": ["none", 1, ["a"], {1: "drop"}, {"a": "nothing"}, object()],
     "contamination": [0, 0.0, -0.1, 0.51, 1, NAN, INF, "0.1", None, [0.1], object()],
     "preprocessing": NO_BOOLEAN,
     "lr": NO_POSITIVE,

@@ -140,7 +140,7 @@ def test_ranked_rows_have_their_contributions(data, fitted):
         largest = row.contributions[0]
         j = np.abs(parts[i]).argmax()
         assert largest.feature == f"feature {j}"
-        assert largest.value == X[order[i], j]
+        assert float(largest.value) == pytest.approx(X[order[i], j], rel=1e-3)
         z = (X[order[i], j] - X.mean(0)[j]) / X.std(0)[j]
         assert largest.deviation == pytest.approx(z, abs=1e-4)
     assert all(part.contribution > 0 for row in contents.ranked for part in row.reasons)

@@ -169,12 +169,12 @@ def test_kinds_of_columns_are_shown(run, tmp_path):
 
 
 def test_a_fault_in_the_program_is_a_traceback(run, monkeypatch, tmp_path):
-    from pyod_ae_plugin import tables
+    from pyod_ae_plugin import filetasks
 
     def fails(*_, **__):
         raise KeyError(HOSTILE) from RuntimeError(HOSTILE)
 
-    monkeypatch.setattr(tables, "read_table", fails)
+    monkeypatch.setattr(filetasks, "read_table", fails)
     status, printed = run("fit", "t.csv", "-o", tmp_path / "m")
     assert status == 1
     assert "Traceback" in printed

@@ -118,10 +118,15 @@ class AutoEncoder(NeuralDetector):
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
         same initial weights at a tenth of the learning rate, at most three times, with warnings.
         'restart' also restarts where rows end up reconstructed worse than by their mean.
-    missing : {'refuse', 'mask'}, default='refuse'
+    missing : {'refuse', 'mask'} or None, default=None
         What NaN in X is: an error, or a value that is missing. A missing value is hidden from the
         encoder and left out of the loss. To score a row, it is filled by what the network
-        reconstructs from the other values.
+        reconstructs from the other values. Default: 'refuse', or 'mask' with ``columns``.
+    columns : 'auto', dict or None, default=None
+        Take tables of pandas, polars or Arrow as they are, with categories, times, gaps and ids:
+        'auto' finds out what each column holds, see :class:`~pyod_ae_plugin.columns.Columns`; a
+        dict gives the roles of some columns, such as ``{'zip': 'category', 'note': 'drop'}``, and
+        those of the others are found out. Default: X holds numbers.
 
     See Also
     --------
@@ -187,7 +192,8 @@ class AutoEncoder(NeuralDetector):
         precision: Precision = "float32",
         held_out_threshold: bool | float | None = None,
         on_divergence: str = "raise",
-        missing: str = "refuse",
+        missing: str | None = None,
+        columns: str | Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(contamination=contamination)
         self.preprocessing = preprocessing
@@ -217,6 +223,7 @@ class AutoEncoder(NeuralDetector):
         self.held_out_threshold = held_out_threshold
         self.on_divergence = on_divergence
         self.missing = missing
+        self.columns = columns
 
     def _check_params(self) -> None:
         super()._check_params()

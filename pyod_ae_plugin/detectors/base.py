@@ -27,6 +27,7 @@ from pyod_ae_plugin.detectors.inputs import (
     check_finite_on_device,
     check_tensor,
     device_rows,
+    frame_given,
     validate_rows,
     warn_about_labels,
 )
@@ -50,8 +51,10 @@ from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.export import export_program, write_onnx
 from pyod_ae_plugin.fitted import Array, Fitted, score_rows
+from pyod_ae_plugin.frames import Frame, as_given
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.plugins.manager import check_keywords
+from pyod_ae_plugin.profiles import check_roles
 from pyod_ae_plugin.scoring import ScoringModule, contributions
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
@@ -90,9 +93,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Values of each feature in at most 1,000 training rows, ascending. Each column is sorted by
         itself, so that no row can be read from it.
     n_features_in_ : int
-        Number of features in fit.
+        Number of features in fit; with ``columns`` that of the columns that are learned from.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if the training data had names.
+    columns_ : pyod_ae_plugin.columns.Columns
+        With ``columns``, what was learned of the table's columns, and ``notes`` on them.
 
     Examples
     --------
@@ -104,7 +109,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = COMMON_CONSTRAINTS
 
-    missing: str = "refuse"
+    missing: str | None = None
+    columns: str | Mapping[str, str] | None = None
 
     _estimator_type = "outlier_detector"  # what scikit-learn 1.5 reads instead of tags
 
@@ -135,6 +141,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         self._validate_params()
         check_optimizer_params(self.optimizer_params or {})
         check_checkpoint(self.checkpoint, self.random_state)
+        if isinstance(self.columns, Mapping):
+            check_roles(self.columns)
         for name, kind in _VALUES.items():
             check_value(name, kind, getattr(self, name, None))
 
@@ -149,7 +157,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Finite numbers. They are neither copied nor changed.
+            Finite numbers, which are neither copied nor changed; with ``columns``, a table of
+            pandas, polars or Arrow.
         y : Ignored
             Present for API consistency; a UserWarning says so if it holds anything.
 
@@ -217,6 +226,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         """
         self._check_params()
         training, stream = TrainingRows(self), None
+        training.learn_columns(batches)
         for batch in batches:
             X = training.check(batch)
             stream = (stream or self._new_stream(X.shape[1])).added(X)
@@ -225,10 +235,10 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         scored = None
         if not (stream.sample.is_complete or isinstance(batches, Iterator)):
             scored = _second_pass(batches, training, stream.sample.n_seen)
-        rows, names = stream.sample.rows(), training.feature_names
-        recipe, start = recipe_of(self, training.n_features), stream.start()
+        rows, start = stream.sample.rows(), stream.start()
+        recipe = recipe_of(self, training.n_features)
         return self._adopt_result(
-            partial(fit_model, rows, recipe, start=start, scored=scored, feature_names=names)
+            partial(fit_model, rows, recipe, start=start, scored=scored, **training.described)
         )
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -282,16 +292,15 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
                 stream = stream.after(self.scoring_module_, self.preprocessing)
         stream = stream.added(X)
         start = stream.start(len(X) / stream.sample.n_seen, keeps_network=True)
-        rows, names = stream.sample.rows(), training.feature_names
-        recipe = recipe_of(self, training.n_features)
+        rows, recipe = stream.sample.rows(), recipe_of(self, training.n_features)
         return self._adopt_result(
-            partial(fit_model, rows, recipe, start=start, feature_names=names), stream
+            partial(fit_model, rows, recipe, start=start, **training.described), stream
         )
 
     def _fit_function(self, rows: Rows, training: TrainingRows) -> Callable[[], Fitted]:
         """What ``fit`` computes."""
         recipe = recipe_of(self, training.n_features)
-        return partial(fit_model, rows, recipe, feature_names=training.feature_names)
+        return partial(fit_model, rows, recipe, **training.described)
 
     def _adopt_result(self, fit: Callable[[], Fitted], stream: Stream | None = None) -> Self:
         """Call a function that fits, and adopt what it learned; nothing is set before that."""
@@ -315,7 +324,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         self.__dict__.pop("_stream", None)
         self._set_n_classes(None)  # y says nothing about the columns of predict_proba
         self._mu, self._sigma = _mean_and_std(fitted.decision_scores)
-        self.n_features_in_ = fitted.n_features
+        self.n_features_in_ = fitted.n_features_in
         for name, value in fitted.attributes().items():
             if value is None:
                 self.__dict__.pop(name, None)
@@ -470,7 +479,9 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> int(detector.explain(row).argmax())
         3
         """
-        return self._map(partial(contributions, self._fitted_module()), X)
+        found = self._map(partial(contributions, self._fitted_module()), X)
+        columns = getattr(self, "columns_", None)
+        return found if columns is None else columns.totals(found)
 
     # --------------------------------------------------------------------------------- labels
 
@@ -777,7 +788,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         """
         return self._map(self._fitted_module().encode, X)
 
-    def reconstruct(self, X: Any) -> Array:
+    def reconstruct(self, X: Any) -> Any:
         """Reconstructions of rows by the network.
 
         Parameters
@@ -788,7 +799,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            In the units of X, and finite; for values far out see :meth:`transform`.
+            In the units of X, and finite; for values far out see :meth:`transform`. With
+            ``columns``, a table as X is, in which a category is its most likely value.
 
         Examples
         --------
@@ -800,7 +812,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> residual.shape
         (300, 5)
         """
-        return self._map(self._fitted_module().reconstruct, X)
+        reconstructed = self._map(self._fitted_module().reconstruct, X)
+        columns = getattr(self, "columns_", None)
+        if columns is None:
+            return reconstructed
+        return as_given(columns.decoded(reconstructed), X)
 
     @property
     def model(self) -> Network:
@@ -822,7 +838,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     def _n_features_out(self) -> int:
         """Width of the latent code, for scikit-learn's names of features."""
         module = self.scoring_module_
-        x = torch.zeros(1, self.n_features_in_, device=module.standardize.scale.device)
+        x = torch.zeros_like(module.standardize.scale).unsqueeze(0)
         return module.encode(x).shape[1]
 
     @default_settings()
@@ -1115,6 +1131,26 @@ def fitted_of(detector: NeuralDetector) -> Fitted:
     """
     check_is_fitted(detector, "scoring_module_")
     return Fitted.of(vars(detector))
+
+
+def rows_of(detector: NeuralDetector, X: Any) -> Array | Frame:
+    """Rows as their user knows them: a table where the detector learned columns, else numbers."""
+    if hasattr(detector, "columns_"):
+        return frame_given(X, detector.columns_)
+    return validate_rows(detector, X, reset=False)
+
+
+def matrix_of(detector: NeuralDetector, X: Any) -> Array:
+    """The numbers [n, width] that the scoring module takes for rows; gaps are NaN."""
+    return validate_rows(detector, X, reset=False).astype(np.float64, copy=False)
+
+
+@default_settings()
+def reconstructed_matrix(detector: NeuralDetector, matrix: Array) -> Array:
+    """Reconstructions [n, width] of what :func:`matrix_of` returned."""
+    module = detector.scoring_module_
+    reconstructed: Array = map_rows(module.reconstruct, as_rows(matrix), module).numpy()
+    return reconstructed
 
 
 def check_params(detector: NeuralDetector) -> None:

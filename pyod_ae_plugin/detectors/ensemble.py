@@ -138,10 +138,15 @@ class AutoEncoderEnsemble(NeuralDetector):
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
         same initial weights at a tenth of the learning rate, at most three times, with warnings.
         'restart' also restarts where rows end up reconstructed worse than by their mean.
-    missing : {'refuse', 'mask'}, default='refuse'
+    missing : {'refuse', 'mask'} or None, default=None
         What NaN in X is: an error, or a value that is missing. A missing value is hidden from the
         encoder and left out of the loss. To score a row, it is filled by what the network
-        reconstructs from the other values.
+        reconstructs from the other values. Default: 'refuse', or 'mask' with ``columns``.
+    columns : 'auto', dict or None, default=None
+        Take tables of pandas, polars or Arrow as they are, with categories, times, gaps and ids:
+        'auto' finds out what each column holds, see :class:`~pyod_ae_plugin.columns.Columns`; a
+        dict gives the roles of some columns, such as ``{'zip': 'category', 'note': 'drop'}``, and
+        those of the others are found out. Default: X holds numbers.
 
     See Also
     --------
@@ -215,7 +220,8 @@ class AutoEncoderEnsemble(NeuralDetector):
         precision: Precision = "float32",
         held_out_threshold: bool | float | None = None,
         on_divergence: str = "raise",
-        missing: str = "refuse",
+        missing: str | None = None,
+        columns: str | Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(contamination=contamination)
         self.n_estimators = n_estimators
@@ -242,6 +248,7 @@ class AutoEncoderEnsemble(NeuralDetector):
         self.held_out_threshold = held_out_threshold
         self.on_divergence = on_divergence
         self.missing = missing
+        self.columns = columns
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -302,7 +309,8 @@ class AutoEncoderEnsemble(NeuralDetector):
         if not self.warm_start or not hasattr(self, "scoring_module_"):
             return super()._fit_function(rows, training)
         earlier = self.scoring_module_
-        n_before, n_features = len(next(earlier.network.parameters())), self.n_features_in_
+        n_before = len(next(earlier.network.parameters()))
+        n_features = earlier.standardize.n_features
         if rows.shape[1] != n_features:
             raise ValueError(
                 f"warm_start=True adds to members of {n_features} features, but X has "
@@ -319,7 +327,7 @@ class AutoEncoderEnsemble(NeuralDetector):
                 f"There are {n_before} members already; raise n_estimators to add some.",
                 stacklevel=3,
             )
-            return partial(rescored, fitted_of(self), rows, recipe, training.feature_names)
+            return partial(rescored, fitted_of(self), rows, recipe, **training.described)
         added = recipe.build_network(torch.Generator(), torch.device("meta"))
         if _structure(added) != _structure(earlier.network):
             raise ValueError(
@@ -328,8 +336,7 @@ class AutoEncoderEnsemble(NeuralDetector):
             )
         standardize = copy.deepcopy(earlier.standardize).cpu()
         start = Start(standardize, members=earlier.network)
-        names = training.feature_names
-        return partial(fit_model, rows, recipe, start=start, feature_names=names)
+        return partial(fit_model, rows, recipe, start=start, **training.described)
 
 
 def _structure(network: Network) -> list[object]:

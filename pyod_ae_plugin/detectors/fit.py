@@ -20,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from tqdm import tqdm
 
+from pyod_ae_plugin.columns import Columns
 from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.engine.devices import (
     check_rng_state,
@@ -177,7 +178,8 @@ def fit_model(
     start: Start | None = None,
     group: Group = LOCAL,
     scored: Iterable[Rows] | None = None,
-    feature_names: Array | None = None,
+    feature_names_in: Array | None = None,
+    columns: Columns | None = None,
 ) -> Fitted:
     """Fit a model to rows.
 
@@ -192,7 +194,9 @@ def fit_model(
         The processes that fit the model together.
     scored : iterable of Rows or None, default=None
         Rows whose scores set the threshold; None is the training rows.
-    feature_names : ndarray of shape (n_features,) or None, default=None
+    feature_names_in : ndarray of str or None, default=None
+    columns : Columns or None, default=None
+        What the rows were encoded by.
 
     Returns
     -------
@@ -231,7 +235,8 @@ def fit_model(
         lr=trained.lr,
         kl=kl,
         active_units=active_units,
-        feature_names_in=feature_names,
+        feature_names_in=feature_names_in,
+        columns=columns,
         network=network,
         drift_reference=drift_reference(rows if group.size == 1 else sample),
         **_judged(module, [rows] if scored is None else scored, calibration_rows, recipe, group),
@@ -244,12 +249,12 @@ def fit_model(
 
 
 @default_settings()
-def rescored(fitted: Fitted, rows: Rows, recipe: Recipe, feature_names: Array | None) -> Fitted:
+def rescored(fitted: Fitted, rows: Rows, recipe: Recipe, **described: Any) -> Fitted:
     """The same model with the scores, labels and threshold of these rows."""
     _, calibration_rows = _hold_out(rows, recipe)
     return replace(
         fitted,
-        feature_names_in=feature_names,
+        **described,
         drift_reference=drift_reference(rows),
         **_judged(fitted.scoring_module, [rows], calibration_rows, recipe, LOCAL),
     )

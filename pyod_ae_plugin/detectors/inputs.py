@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pyod_ae_plugin.columns import Columns
 from pyod_ae_plugin.engine.rows import Rows
+from pyod_ae_plugin.frames import TIME, Cells, Frame, Texts, frame_of
+from pyod_ae_plugin.profiles import Profiler
 
 try:
     from sklearn.utils.validation import validate_data
@@ -38,10 +41,15 @@ def validate_rows(
     """Return X as a numeric array [n, n_features], or raise a ValueError or TypeError.
 
     With ``reset`` X is training data, and ``n_features_in_`` and ``feature_names_in_`` of the
-    estimator are set; otherwise X is compared with them.
+    estimator are set; otherwise X is compared with them. Where the estimator learns from the
+    columns of a table, X is such a table, and what it is encoded to is returned.
     """
+    takes_tables = estimator.columns is not None if reset else hasattr(estimator, "columns_")
+    if takes_tables:
+        return _encoded(estimator, X, reset)
     if not (reset or ensure_all_finite) and _is_plain(estimator, X):
         return X  # type: ignore[no-any-return]
+    X = _in_order(estimator, X) if not reset else X
     try:
         X = _table_of(X, allows_gaps(estimator))
         # scikit-learn sums all numbers, which may be the largest floats and their negatives
@@ -53,7 +61,7 @@ def validate_rows(
     except OverflowError as error:
         raise ValueError(f"X holds a number too large for float64: {error}.") from error
     except (TypeError, ValueError) as error:
-        remedy = _remedy(str(error))
+        remedy = _remedy(str(error)) or _about_columns(X)
         if remedy is None:
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -68,6 +76,8 @@ def validate_rows(
 
 def allows_gaps(estimator: Any) -> bool:
     """Whether NaN in the rows of a detector stands for a gap."""
+    if estimator.missing is None:
+        return estimator.columns is not None
     return bool(estimator.missing == "mask")
 
 
@@ -82,7 +92,9 @@ def check_finite(estimator: BaseEstimator, X: Array) -> None:
     if not unusable.any():
         return
     row, column = (int(i) for i in np.unravel_index(unusable.argmax(), X.shape))
-    names = getattr(estimator, "feature_names_in_", None)
+    names, columns = (getattr(estimator, n, None) for n in ("feature_names_in_", "columns_"))
+    if columns is not None:
+        names = columns.matrix_names
     name = column if names is None else repr(names[column])
     if np.isnan(X[row, column]):
         raise ValueError(
@@ -94,6 +106,83 @@ def check_finite(estimator: BaseEstimator, X: Array) -> None:
         f"Input X contains infinity, or a number too large for {X.dtype}: {X[row, column]} in row "
         f"{row}, column {name}. Correct it, or drop the row."
     )
+
+
+# ------------------------------------------------------------------ tables with named columns
+
+
+def _encoded(estimator: Any, X: Any, reset: bool) -> Array:
+    """The matrix [n, width] that a table is encoded to; with ``reset`` its columns are learned."""
+    frame = frame_given(X, None if reset else estimator.columns_)
+    if reset:
+        profiler = Profiler(asked_roles(estimator.columns))
+        profiler.add(frame)
+        _learn(estimator, profiler.columns())
+    matrix: Array = estimator.columns_.encode(frame)
+    check_finite(estimator, matrix)
+    return matrix
+
+
+def frame_given(X: Any, learned: Columns | None = None) -> Frame:
+    """A table that a user passed; a TypeError or ValueError says what it should be.
+
+    Where all columns that were learned from are numbers, it may be an array of these.
+    """
+    frame = frame_of(X)
+    if frame is None and learned is not None and learned.only_numbers:
+        numbers = np.asarray(_table_of(X, True), dtype=np.float64)
+        if numbers.ndim == 2 and numbers.shape[1] == learned.width:
+            frame = Frame(dict(zip(learned.features, numbers.T, strict=True)))
+    if frame is None:
+        raise TypeError(
+            "Expected a table with named columns, of pandas, polars or Arrow, since columns= is "
+            f"set; got a {type(X).__name__}. For an array of numbers leave out columns=."
+        )
+    if len(frame) == 0:
+        raise ValueError("X has no rows.")
+    return frame
+
+
+def _learn(estimator: Any, columns: Columns) -> None:
+    """Set what scikit-learn wants to know of the features, which are the columns learned from."""
+    estimator.columns_ = columns
+    estimator.n_features_in_ = len(columns.features)
+    estimator.feature_names_in_ = np.array(columns.features, dtype=object)
+
+
+def asked_roles(columns: str | Mapping[str, str]) -> Mapping[str, str]:
+    """The roles that the parameter ``columns`` asks for, by name of the column."""
+    return {} if isinstance(columns, str) else columns
+
+
+def _in_order(estimator: Any, X: Any) -> Any:
+    """A table with the features of fit in another order, in the order of fit."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None or not hasattr(X, "columns"):
+        return X
+    given, expected = list(X.columns), list(names)
+    return X[expected] if given != expected and sorted(given) == sorted(expected) else X
+
+
+def _about_columns(X: Any) -> str | None:
+    """Which columns of a table are not numbers, what they hold, and what to do; None if none."""
+    frame = frame_of(X)
+    if frame is None:
+        return None
+    held = [f"{name!r} ({kind})" for name, cells in frame.columns.items() if (kind := _kind(cells))]
+    if not held:
+        return None
+    return (
+        f"X has columns that are not numbers: {', '.join(held)}. columns='auto' learns from "
+        "categories and times as well; or leave these columns out."
+    )
+
+
+def _kind(cells: Cells) -> str | None:
+    """What a column of no numbers holds."""
+    if isinstance(cells, Texts):
+        return f"text, such as {cells.values[0]!r}" if cells.values else "no values"
+    return "times" if cells.dtype == TIME else None
 
 
 # ------------------------------------------------------------------- what X may be on the host
@@ -220,7 +309,25 @@ class TrainingRows:
         # scikit-learn sets n_features_in_ and feature_names_in_ on this copy.
         self._copy = object.__new__(type(estimator))
         self._copy.__dict__.update(vars(estimator))
+        if reset:
+            self._copy.__dict__.pop("columns_", None)
         self._reset = reset
+
+    def learn_columns(self, batches: Iterable[Any]) -> None:
+        """Learn the columns of tables, if the estimator learns from columns, from all batches."""
+        if self._copy.columns is None:
+            return
+        if isinstance(batches, Iterator):
+            raise TypeError(
+                "columns= goes through the batches once more, to learn what the columns hold. "
+                f"Pass what can be gone through again, such as a list; got a "
+                f"{type(batches).__name__}."
+            )
+        profiler = Profiler(asked_roles(self._copy.columns))
+        for batch in batches:
+            profiler.add(frame_given(batch))
+        _learn(self._copy, profiler.columns())
+        self._reset = False
 
     def check(self, X: Any) -> Array:
         """Return a batch as :func:`validate_rows` does."""
@@ -230,14 +337,16 @@ class TrainingRows:
 
     @property
     def n_features(self) -> int:
-        """Number of features of the rows that were checked."""
-        n: int = self._copy.n_features_in_
+        """Width of the rows that were checked."""
+        columns = self.described["columns"]
+        n: int = self._copy.n_features_in_ if columns is None else columns.width
         return n
 
     @property
-    def feature_names(self) -> Array | None:
-        """Names of the features, if the first batch has names."""
-        return getattr(self._copy, "feature_names_in_", None)
+    def described(self) -> dict[str, Any]:
+        """What a fit is told of the rows: names of features, if there are any, and columns."""
+        names = ("feature_names_in", "columns")
+        return {name: getattr(self._copy, f"{name}_", None) for name in names}
 
 
 def _is_plain(estimator: BaseEstimator, X: Any) -> bool:
@@ -281,7 +390,7 @@ def check_tensor(estimator: BaseEstimator, rows: Tensor) -> None:
     if rows.is_complex():
         raise TypeError(f"X must hold real numbers, got {rows.dtype}.")
     _check_dimensions(rows.shape)
-    n_features = estimator.n_features_in_
+    n_features = estimator.scoring_module_.standardize.n_features
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
         raise ValueError(
             f"X has the shape {tuple(rows.shape)}, but {type(estimator).__name__} was fitted to "

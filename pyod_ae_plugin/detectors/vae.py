@@ -148,10 +148,15 @@ class VAE(NeuralDetector):
         When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
         same initial weights at a tenth of the learning rate, at most three times, with warnings.
         'restart' also restarts where rows end up reconstructed worse than by their mean.
-    missing : {'refuse', 'mask'}, default='refuse'
+    missing : {'refuse', 'mask'} or None, default=None
         What NaN in X is: an error, or a value that is missing. A missing value is hidden from the
         encoder and left out of the loss. To score a row, it is filled by what the network
-        reconstructs from the other values.
+        reconstructs from the other values. Default: 'refuse', or 'mask' with ``columns``.
+    columns : 'auto', dict or None, default=None
+        Take tables of pandas, polars or Arrow as they are, with categories, times, gaps and ids:
+        'auto' finds out what each column holds, see :class:`~pyod_ae_plugin.columns.Columns`; a
+        dict gives the roles of some columns, such as ``{'zip': 'category', 'note': 'drop'}``, and
+        those of the others are found out. Default: X holds numbers.
 
     Attributes
     ----------
@@ -250,7 +255,8 @@ class VAE(NeuralDetector):
         precision: Precision = "float32",
         held_out_threshold: bool | float | None = None,
         on_divergence: str = "raise",
-        missing: str = "refuse",
+        missing: str | None = None,
+        columns: str | Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(contamination=contamination)
         self.preprocessing = preprocessing
@@ -288,6 +294,7 @@ class VAE(NeuralDetector):
         self.held_out_threshold = held_out_threshold
         self.on_divergence = on_divergence
         self.missing = missing
+        self.columns = columns
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -376,13 +383,13 @@ class VAE(NeuralDetector):
         return moments[:, 0], moments[:, 1]
 
     @overload
-    def reconstruct(self, X: Any, n_draws: None = None) -> Array: ...
+    def reconstruct(self, X: Any, n_draws: None = None) -> Any: ...
 
     @overload
     def reconstruct(self, X: Any, n_draws: int) -> tuple[Array, Array]: ...
 
     @default_settings()
-    def reconstruct(self, X: Any, n_draws: int | None = None) -> Array | tuple[Array, Array]:
+    def reconstruct(self, X: Any, n_draws: int | None = None) -> Any:
         """Reconstruct rows, on request with the standard deviation of each cell.
 
         Parameters
@@ -419,5 +426,11 @@ class VAE(NeuralDetector):
         # for one detector as for another.
         generator = torch.Generator().manual_seed(0)
         draws = torch.randn(int(n_draws), self._n_features_out, generator=generator)
+        columns = getattr(self, "columns_", None)
+        if columns is not None and not columns.only_numbers:
+            raise ValueError(
+                "n_draws= gives standard deviations, which the categories and times of a table do "
+                "not have. Leave it out, or fit to the numbers of the table alone."
+            )
         moments = self._map(partial(reconstruction_moments, self.scoring_module_, draws), X)
         return moments[:, 0], moments[:, 1]

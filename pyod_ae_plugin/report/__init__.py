@@ -11,9 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pyod_ae_plugin.detectors.inputs import validate_rows
+from pyod_ae_plugin.detectors.base import rows_of
 from pyod_ae_plugin.report.contents import Contents, compute_contents
 from pyod_ae_plugin.report.page import render, require_bokeh
 from pyod_ae_plugin.storage import atomic_write
@@ -73,8 +71,8 @@ class Report:
 def report_rows(detector: NeuralDetector, X: Any, y: Any = None) -> Report:
     """Report on rows in memory; see :meth:`pyod_ae_plugin.AutoEncoder.report`."""
     require_bokeh()
-    rows = validate_rows(detector, X, reset=False)
+    rows = rows_of(detector, X)
     index = getattr(X, "index", None)
     # The index of a list is a method.
     name_of = str if index is None or callable(index) else index.__getitem__
-    return Report(compute_contents(detector, [np.asarray(rows)], y, name_of))
+    return Report(compute_contents(detector, [rows], y, name_of))

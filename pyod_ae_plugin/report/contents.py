@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pyod_ae_plugin.detectors.base import fitted_of
 from pyod_ae_plugin.fitted import Array
+from pyod_ae_plugin.frames import Frame
 from pyod_ae_plugin.plots import checked_labels, score_bins
 from pyod_ae_plugin.report.rows_shown import Feature, Points, RankedRow, describe_rows
 from pyod_ae_plugin.thresholds import ThresholdRule
@@ -53,16 +54,16 @@ class Contents:
 
 def compute_contents(
     detector: NeuralDetector,
-    batches: Iterable[Array],
+    batches: Iterable[Array | Frame],
     y: Any = None,
     name_of: Callable[[int], Any] = str,
     source: str = "",
 ) -> Contents:
     """Score rows and compute what a report shows of them.
 
-    The batches of rows [n, n_features] are read twice: for scoring, and for the rows that are shown
-    individually. ``y`` holds their true labels, 0 or 1. ``name_of`` maps the position of a row to
-    its name, and ``source`` names the data.
+    The batches, rows [n, n_features] or tables, are read twice: for scoring, and for the rows that
+    are shown individually. ``y`` holds their true labels, 0 or 1. ``name_of`` maps the position of
+    a row to its name, and ``source`` names the data.
     """
     with warnings.catch_warnings():
         # The caller has matched the feature names; the batches are plain arrays.
@@ -231,6 +232,9 @@ def model_card(detector: NeuralDetector) -> Card:
         "Seed (random_state)": values["random_state"],
         "Scored on": str(detector.scoring_module_.standardize.scale.device),
     }
+    columns = getattr(detector, "columns_", None)
+    if columns is not None and columns.notes:
+        facts["Columns"] = " ".join(columns.notes)
     return Card(facts, parameters, {"Python": platform.python_version(), **package_versions()})
 
 

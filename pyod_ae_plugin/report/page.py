@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.plots import BLUE, GREY, ORANGE
+from pyod_ae_plugin.plots import BLUE, GREY, ORANGE, format_number
 from pyod_ae_plugin.report.contents import Contents, Histogram
 
 if TYPE_CHECKING:
@@ -63,12 +62,6 @@ def _source_hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def format_number(x: float) -> str:
-    """Format with four significant digits, or as an integer from 10,000 to a billion."""
-    is_whole = math.isfinite(x) and x == round(x)
-    return f"{x:.0f}" if abs(x) < 1e9 and (is_whole or abs(x) >= 1e4) else f"{x:.4g}"
-
-
 def format_percent(share: float) -> str:
     """Format a share of 1 as a percentage."""
     return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.2%}"
@@ -102,8 +95,8 @@ def _data(contents: Contents) -> dict[str, Any]:
                 "contributions": [
                     [
                         part.feature,
-                        format_number(part.value),
-                        format_number(part.reconstruction),
+                        part.value,
+                        part.reconstruction,
                         None if part.deviation is None else format_number(part.deviation),
                         part.contribution,
                     ]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyod_ae_plugin.detectors.base import matrix_of
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.plots import in_standard_units, in_two_dimensions, plain_feature_names
+from pyod_ae_plugin.frames import Frame, as_texts, joined
+from pyod_ae_plugin.plots import (
+    feature_names,
+    in_standard_units,
+    in_two_dimensions,
+    shown_cells,
+)
 
 if TYPE_CHECKING:
     from pyod_ae_plugin.detectors.base import NeuralDetector
@@ -27,10 +34,10 @@ class Contribution:
     """Contribution of a feature to the score of a row, on the scale of the scores."""
 
     feature: str
-    value: float
-    reconstruction: float
+    value: str
+    reconstruction: str
     # The value in standard deviations of the training rows from their mean; None if the detector
-    # does not standardise features.
+    # does not standardise features, or the value is no number.
     deviation: float | None
     contribution: float
 
@@ -75,30 +82,35 @@ class Points:
 
 def describe_rows(
     detector: NeuralDetector,
-    batches: Iterable[Array],
+    batches: Iterable[Array | Frame],
     scores: Array,
     labels: Array | None,
     name_of: Callable[[int], Any],
 ) -> tuple[list[RankedRow], list[Feature], Points]:
-    """Explain the rows with the highest scores, and collect points to draw, in one pass."""
+    """Explain the rows with the highest scores, and collect points to draw, in one pass.
+
+    Rows of a table are named by its first id, if it has one.
+    """
     drawn = sample_rows(scores, MAX_POINTS)
     n_features = min(detector.n_features_in_, MAX_FEATURES)
     # All ranked rows are among these: the sample takes more of the highest scores.
     with_values = sample_rows(scores[drawn], MAX_VALUES // n_features)
-    codes, pieces = [], []
+    codes, pieces, names_of_rows = [], [], []
     for indices, rows in take_rows(batches, drawn):
         codes.append(detector.transform(rows))
-        pieces.append(rows[np.isin(indices, drawn[with_values])])
-    values = np.concatenate(pieces)
+        names_of_rows += _names(detector, rows) or [name_of(int(i)) for i in indices]
+        pieces.append(_rows(rows, np.isin(indices, drawn[with_values])))
+    kept = joined_rows(pieces)
+    row_names = dict(zip(drawn.tolist(), map(_shorten, names_of_rows), strict=True))
 
     top = top_rows(scores, MAX_RANKED)
-    top_values = values[np.searchsorted(drawn[with_values], top)]
+    top_values = _rows(kept, np.searchsorted(drawn[with_values], top))
     contributions = detector.explain(top_values)
-    names = [_shorten(name) for name in plain_feature_names(detector)]
+    names = [_shorten(name) for name in feature_names(detector)]
     features, order = _features(contributions, names)
     ranked = [
         RankedRow(
-            name=_shorten(name_of(int(i))),
+            name=row_names[int(i)],
             score=float(scores[i]),
             label=None if labels is None else int(labels[i]),
             contributions=largest,
@@ -110,13 +122,13 @@ def describe_rows(
     ]
     places, axes = in_two_dimensions(np.concatenate(codes), lambda: scores[drawn])
     points = Points(
-        names=[_shorten(name_of(int(i))) for i in drawn],
+        names=list(row_names.values()),
         scores=scores[drawn],
         labels=None if labels is None else labels[drawn],
         places=places,
         axes=axes,
         with_values=with_values,
-        values=values[:, order],
+        values=_drawn(detector, kept)[:, order],
     )
     return ranked, features, points
 
@@ -131,24 +143,61 @@ def _features(contributions: Array, names: list[str]) -> tuple[list[Feature], Ar
 
 
 def _largest(
-    detector: NeuralDetector, rows: Array, contributions: Array, names: list[str]
+    detector: NeuralDetector, rows: Array | Frame, contributions: Array, names: list[str]
 ) -> Iterator[tuple[list[Contribution], float]]:
     """For each row its largest contributions, and the sum of the others."""
-    reconstructions = detector.reconstruct(rows)
-    deviations = in_standard_units(detector, rows)
+    values = shown_cells(detector, rows)
+    reconstructions = shown_cells(detector, detector.reconstruct(rows))
+    deviations = _deviations(detector, rows)
     for i, row in enumerate(contributions):
         order = np.argsort(-np.abs(row), kind="stable")
         largest = [
             Contribution(
                 feature=names[j],
-                value=float(rows[i, j]),
-                reconstruction=float(reconstructions[i, j]),
-                deviation=float(deviations[i, j]) if detector.preprocessing else None,
+                value=_shorten(values[i][j]),
+                reconstruction=_shorten(reconstructions[i][j]),
+                deviation=None if np.isnan(deviations[i, j]) else float(deviations[i, j]),
                 contribution=float(row[j]),
             )
             for j in order[:MAX_CONTRIBUTIONS]
         ]
         yield largest, float(row[order[MAX_CONTRIBUTIONS:]].sum())
+
+
+def _deviations(detector: NeuralDetector, rows: Array | Frame) -> Array:
+    """Values [n, n_features] in standard units; NaN for a gap and for what is no number."""
+    matrix = matrix_of(detector, rows)
+    units = in_standard_units(detector, matrix)
+    columns = getattr(detector, "columns_", None)
+    if columns is not None:
+        places = columns.places_of_numbers
+        units = np.where(places < 0, np.nan, units[:, places])
+    return units if detector.preprocessing else np.full_like(units, np.nan)
+
+
+def _drawn(detector: NeuralDetector, rows: Array | Frame) -> Array:
+    """Numbers [n, n_features] by which the values of rows are drawn."""
+    columns = getattr(detector, "columns_", None)
+    return matrix_of(detector, rows) if columns is None else columns.drawn(rows)
+
+
+def _names(detector: NeuralDetector, rows: Array | Frame) -> list[str]:
+    """The cells of the first id of a table; empty if there is none."""
+    if not isinstance(rows, Frame):
+        return []
+    found = [name for name in detector.columns_.ids[:1] if name in rows.columns]
+    return [str(cell) for name in found for cell in as_texts(rows.columns[name]).cells()]
+
+
+def joined_rows(pieces: Sequence[Array | Frame]) -> Array | Frame:
+    """Rows in pieces of one kind as one."""
+    frames = [piece for piece in pieces if isinstance(piece, Frame)]
+    arrays = [piece for piece in pieces if not isinstance(piece, Frame)]
+    return joined(frames) if frames else np.concatenate(arrays)
+
+
+def _rows(rows: Array | Frame, which: Array) -> Array | Frame:
+    return rows.take(which) if isinstance(rows, Frame) else rows[which]
 
 
 def _shorten(name: Any) -> str:
@@ -181,12 +230,14 @@ def sample_rows(scores: Array, n: int) -> Array:
     return np.sort(np.concatenate([top, drawn]))
 
 
-def take_rows(batches: Iterable[Array], indices: Array) -> Iterator[tuple[Array, Array]]:
+def take_rows(
+    batches: Iterable[Array | Frame], indices: Array
+) -> Iterator[tuple[Array, Array | Frame]]:
     """Take rows from batches by ascending indices: from each batch the indices and their rows."""
     start = 0
     for batch in batches:
         stop = start + len(batch)
         first, last = np.searchsorted(indices, [start, stop])
         if last > first:
-            yield indices[first:last], batch[indices[first:last] - start]
+            yield indices[first:last], _rows(batch, indices[first:last] - start)
         start = stop

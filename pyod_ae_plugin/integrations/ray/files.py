@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -52,15 +52,22 @@ def read_dataset(path: Path) -> Any:
 
 
 def fit_files(
-    detector: NeuralDetector, data: Path, without: str | None, workers: int, address: str | None
+    detector: NeuralDetector,
+    data: Path,
+    left_out: Sequence[str],
+    workers: int,
+    address: str | None,
 ) -> None:
-    """Fit a detector to the columns of a table but one; on GPUs if the detector's device is one."""
+    """Fit a detector to the numbers in a table; on GPUs if the detector's device is one."""
     with connected(address), _errors_named(data):
         dataset = read_dataset(data)
         names = dataset.columns()
-        if without is not None and without not in names:
-            raise ValueError(f"{data}: there is no column {without!r}; there are {some_of(names)}.")
-        features = [name for name in names if name != without]
+        unknown = [name for name in left_out if name not in names]
+        if unknown:
+            raise ValueError(
+                f"{data}: there is no column {unknown[0]!r}; there are {some_of(names)}."
+            )
+        features = [name for name in names if name not in left_out]
         device = _kind_of(str(detector.device))
         fit_dataset(detector, dataset, features, workers=workers, device=device)
 

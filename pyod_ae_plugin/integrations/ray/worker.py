@@ -35,6 +35,9 @@ _READ_ROWS = 2**16
 # Distance between the seeds of two workers, so that seeds of members never coincide.
 _BETWEEN_WORKERS = 2**32
 
+# Steps of a worker above which it trains on whole batches: twice what a fit makes by default.
+_ENOUGH_STEPS = 1_000
+
 # ------------------------------------------------------------------------------------- errors
 
 # Errors that would occur again if the workers were started again.
@@ -112,15 +115,20 @@ class RowsGroup(Group):
     def share_training(
         self, options: TrainingOptions, n_rows: int, generator: torch.Generator, seed: int
     ) -> tuple[TrainingOptions, int]:
-        """A share of each batch, as many steps as in a fit to all rows, and shuffles of its own."""
+        """Batches of this worker's rows, and shuffles of its own.
+
+        Where there are steps enough, each worker takes whole batches, and so its share of the
+        steps. Else it takes a share of each batch, and as many steps as a fit to all rows.
+        """
         counts = self.all_gather(n_rows)
         if self.rank > 0:
             generator.manual_seed(seed + _BETWEEN_WORKERS * self.rank)
         batch_size, epochs, lr = resolve(options, n_trained(options, sum(counts)))
         drawn = options.rows_per_member
+        n_steps = epochs * n_trained(options, sum(counts)) // (batch_size * self.size)
         options = replace(
             options,
-            batch_size=-(-batch_size // self.size),
+            batch_size=batch_size if n_steps >= _ENOUGH_STEPS else -(-batch_size // self.size),
             epochs=epochs,
             lr=lr,
             rows_per_member=None if drawn is None else -(-drawn // self.size),
@@ -243,7 +251,7 @@ def _fit_together(detector: NeuralDetector, group: RowsGroup, config: Mapping[st
         verbose=2 if detector.verbose == 2 and group.rank == 0 else 0,
     )
     feature_names = np.array(names, dtype=object) if config["has_names"] else None
-    return fit_model(as_rows(X), recipe, group=group, feature_names=feature_names)
+    return fit_model(as_rows(X), recipe, group=group, feature_names_in=feature_names)
 
 
 def _read_shard(rank: int, names: list[str]) -> Array:
