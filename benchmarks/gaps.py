@@ -70,7 +70,7 @@ def main() -> None:
             error = float(by_set.std(ddof=1) / len(by_set) ** 0.5)
             figures.add(f"{Detector.__name__}, {a} less {b}", float(by_set.mean()))
             figures.add(f"{Detector.__name__}, {a} less {b}, standard error", error)
-    figures.write(RESULTS / "gaps", environment())
+    figures.write(RESULTS / "gaps.csv", environment("gaps"))
 
 
 if __name__ == "__main__":
