@@ -33,6 +33,7 @@ def orders(n: int = 3_000, n_odd: int = 24, seed: int = 0) -> list[Order]:
     n_odd : int, default=24
         Number of odd ones among them; their ``is_fraud`` is 1.
     seed : int, default=0
+        The same seed makes the same orders.
 
     Returns
     -------

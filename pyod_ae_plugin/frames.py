@@ -23,12 +23,17 @@ LARGEST_EXACT = 2**53  # float64 does not tell larger integers from their neighb
 class Texts(NamedTuple):
     """A column of text: each cell is a number into a list of distinct values.
 
-    Attributes
+    Parameters
     ----------
     codes : ndarray of shape (n,)
-        int32; -1 where there is no value.
+        Of int32; -1 where there is no value.
     values : list of str
         Distinct. Some may have no cell.
+
+    Examples
+    --------
+    >>> Texts.of(["DE", None, "DE"]).codes
+    array([ 0, -1,  0], dtype=int32)
     """
 
     codes: Array
@@ -59,6 +64,12 @@ class Frame:
     ----------
     columns : dict of str to Cells
         At least one.
+
+    Examples
+    --------
+    >>> frame = Frame({"amount": np.array([1.0, 2.0]), "country": Texts.of(["DE", "FR"])})
+    >>> frame.shape, frame.take([1]).columns["country"].cells()
+    ((2, 2), ['FR'])
     """
 
     columns: Mapping[str, Cells]
@@ -164,6 +175,16 @@ def frame_of(X: object) -> Frame | None:
     Texts of blanks only, None, NaN, NA and NaT are gaps. Truth values become the texts "True" and
     "False". Times with a zone become the times on its clock, times of day those of 1970-01-01.
     Spans of time become seconds. Integers beyond 2**53 become texts, which keep their last digits.
+
+    Parameters
+    ----------
+    X : object
+        A table, or anything else.
+
+    Returns
+    -------
+    Frame or None
+        The columns, in their order.
 
     Raises
     ------

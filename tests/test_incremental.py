@@ -62,7 +62,7 @@ def test_moments_are_those_of_all_rows_however_they_are_split(X, cuts):
     magnitude[magnitude == 0] = 1
     scaled = X / magnitude  # squares of 1e-174 would be zero
     for found in (moments, merged):
-        assert found.n == len(X)
+        assert (found.n == len(X)).all()
         assert np.allclose(found.mean.numpy() / magnitude, scaled.mean(0), rtol=0, atol=1e-12)
         assert np.allclose(found.std.numpy() / magnitude, scaled.std(0), rtol=0, atol=1e-7)
 

@@ -272,7 +272,7 @@ def test_all_columns_that_are_no_numbers_are_named(read):
     with pytest.raises(ValueError, match="line 2, column 'c0': 'x' is not a number; ") as caught:
         table.values  # noqa: B018
     assert str(caught.value).count("is not a number") == 10
-    assert str(caught.value).endswith("and 3 more columns.")
+    assert "; and 3 more columns." in str(caught.value)
 
 
 def test_a_file_that_shrinks_before_an_error_is_located_is_said_to_have_changed(read, tmp_path):
