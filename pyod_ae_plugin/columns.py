@@ -141,9 +141,10 @@ class Columns:
         if problems:
             raise ValueError(" ".join(problems))
         matrix = np.zeros((len(frame), self.width))
+        filled = list(zip(self._learned, prepared, self._places(), strict=True))
         for start in range(0, len(matrix), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            for column, cells, place in zip(self._learned, prepared, self._places(), strict=True):
+            for column, cells, place in filled:
                 column.fill(matrix[rows, place], cells[rows])
         return matrix
 
@@ -154,7 +155,8 @@ class Columns:
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raise ValueError if columns that are learned from are not among the names of a table."""
-        missing = [name for name in self.features if name not in set(names)]
+        there = set(names)
+        missing = [name for name in self.features if name not in there]
         if not missing:
             return
         plain = {name.strip().lower(): name for name in names}

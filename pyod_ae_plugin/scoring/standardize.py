@@ -55,19 +55,18 @@ def spread_of(rows: Tensor) -> Spread:
     is the middle 80%, 98% or 99.8%, whichever is the first whose ends differ, or else all values.
     Gaps, NaN, count as no values; nothing bounds a feature that has no others.
     """
-    x = rows.double()
-    is_gap = x.isnan()
-    if bool(is_gap.any()):
-        columns = [_spread_of_known(x[~is_gap[:, j], j : j + 1]) for j in range(x.shape[1])]
-        return Spread(*map(torch.cat, zip(*columns, strict=True)))
-    return _spread_of_known(x)
+    x = rows.double().sort(dim=0).values
+    if not bool(x[-1].isnan().any()):  # gaps are sorted behind all values
+        return _spread_of_sorted(x)
+    n_known = (len(x) - x.isnan().sum(0)).tolist()
+    columns = [_spread_of_sorted(x[:n, j : j + 1]) for j, n in enumerate(n_known)]
+    return Spread(*map(torch.cat, zip(*columns, strict=True)))
 
 
-def _spread_of_known(x: Tensor) -> Spread:
+def _spread_of_sorted(x: Tensor) -> Spread:
     if len(x) == 0:
         zero = x.new_zeros(x.shape[1])
         return Spread(zero - math.inf, zero + math.inf, zero, zero, zero)
-    x = x.sort(dim=0).values
     last = len(x) - 1
     low, high, width = x[0], x[last], torch.zeros_like(x[0])
     for tail, deviations in _CENTRAL_SHARES:
@@ -127,20 +126,23 @@ class Moments:
     def update(self, rows: Tensor) -> None:
         """Add rows [m, n_features], m >= 1, of any real or boolean dtype, without infinity."""
         x = rows.double()
-        is_gap = x.isnan()
-        m = len(x) - is_gap.sum(0).double()
-        has_gaps = bool((m < len(x)).any())
+        largest = x.abs().amax(0)  # NaN where there is a gap, so that it takes no pass to find one
+        is_gap = x.isnan() if bool(largest.isnan().any()) else None
 
         def known(values: Tensor) -> Tensor:
-            return values.masked_fill(is_gap, 0.0) if has_gaps else values
+            return values if is_gap is None else values.masked_fill(is_gap, 0.0)
 
-        x = known(x)
-        self._set_unit(torch.maximum(self._unit, _power_of_two_above(x.abs().amax(0))))
-        x = x / self._unit
-        first = x.gather(0, is_gap.int().argmin(0, keepdim=True))[0] if has_gaps else x[0]
-        self._origin = torch.where(self.n == 0, first, self._origin)
-        x = known(x - self._origin)
-        mean = x.sum(0) / m.clamp_min(1) if has_gaps else x.mean(0)
+        if is_gap is None:
+            m, first = torch.full_like(self.n, len(x)), x[0]
+        else:
+            m = len(x) - is_gap.sum(0).double()
+            x = known(x)
+            largest = x.abs().amax(0)
+            first = x.gather(0, is_gap.int().argmin(0, keepdim=True))[0]
+        self._set_unit(torch.maximum(self._unit, _power_of_two_above(largest)))
+        self._origin = torch.where(self.n == 0, first / self._unit, self._origin)
+        x = known(x / self._unit - self._origin)
+        mean = x.mean(0) if is_gap is None else x.sum(0) / m.clamp_min(1)
         difference = mean - self._mean
         share = m / (self.n + m).clamp_min(1)
         squares = known(x - mean).square().sum(0)
