@@ -7,12 +7,10 @@ from decimal import Decimal
 
 import numpy as np
 
-from pyod_ae_plugin.frames import Cells, Texts
+from pyod_ae_plugin.frames import LARGEST_EXACT, Cells, Texts
 
 GAPS = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "nil"})
 """The words for a missing value, in small letters. ``strip().lower()`` of a cell is one of them."""
-
-LARGEST_EXACT = 2**53  # above it, float64 leaves out integers
 
 _LONGEST_SHOWN = 100  # characters of a cell in a message
 

@@ -223,8 +223,8 @@ def fit(
     from pyod_ae_plugin.detectors import NeuralDetector
     from pyod_ae_plugin.storage import check_output, check_replaceable, check_separate
 
-    if len(label or []) > 1:
-        raise typer.BadParameter(f"--label names one column, got {label}. Leave the others out.")
+    name = _one_label(label)
+    asked = {} if name is None else {name: "label"}
     if detector not in detector_names():
         raise typer.BadParameter(f"Unknown detector {detector!r}. `pyod-ae list` shows all names.")
     model = create_detector(detector, **_params(param or []))
@@ -234,7 +234,6 @@ def fit(
     check_replaceable(output)
     if model.checkpoint is not None:
         check_output(Path(model.checkpoint), data)
-    asked = dict.fromkeys(label or [], "label")
     asked |= dict.fromkeys(ids or [], "id") | dict.fromkeys(drop or [], "drop")
     if _on_ray(engine, address):
         from pyod_ae_plugin.integrations.ray.files import fit_files
@@ -356,18 +355,17 @@ def report(
     from pyod_ae_plugin.report import Report, compute_contents, require_bokeh
 
     require_bokeh()
-    if len(label or []) > 1:
-        raise typer.BadParameter(f"--label names one column, got {label}. Leave the others out.")
-    if outlier_value and not label:
+    name = _one_label(label)
+    if outlier_value and name is None:
         raise typer.BadParameter("--outlier-value needs --label.")
     _check_output(output, [data, model], ".html")
     detector = load_detector(model, device)
     options = _read_options(sep, decimal, encoding, header)
-    opened = open_for(detector, data, label or [], options)
+    opened = open_for(detector, data, [] if name is None else [name], options)
     labels, notes = None, list(opened.notes)
-    if label:
-        labels = labels_of(opened, label[0], outlier_value or [])
-        notes += note_on_label(opened, label[0])
+    if name is not None:
+        labels = labels_of(opened, name, outlier_value or [])
+        notes += note_on_label(opened, name)
     for note in notes:
         say(note, err=True)
     contents = compute_contents(detector, opened.rows, labels, lambda i: i + 1, source=data.name)
@@ -499,6 +497,13 @@ def _run(
             bar.update()
             results.append(result)
     return results
+
+
+def _one_label(label: list[str] | None) -> str | None:
+    """The column that --label names, if any; a second one is an error."""
+    if len(label or []) > 1:
+        raise typer.BadParameter(f"--label names one column, got {label}. Leave the others out.")
+    return label[0] if label else None
 
 
 def _read_options(

@@ -15,10 +15,10 @@ from pyod_ae_plugin.detectors.inputs import allows_gaps, as_rows
 from pyod_ae_plugin.dialects import ReadOptions
 from pyod_ae_plugin.drift import DriftReport, compare
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.frames import TIME, Cells, Frame, Texts, as_texts, joined
+from pyod_ae_plugin.frames import Cells, Frame, Texts, as_texts, gaps_in, joined
 from pyod_ae_plugin.plots import feature_names, format_number, shown_cells
 from pyod_ae_plugin.profiles import UnusableColumnsError
-from pyod_ae_plugin.report.rows_shown import joined_rows, take_rows
+from pyod_ae_plugin.report.rows_shown import ids_of, joined_rows, some_rows, take_rows
 from pyod_ae_plugin.sources import some_of
 from pyod_ae_plugin.tables import Table, read_table
 
@@ -44,12 +44,13 @@ def fit_table(
     ``asked`` holds roles of columns by name. ``missing`` is what to do about missing values: 'mask'
     hides them, 'drop' leaves out rows that have any, 'refuse' raises a ValueError.
     """
-    table = read_table(path, options=options)
     params = detector.get_params(deep=False)
+    left_out = [] if "columns" in params else list(asked)
+    table = read_table(path, columns=_all_but(left_out), options=options)
     if "missing" in params and params["missing"] is None:
         detector.set_params(missing="mask" if missing == "mask" else "refuse")
     if table.is_array or "columns" not in params:
-        rows = _numbers(table, list(asked), missing)
+        rows = _numbers(table, asked, missing)
     else:
         given = params["columns"] if isinstance(params["columns"], Mapping) else {}
         detector.set_params(columns={**given, **asked} or "auto")
@@ -75,13 +76,21 @@ def _located(error: UnusableColumnsError, table: Table) -> UnusableColumnsError:
     return UnusableColumnsError([*error.problems, *places], error.rows)
 
 
-def _numbers(table: Table, left_out: Sequence[str], missing: str) -> _Rows:
-    """The rows of a table of numbers, without some columns."""
-    unknown = [name for name in left_out if name not in (table.names or ())]
-    if unknown:
-        there = "the file has no names" if table.names is None else f"it has {some_of(table.names)}"
-        raise ValueError(f"{table.path}: there is no column {unknown[0]!r}; {there}.")
-    table = replace(table, allow_gaps=missing != "refuse").without(left_out)
+def _all_but(left_out: Sequence[str]) -> Callable[[list[str]], list[str]]:
+    """A function that chooses all columns but some; those that are not there are an error."""
+
+    def chosen(names: list[str]) -> list[str]:
+        unknown = [name for name in left_out if name not in names]
+        return [name for name in names if name not in left_out] + unknown
+
+    return chosen
+
+
+def _numbers(table: Table, asked: Iterable[str], missing: str) -> _Rows:
+    """The rows of a table of numbers, of which those that are asked for by name are left out."""
+    if table.names is None and (named := next(iter(asked), None)) is not None:
+        raise ValueError(f"{table.path}: there is no column {named!r}; the file has no names.")
+    table = replace(table, allow_gaps=missing != "refuse")
     return _Rows(table, table.with_progress("Reading").__iter__, missing, {})
 
 
@@ -117,7 +126,7 @@ class _Rows:
             kept = ~self._has_gap(batch, n_before - len(batch))
             self._n_dropped += int((~kept).sum())
             if kept.any():
-                yield batch.take(kept) if isinstance(batch, Frame) else batch[kept]
+                yield some_rows(batch, kept)
         if n_before and self._n_dropped == n_before:
             raise ValueError(
                 f"{self._path}: each of {n_before:,} rows has a missing value. Leave out the "
@@ -134,7 +143,7 @@ class _Rows:
     def _has_gap(self, batch: Batch, n_before: int) -> Array:
         """Whether each row has a missing value; ValueError for the first if they are refused."""
         if isinstance(batch, Frame):
-            gaps = {n: is_gap(c) for n, c in batch.columns.items() if n not in self._needless}
+            gaps = {n: gaps_in(c) for n, c in batch.columns.items() if n not in self._needless}
         else:
             gaps = {str(j): np.isnan(column) for j, column in enumerate(batch.T, start=1)}
         has_gap: Array = np.any(list(gaps.values()), axis=0)
@@ -146,13 +155,6 @@ class _Rows:
                 "--missing mask to hide such values, or --missing drop to leave such rows out."
             )
         return has_gap
-
-
-def is_gap(cells: Cells) -> Array:
-    """Whether each cell [n] has no value."""
-    if isinstance(cells, Texts):
-        return cells.codes < 0
-    return np.isnat(cells) if cells.dtype == TIME else np.isnan(cells)
 
 
 # ----------------------------------------------------------------------- tables for a detector
@@ -336,7 +338,7 @@ def top_rows_of(opened: Opened, indices: Array, scores: Array) -> Listing:
     order = np.argsort(indices)
     rows = joined_rows([rows for _, rows in take_rows(opened.rows, indices[order])])
     contributions, cells = detector.explain(rows), shown_cells(detector, rows)
-    names, ids = feature_names(detector), _ids_of(rows, opened)
+    names, ids = feature_names(detector), ids_of(detector, rows)
     place = {int(indices[i]): k for k, i in enumerate(order)}
     listing = Listing("rank", "row", *ids, "score", "outlier", "why", title=None)
     for rank, (index, score) in enumerate(zip(indices.tolist(), scores.tolist(), strict=True), 1):
@@ -349,10 +351,3 @@ def top_rows_of(opened: Opened, indices: Array, scores: Array) -> Listing:
         row = [str(rank), f"{index + 1:,}", *shown, format_number(score), outlier]
         listing.add_row(*row, ", ".join(reasons))
     return listing
-
-
-def _ids_of(rows: Batch, opened: Opened) -> dict[str, list[str | None]]:
-    if not isinstance(rows, Frame) or opened.columns is None:
-        return {}
-    there = [name for name in opened.columns.ids if name in rows.columns]
-    return {name: as_texts(rows.columns[name]).cells() for name in there}

@@ -106,6 +106,13 @@ def is_time(cells: Cells) -> bool:
     return not isinstance(cells, Texts) and cells.dtype == TIME
 
 
+def gaps_in(cells: Cells) -> Array:
+    """Whether each cell [n] has no value."""
+    if isinstance(cells, Texts):
+        return cells.codes < 0
+    return np.isnat(cells) if cells.dtype == TIME else np.isnan(cells)
+
+
 def taken(cells: Cells, rows: Array | slice) -> Cells:
     """Cells by their indices."""
     if isinstance(cells, Texts):

@@ -368,9 +368,8 @@ def plot_reconstruction(
     """
     row = _safe_indexing(X, [i])
     score = detector.decision_function(row)[0]
-    matrix = matrix_of(detector, row)
-    given = in_standard_units(detector, matrix)[0]
-    reconstructed = in_standard_units(detector, reconstructed_matrix(detector, matrix))[0]
+    given = in_standard_units(detector, matrix_of(detector, row))[0]
+    reconstructed = in_standard_units(detector, reconstructed_matrix(detector, row))[0]
     given = np.where(np.isnan(given), reconstructed, given)  # a gap is filled by it
     drawn = np.argsort(-np.abs(given - reconstructed), kind="stable")[:max_features]
     given, reconstructed = given[drawn], reconstructed[drawn]
@@ -653,8 +652,7 @@ def feature_names(detector: NeuralDetector) -> list[str]:
 
 def module_names(detector: NeuralDetector) -> list[str]:
     """Names of what the network takes: the features, or what the columns are encoded to."""
-    columns = getattr(detector, "columns_", None)
-    return feature_names(detector) if columns is None else columns.matrix_names
+    return fitted_of(detector).module_names or feature_names(detector)
 
 
 def format_number(x: float) -> str:

@@ -114,17 +114,6 @@ class Table:
 
         return replace(self, read=read, names=columns.matrix_names, allow_gaps=True)
 
-    def without(self, names: Sequence[str]) -> Table:
-        """The same table without some columns."""
-        if not names:
-            return self
-        kept = [name for name in self.names or () if name not in names]
-
-        def read() -> Iterator[Array | Frame]:
-            return (frame.select(kept) for frame in self.frames())
-
-        return replace(self, read=read, names=kept)
-
     def with_names(self, names: Sequence[str]) -> Table:
         """The same table with these names for its columns."""
 

@@ -102,6 +102,31 @@ def X():
     return np.random.default_rng(0).normal(size=(300, 6))
 
 
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Read tables in batches of 100 rows."""
+    from pyod_ae_plugin import tables
+
+    monkeypatch.setattr(tables, "BATCH_ROWS", 100)
+
+
+@pytest.fixture
+def without_pyarrow(monkeypatch):
+    """Read CSV files as where pyarrow is not installed."""
+    from pyod_ae_plugin import tables
+
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+
+
+@pytest.fixture(params=["with pyarrow", "without"])
+def either_reader(request):
+    """Read CSV files by pyarrow, and by Python."""
+    if request.param == "without":
+        request.getfixturevalue("without_pyarrow")
+    else:
+        pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra arrow")
+
+
 @pytest.fixture(scope="session")
 def adbench():
     """The folder with ADBench's data sets."""

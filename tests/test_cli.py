@@ -269,17 +269,6 @@ def test_unknown_kinds_of_file_are_refused(tmp_path):
 # ------------------------------------------------------------------ tables of any size
 
 
-@pytest.fixture
-def small_batches(monkeypatch):
-    """Read tables in batches of 100 rows."""
-    monkeypatch.setattr(tables, "BATCH_ROWS", 100)
-
-
-@pytest.fixture
-def without_pyarrow(monkeypatch):
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
-
-
 def write_rows(path, X):
     """Write rows to a file of the kind of its ending; a path without one becomes a folder."""
     if path.suffix == ".npy":

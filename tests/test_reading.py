@@ -16,21 +16,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pyod_ae_plugin import tables
 from pyod_ae_plugin.cells import GAPS, is_gap, number
 from pyod_ae_plugin.frames import TIME, Texts
 from pyod_ae_plugin.tables import ReadOptions, read_table
 
 BODY = "1.5,20\n2.5,10\n0.5,40\n"
-
-
-@pytest.fixture(params=["with pyarrow", "without"])
-def either_reader(request, monkeypatch):
-    """Read CSV files by pyarrow, and by Python."""
-    if request.param == "without":
-        monkeypatch.setattr(tables, "find_spec", lambda name: None)
-    else:
-        pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra arrow")
 
 
 @pytest.fixture

@@ -26,21 +26,6 @@ KINDS = ["t.csv", "t.npy", "t.npz", "t.parquet", "t"]
 
 
 @pytest.fixture
-def small_batches(monkeypatch):
-    """Read tables in batches of 100 rows."""
-    monkeypatch.setattr(tables, "BATCH_ROWS", 100)
-
-
-@pytest.fixture(params=["with pyarrow", "without"])
-def either_reader(request, monkeypatch):
-    """Read CSV files by pyarrow, and by Python."""
-    if request.param == "without":
-        monkeypatch.setattr(tables, "find_spec", lambda name: None)
-    else:
-        pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra arrow")
-
-
-@pytest.fixture
 def at_once():
     """Fail where something is waited for."""
 

@@ -812,7 +812,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> residual.shape
         (300, 5)
         """
-        reconstructed = self._map(self._fitted_module().reconstruct, X)
+        reconstructed = reconstructed_matrix(self, X)
         columns = getattr(self, "columns_", None)
         if columns is None:
             return reconstructed
@@ -1145,12 +1145,9 @@ def matrix_of(detector: NeuralDetector, X: Any) -> Array:
     return validate_rows(detector, X, reset=False).astype(np.float64, copy=False)
 
 
-@default_settings()
-def reconstructed_matrix(detector: NeuralDetector, matrix: Array) -> Array:
-    """Reconstructions [n, width] of what :func:`matrix_of` returned."""
-    module = detector.scoring_module_
-    reconstructed: Array = map_rows(module.reconstruct, as_rows(matrix), module).numpy()
-    return reconstructed
+def reconstructed_matrix(detector: NeuralDetector, X: Any) -> Array:
+    """Reconstructions [n, width] of what :func:`matrix_of` returns."""
+    return detector._map(detector._fitted_module().reconstruct, X)
 
 
 def check_params(detector: NeuralDetector) -> None:

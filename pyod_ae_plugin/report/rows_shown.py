@@ -98,13 +98,13 @@ def describe_rows(
     codes, pieces, names_of_rows = [], [], []
     for indices, rows in take_rows(batches, drawn):
         codes.append(detector.transform(rows))
-        names_of_rows += _names(detector, rows) or [name_of(int(i)) for i in indices]
-        pieces.append(_rows(rows, np.isin(indices, drawn[with_values])))
+        names_of_rows += _names(detector, indices, rows, name_of)
+        pieces.append(some_rows(rows, np.isin(indices, drawn[with_values])))
     kept = joined_rows(pieces)
     row_names = dict(zip(drawn.tolist(), map(_shorten, names_of_rows), strict=True))
 
     top = top_rows(scores, MAX_RANKED)
-    top_values = _rows(kept, np.searchsorted(drawn[with_values], top))
+    top_values = some_rows(kept, np.searchsorted(drawn[with_values], top))
     contributions = detector.explain(top_values)
     names = [_shorten(name) for name in feature_names(detector)]
     features, order = _features(contributions, names)
@@ -181,12 +181,20 @@ def _drawn(detector: NeuralDetector, rows: Array | Frame) -> Array:
     return matrix_of(detector, rows) if columns is None else columns.drawn(rows)
 
 
-def _names(detector: NeuralDetector, rows: Array | Frame) -> list[str]:
-    """The cells of the first id of a table; empty if there is none."""
+def ids_of(detector: NeuralDetector, rows: Array | Frame) -> dict[str, list[str | None]]:
+    """The cells of the ids of a table, by name; empty if there are none."""
     if not isinstance(rows, Frame):
-        return []
-    found = [name for name in detector.columns_.ids[:1] if name in rows.columns]
-    return [str(cell) for name in found for cell in as_texts(rows.columns[name]).cells()]
+        return {}
+    there = [name for name in detector.columns_.ids if name in rows.columns]
+    return {name: as_texts(rows.columns[name]).cells() for name in there}
+
+
+def _names(
+    detector: NeuralDetector, indices: Array, rows: Array | Frame, name_of: Callable[[int], Any]
+) -> list[Any]:
+    """Names of rows with these indices: by the first id of a table, else by their places."""
+    by_ids = next(iter(ids_of(detector, rows).values()), None)
+    return [name_of(int(i)) for i in indices] if by_ids is None else by_ids
 
 
 def joined_rows(pieces: Sequence[Array | Frame]) -> Array | Frame:
@@ -196,7 +204,8 @@ def joined_rows(pieces: Sequence[Array | Frame]) -> Array | Frame:
     return joined(frames) if frames else np.concatenate(arrays)
 
 
-def _rows(rows: Array | Frame, which: Array) -> Array | Frame:
+def some_rows(rows: Array | Frame, which: Array) -> Array | Frame:
+    """Rows by their indices, or by whether to take each."""
     return rows.take(which) if isinstance(rows, Frame) else rows[which]
 
 
@@ -239,5 +248,5 @@ def take_rows(
         stop = start + len(batch)
         first, last = np.searchsorted(indices, [start, stop])
         if last > first:
-            yield indices[first:last], _rows(batch, indices[first:last] - start)
+            yield indices[first:last], some_rows(batch, indices[first:last] - start)
         start = stop
