@@ -265,7 +265,10 @@ def score(
         typer.Option(help="Name of a column to write beside the scores; can be repeated."),
     ] = None,
     top: Annotated[
-        int, typer.Option(min=0, help="Print so many rows with the highest scores, with reasons.")
+        int,
+        typer.Option(
+            min=0, help="Number of rows to print: those with the highest scores, with reasons."
+        ),
     ] = 0,
     only_outliers: Annotated[
         bool, typer.Option("--only-outliers", help="Write the rows above the threshold only.")

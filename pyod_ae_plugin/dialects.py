@@ -21,7 +21,7 @@ _Record = list[str]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    r"""How CSV files are read. What is None is found out from the first lines.
+    """How CSV files are written. An option that is None is found out from the first lines.
 
     Parameters
     ----------

@@ -238,8 +238,8 @@ def open_for(
     taken = [name for name in keep if name in ("score", "label", "row")]
     if taken:
         raise ValueError(
-            f"{path}: the column {taken[0]!r} cannot be kept, since the output has one of its own "
-            "with this name. Rename it."
+            f"{path}: the output already has a column {taken[0]!r}. Rename that of the table to "
+            "keep it."
         )
     table = read_table(path, columns=needed, options=_filled(options, detector))
     notes = list(table.notes)

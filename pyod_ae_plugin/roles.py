@@ -285,7 +285,7 @@ class TimeColumn(Column):
 
 
 def _clock(turns: float) -> str:
-    """Time of day; the hand of the clock has turned so many times since midnight."""
+    """The time of day, such as 14:05, of days since midnight; full turns do not count."""
     if math.isnan(turns):
         return ""
     minutes = round(turns * 1440) % 1440
@@ -297,7 +297,7 @@ def _weekday(turns: float) -> str:
 
 
 def _date(start: np.datetime64, days: float) -> str:
-    """The date so many days after the start, within the years that a date may have."""
+    """The date that is this number of days after the start, limited to the years 1 to 9999."""
     if math.isnan(days):
         return ""
     earliest, latest = -719162, 2932896  # of the years 1 to 9999, in days since 1970

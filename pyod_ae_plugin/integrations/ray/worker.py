@@ -115,10 +115,10 @@ class RowsGroup(Group):
     def share_training(
         self, options: TrainingOptions, n_rows: int, generator: torch.Generator, seed: int
     ) -> tuple[TrainingOptions, int]:
-        """Batches of this worker's rows, and shuffles of its own.
+        """Options of the training of this worker's rows, which it shuffles by itself.
 
-        Where there are steps enough, each worker takes whole batches, and so its share of the
-        steps. Else it takes a share of each batch, and as many steps as a fit to all rows.
+        If there are enough steps, the worker takes whole batches and a share of the steps. If not,
+        it takes a share of each batch and as many steps as a fit to all rows.
         """
         counts = self.all_gather(n_rows)
         if self.rank > 0:
