@@ -51,7 +51,7 @@ else:
 READ = """
 import sys
 from pathlib import Path
-from pyod_ae_plugin.tables import read_table
+from pyod_ae_plugin.tables.reading import read_table
 print(sum(len(batch) for batch in read_table(Path(sys.argv[1]))))
 """
 PYOD = """

@@ -24,7 +24,7 @@ import ray.data
 from pyod_ae_plugin import AutoEncoder, load_detector
 from pyod_ae_plugin.integrations.ray import fit_dataset, score_dataset, write_parquet
 from pyod_ae_plugin.scorefiles import score_table
-from pyod_ae_plugin.tables import read_table
+from pyod_ae_plugin.tables.reading import read_table
 
 N_FEATURES, FILE_ROWS, WORKERS = 30, 100_000, (1, 2)
 Runs = Iterator[tuple[str, Callable[[], object]]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import platform
 import re
 import shlex
 import sys
@@ -19,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pyod_ae_plugin.benchmarking.datasets import Dataset
     from pyod_ae_plugin.benchmarking.evaluation import Protocol, Result
-    from pyod_ae_plugin.dialects import ReadOptions
+    from pyod_ae_plugin.tables.dialects import ReadOptions
 
 # ------------------------------------------- what is printed: no name acts on the terminal
 
@@ -123,9 +124,20 @@ Address = Annotated[
     typer.Option(help="Address of the Ray cluster. Default: RAY_ADDRESS, or a local one."),
 ]
 
+
+class FitCommand(TyperCommand):
+    """The command fit, for which ``-p help`` needs no table and no output."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        if "help" in (given.get("param") or []):
+            _print_params(given.get("detector") or "AutoEncoder")
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     cls=Commands,
-    help="Autoencoder outlier detectors for PyOD: fit, score and compare without writing code.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -153,8 +165,8 @@ def main() -> None:
 
 def _lines_of(error: Exception) -> list[str]:
     """An error in one line, or in one for each column that cannot be used and a remedy."""
-    from pyod_ae_plugin.profiles import UnusableColumnsError
-    from pyod_ae_plugin.tables import SEE_PAGE
+    from pyod_ae_plugin.columns.profiles import UnusableColumnsError
+    from pyod_ae_plugin.tables.reading import SEE_PAGE
 
     if not isinstance(error, UnusableColumnsError):
         return [f"pyod-ae: {error}"]
@@ -163,6 +175,30 @@ def _lines_of(error: Exception) -> list[str]:
         dropped = [part for name in error.rows for part in ("--drop", name)]
         lines.append(f"To leave them out: {shlex.join(['pyod-ae', *sys.argv[1:], *dropped])}")
     return [*lines, SEE_PAGE]
+
+
+def _print_version(asked: bool) -> None:
+    """Print the versions of this package and of what it computes with, and exit."""
+    if asked:
+        from importlib.metadata import version
+
+        from pyod_ae_plugin import __version__
+
+        others = ", ".join(f"{name} {version(name)}" for name in ("pyod", "torch", "numpy"))
+        say(f"pyod-ae {__version__} ({others}, Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print versions and exit."
+        ),
+    ] = False,
+) -> None:
+    """Autoencoder outlier detectors for PyOD: fit, score and compare without writing code."""
 
 
 @app.command("list")
@@ -174,7 +210,7 @@ def list_detectors() -> None:
         say(name)
 
 
-@app.command()
+@app.command(cls=FitCommand)
 def fit(
     data: Rows,
     output: Annotated[
@@ -182,11 +218,18 @@ def fit(
         typer.Option("--output", "-o", help="Where to save: a folder or .safetensors file."),
     ],
     detector: Annotated[
-        str, typer.Option(help="AutoEncoder, VAE, AutoEncoderEnsemble or a plugin's.")
+        str,
+        typer.Option(
+            help="AutoEncoder, VAE, AutoEncoderEnsemble or a plugin's. `pyod-ae list` lists them."
+        ),
     ] = "AutoEncoder",
     param: Annotated[
         list[str] | None,
-        typer.Option("--param", "-p", help="Parameter as NAME=VALUE; can be repeated."),
+        typer.Option(
+            "--param",
+            "-p",
+            help="Parameter of the detector as NAME=VALUE; can be repeated. `-p help` lists them.",
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,
@@ -219,14 +262,13 @@ def fit(
     Columns may hold numbers, categories, times, ids and a label; what each holds is found out, and
     said. The options on how the file is written are saved with the model.
     """
-    from pyod_ae_plugin import create_detector, detector_names
+    from pyod_ae_plugin import create_detector
     from pyod_ae_plugin.detectors import NeuralDetector
     from pyod_ae_plugin.storage import check_output, check_replaceable, check_separate
 
     name = _one_label(label)
     asked = {} if name is None else {name: "label"}
-    if detector not in detector_names():
-        raise typer.BadParameter(f"Unknown detector {detector!r}. `pyod-ae list` shows all names.")
+    _check_known([detector])
     model = create_detector(detector, **_params(param or []))
     if not isinstance(model, NeuralDetector):
         raise typer.BadParameter(f"{detector} cannot be saved; `pyod-ae bench` can run it.")
@@ -248,9 +290,17 @@ def fit(
     model.save(output)
     n_features = "feature" if model.n_features_in_ == 1 else "features"
     say(
-        f"Fitted {detector} to {len(model.labels_)} rows of {model.n_features_in_} {n_features}: "
-        f"{int(model.labels_.sum())} outliers above {model.threshold_:.6g}. Saved to {output}."
+        f"Fitted {detector} to {len(model.labels_):,} rows of {model.n_features_in_} {n_features}. "
+        f"Saved to {output}."
     )
+    rule = f"contamination={model.contamination}"
+    assumed = any(given.startswith("contamination=") for given in param or [])
+    say(
+        f"{int(model.labels_.sum()):,} of them score above the threshold, {model.threshold_:.6g}: "
+        + (f"{rule}." if assumed else f"{rule} is assumed. For 1%: -p contamination=0.01.")
+    )
+    command = ["pyod-ae", "score", str(data), "--model", str(output), "-o", "scores.csv"]
+    say(f"Next: {shlex.join(command)} --top 10")
 
 
 @app.command()
@@ -484,14 +534,12 @@ def _run(
     """Run the benchmark with a progress bar."""
     from tqdm import tqdm
 
-    from pyod_ae_plugin import create_detector, detector_names
+    from pyod_ae_plugin import create_detector
     from pyod_ae_plugin.benchmarking.evaluation import run
 
     if not names:
         raise typer.BadParameter("--detectors names no detector.")
-    unknown = sorted(set(names) - set(detector_names()))
-    if unknown:
-        raise typer.BadParameter(f"Unknown detectors {unknown}. `pyod-ae list` shows all names.")
+    _check_known(names)
     results = []
     n_runs = len(datasets) * len(names) * n_seeds
     with tqdm(total=n_runs, desc="bench", unit="run") as bar:
@@ -500,6 +548,36 @@ def _run(
             bar.update()
             results.append(result)
     return results
+
+
+def _check_known(names: list[str]) -> None:
+    """Raise unless all are names of detectors."""
+    from pyod_ae_plugin import detector_names
+    from pyod_ae_plugin.plugins.manager import did_you_mean
+
+    known = detector_names()
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(
+                f"Unknown detector {name!r}. {did_you_mean(name, known)}`pyod-ae list` lists all."
+            )
+
+
+def _print_params(detector: str) -> None:
+    """Print the parameters of a detector with their defaults, and what each is."""
+    from rich.table import Table
+
+    from pyod_ae_plugin import create_detector
+    from pyod_ae_plugin.plugins.manager import parameter_summaries
+
+    _check_known([detector])
+    created = create_detector(detector)
+    listing = Table(box=None, show_header=False)
+    summaries = parameter_summaries(type(created))
+    for name, value in created.get_params(deep=False).items():
+        listing.add_row(f"{name}={value!r}", summaries.get(name, ""))
+    say(f"Parameters of {detector}, with their defaults:")
+    console().print(listing)
 
 
 def _one_label(label: list[str] | None) -> str | None:
@@ -513,7 +591,7 @@ def _read_options(
     sep: str | None, decimal: str | None, encoding: str | None, header: bool | None
 ) -> ReadOptions:
     """The options on how a CSV file is written; None where the file tells."""
-    from pyod_ae_plugin.dialects import ReadOptions
+    from pyod_ae_plugin.tables.dialects import ReadOptions
 
     named = {"tab": "\t", r"\t": "\t"}
     try:

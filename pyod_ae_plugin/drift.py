@@ -111,24 +111,29 @@ class DriftReport:
         names, k = self.drifted_features, len(self.features)
         statistics = {f.name: f.statistic for f in self.features}
         if not names:
+            largest, critical = max(statistics.values()), self.critical_value
             return (
-                f"No drift in {k} features: largest KS statistic {max(statistics.values()):.2f}, "
-                f"significant from {self.critical_value:.2f}."
+                f"No drift in {k} features: the largest difference from the training rows is KS "
+                f"{largest:.2f}, and {critical:.2f} would be significant."
             )
         named = ", ".join(f"{name} (KS {statistics[name]:.2f})" for name in names[:_MOST_NAMED])
         others = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        return f"Drift in {len(names)} of {k} features: {named}{others}."
+        return (
+            f"Drift in {len(names)} of {k} features, whose values differ from those of the "
+            f"training rows: {named}{others}."
+        )
 
     def _about_rows(self) -> str:
         if np.isnan(self.score.p_value):
-            score, expected = "Scores not tested, which needs held_out_threshold=True", "training"
+            score = "Their distribution is tested only after a fit with held_out_threshold=True"
+            expected = "training rows"
         else:
             found = "Drift" if self.score_drifted else "No drift"
             score = f"{found} in the scores (KS {self.score.statistic:.2f})"
-            expected = "the rows held out"
+            expected = "rows held out in training"
         return (
-            f"{score}; {self.outlier_share:.1%} of {self.n_rows} rows are outliers, "
-            f"{self.expected_outlier_share:.1%} in {expected}."
+            f"{self.outlier_share:.1%} of {self.n_rows:,} rows score above the threshold; of the "
+            f"{expected} it was {self.expected_outlier_share:.1%}. {score}."
         )
 
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyod_ae_plugin.columns import Columns, NumberColumn
+from pyod_ae_plugin.columns.frames import Cells, Frame, Texts, as_texts, gaps_in, joined
+from pyod_ae_plugin.columns.matrix import Columns, NumberColumn
+from pyod_ae_plugin.columns.profiles import UnusableColumnsError
 from pyod_ae_plugin.detectors.base import adopt, fitted_of
 from pyod_ae_plugin.detectors.inputs import allows_gaps, as_rows
-from pyod_ae_plugin.dialects import ReadOptions
 from pyod_ae_plugin.drift import DriftReport, compare
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.frames import Cells, Frame, Texts, as_texts, gaps_in, joined
 from pyod_ae_plugin.plots import feature_names, format_number, shown_cells
-from pyod_ae_plugin.profiles import UnusableColumnsError
 from pyod_ae_plugin.report.rows_shown import ids_of, joined_rows, some_rows, take_rows
 from pyod_ae_plugin.sources import some_of
-from pyod_ae_plugin.tables import Table, read_table
+from pyod_ae_plugin.tables.dialects import ReadOptions
+from pyod_ae_plugin.tables.reading import Table, read_table
 
 if TYPE_CHECKING:
     from rich.table import Table as Listing

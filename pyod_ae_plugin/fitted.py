@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyod_ae_plugin.columns import Columns
+from pyod_ae_plugin.columns.matrix import Columns
 from pyod_ae_plugin.engine.cuda.fused import Precision
 from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.engine.folded import score_function

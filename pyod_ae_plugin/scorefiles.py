@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from pyod_ae_plugin import __version__
+from pyod_ae_plugin.columns.frames import TIME, Cells, Texts, as_texts
 from pyod_ae_plugin.detectors.inputs import as_rows
 from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.frames import TIME, Cells, Texts, as_texts
-from pyod_ae_plugin.integrations import arrow
 from pyod_ae_plugin.storage import atomic_write, check_output, model_digest, working_folder
-from pyod_ae_plugin.tables import Table
+from pyod_ae_plugin.tables import arrow
+from pyod_ae_plugin.tables.reading import Table
 
 WRITABLE = (".csv", ".npy", ".npz", ".parquet")
 

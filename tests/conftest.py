@@ -105,17 +105,17 @@ def X():
 @pytest.fixture
 def small_batches(monkeypatch):
     """Read tables in batches of 100 rows."""
-    from pyod_ae_plugin import tables
+    from pyod_ae_plugin.tables import reading
 
-    monkeypatch.setattr(tables, "BATCH_ROWS", 100)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 100)
 
 
 @pytest.fixture
 def without_pyarrow(monkeypatch):
     """Read CSV files as where pyarrow is not installed."""
-    from pyod_ae_plugin import tables
+    from pyod_ae_plugin.tables import reading
 
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    monkeypatch.setattr(reading, "find_spec", lambda name: None)
 
 
 @pytest.fixture(params=["with pyarrow", "without"])

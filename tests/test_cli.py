@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from pyod_ae_plugin import AutoEncoder, filetasks, load_detector, scorefiles, tables
+from pyod_ae_plugin import AutoEncoder, filetasks, load_detector, scorefiles
 from pyod_ae_plugin.scorefiles import write_columns
 from pyod_ae_plugin.storage import working_folder
-from pyod_ae_plugin.tables import read_table
+from pyod_ae_plugin.tables import arrow
+from pyod_ae_plugin.tables.reading import read_table
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ def write_rows(path, X):
             pieces = {path / f"{i}.parquet": piece for i, piece in enumerate(np.split(X, 3))}
         for where, rows in pieces.items():
             columns = {name: rows[:, i] for i, name in enumerate("abcdef")}
-            parquet.write_table(tables.arrow.pyarrow().table(columns), where, row_group_size=70)
+            parquet.write_table(arrow.pyarrow().table(columns), where, row_group_size=70)
     return path
 
 
@@ -349,7 +350,7 @@ def test_a_bad_cell_is_counted_over_all_batches(tmp_path, X, small_batches):
 
 def test_columns_that_are_no_numbers_are_named(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra arrow")
-    table = tables.arrow.pyarrow().table({"a": [1.0], "b": ["x"]})
+    table = arrow.pyarrow().table({"a": [1.0], "b": ["x"]})
     parquet.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"t\.parquet: row 1, column 'b': 'x' is not a number"):
         _ = read_table(tmp_path / "t.parquet").values
@@ -564,7 +565,12 @@ def test_runs_with_two_models_and_one_output_do_not_mix(run, inputs, monkeypatch
     run("fit", "rows.npy", "-o", "other", *QUICK_FIT, "-p", "random_state=1")
     for model in ("model", "other"):
         run("score", "rows.npy", "--model", model, "-o", f"by-{model}.npy")
-    code = "from pyod_ae_plugin import cli, tables; import sys; tables.BATCH_ROWS = 10; cli.main()"
+    code = (
+        "from pyod_ae_plugin import cli\n"
+        "from pyod_ae_plugin.tables import reading\n"
+        "reading.BATCH_ROWS = 10\n"
+        "cli.main()"
+    )
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, "score", "rows.npy", "--model", model, "-o", "s.npy"],

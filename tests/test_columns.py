@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyod_ae_plugin.columns import Columns
-from pyod_ae_plugin.frames import TIME, Frame, Texts, frame_of
-from pyod_ae_plugin.profiles import Profiler
-from pyod_ae_plugin.times import read_times
+from pyod_ae_plugin.columns.frames import TIME, Frame, Texts, frame_of
+from pyod_ae_plugin.columns.matrix import Columns
+from pyod_ae_plugin.columns.profiles import Profiler
+from pyod_ae_plugin.columns.times import read_times
 
 N = 40
 FEW = ["DE", "FR", "US", "DE"] * (N // 4)

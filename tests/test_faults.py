@@ -37,12 +37,12 @@ from pyod_ae_plugin import (
     create_detector,
     detector_names,
     load_detector,
-    tables,
 )
 from pyod_ae_plugin.engine import tiles, training
 from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp
 from pyod_ae_plugin.plugins import hookimpl, hookspecs
 from pyod_ae_plugin.plugins.manager import PluginWarning, find, plugin_manager
+from pyod_ae_plugin.tables import reading
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 # AutoEncoder suffices where time counts.
@@ -340,7 +340,7 @@ def test_a_full_disk_ends_a_fit_whose_checkpoint_it_cannot_hold(quick, disk, X, 
 
 def command(*arguments):
     """Run ``pyod-ae``, on batches of 100 rows; return its exit status and what it says."""
-    tables.BATCH_ROWS = 100
+    reading.BATCH_ROWS = 100
     sys.argv = ["pyod-ae", *map(str, arguments)]
     said = io.StringIO()
     try:
@@ -355,7 +355,7 @@ def command(*arguments):
 def score_command(quick, tmp_path, X, monkeypatch):
     """Make the command that scores a table to a file; and what that file shall hold."""
     monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(tables, "BATCH_ROWS", 100)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 100)
     detector = quick(AutoEncoder).fit(X)
     detector.save(tmp_path / "model")
     np.save(tmp_path / "rows.npy", X)
@@ -396,8 +396,9 @@ import signal, sys, time
 import torch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of nohup ignores it
 torch.set_num_threads(1)
-from pyod_ae_plugin import cli, filetasks, tables
-tables.BATCH_ROWS = 100
+from pyod_ae_plugin import cli, filetasks
+from pyod_ae_plugin.tables import reading
+reading.BATCH_ROWS = 100
 score, n_calls = filetasks.Opened.score, []
 def slowly(self, X):
     n_calls.append(len(X))

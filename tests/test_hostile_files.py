@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, Corruption, load_detector, tables
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, Corruption, load_detector
 from pyod_ae_plugin.storage import Checkpoint, read_model, read_sealed, write_model, write_sealed
-from pyod_ae_plugin.tables import read_table
+from pyod_ae_plugin.tables import arrow, reading
+from pyod_ae_plugin.tables.reading import read_table
 
 pytestmark = pytest.mark.slow
 
@@ -339,7 +340,7 @@ def table_files(kind, X):
         columns = dict(zip("abcde", X.T, strict=True))
         for options in PARQUET_OPTIONS:
             files.append(io.BytesIO())
-            parquet.write_table(tables.arrow.pyarrow().table(columns), files[-1], **options)
+            parquet.write_table(arrow.pyarrow().table(columns), files[-1], **options)
         return [file.getvalue() for file in files]
     arrays = [X, np.asfortranarray(X), X.astype(">f4"), (100 * X).astype("<i8")]
     for i, array in enumerate(arrays):
@@ -467,7 +468,7 @@ def is_refused_as_table(path):
 def test_damaged_and_forged_tables_are_refused_or_finite(kind, tmp_path, limited, monkeypatch):
     if kind == "csv without pyarrow":
         kind = "csv"
-        monkeypatch.setattr(tables, "find_spec", lambda name: None)
+        monkeypatch.setattr(reading, "find_spec", lambda name: None)
     X = np.random.default_rng(0).normal(size=(40, 5))
     path, rng = tmp_path / f"t.{kind}", random.Random(kind)
     files = table_files(kind, X)

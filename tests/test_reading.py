@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pyod_ae_plugin.cells import GAPS, is_gap, number
-from pyod_ae_plugin.frames import TIME, Texts
-from pyod_ae_plugin.tables import ReadOptions, read_table
+from pyod_ae_plugin.columns.frames import TIME, Texts
+from pyod_ae_plugin.tables.cells import GAPS, is_gap, number
+from pyod_ae_plugin.tables.reading import ReadOptions, read_table
 
 BODY = "1.5,20\n2.5,10\n0.5,40\n"
 
@@ -252,7 +252,7 @@ def test_a_blank_line_in_one_column_is_a_gap(read):
 
 
 def test_a_blank_line_in_one_column_is_a_gap_at_the_border_of_blocks(read, monkeypatch):
-    monkeypatch.setattr("pyod_ae_plugin.csvfiles._BLOCK_BYTES", 5)
+    monkeypatch.setattr("pyod_ae_plugin.tables.csvfiles._BLOCK_BYTES", 5)
     assert cells(read("temp\n" + "1.5\n\n\n" * 9)) == {"temp": ([1.5, None, None] * 9)[:-1]}
 
 

@@ -10,10 +10,10 @@ from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin.columns.frames import frame_of
 from pyod_ae_plugin.demo import ODD, orders
-from pyod_ae_plugin.frames import frame_of
 from pyod_ae_plugin.storage import read_model
-from pyod_ae_plugin.tables import read_table
+from pyod_ae_plugin.tables.reading import read_table
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 QUICK = {"epoch_num": 2, "verbose": 0, "device": "cpu"}

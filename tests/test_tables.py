@@ -17,9 +17,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyod_ae_plugin import AutoEncoder, tables, textfiles
+from pyod_ae_plugin import AutoEncoder
 from pyod_ae_plugin.benchmarking.datasets import folder_datasets
-from pyod_ae_plugin.tables import read_table
+from pyod_ae_plugin.tables import arrow, reading, textfiles
+from pyod_ae_plugin.tables.reading import read_table
 
 NAMES = list("abcdef")
 KINDS = ["t.csv", "t.npy", "t.npz", "t.parquet", "t"]
@@ -50,7 +51,7 @@ def write(path, X):
     elif path.suffix == ".parquet":
         parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra arrow")
         columns = {name: X[:, i] for i, name in enumerate(NAMES)}
-        parquet.write_table(tables.arrow.pyarrow().table(columns), path)
+        parquet.write_table(arrow.pyarrow().table(columns), path)
     else:
         path.mkdir()
         for i, piece in enumerate(np.split(X, 3)):
@@ -137,7 +138,7 @@ def test_commands_refuse_a_file_that_changes(
         pytest.importorskip("bokeh", reason="needs bokeh, of the extra report")
     path = write(tmp_path / "t.npy", X)
     quick().fit(X).save(tmp_path / "model")
-    read = tables.npy_batches
+    read = reading.npy_batches
 
     def read_and_change(*arguments):
         batches = read(*arguments)
@@ -145,7 +146,7 @@ def test_commands_refuse_a_file_that_changes(
         replace_by_a_shorter_one(path)
         yield from batches
 
-    monkeypatch.setattr(tables, "npy_batches", read_and_change)
+    monkeypatch.setattr(reading, "npy_batches", read_and_change)
     output = tmp_path / {"fit": "out", "score": "out.csv", "report": "out.html"}[command]
     model = () if command == "fit" else ("--model", tmp_path / "model")
     status, _, err = run(command, path, *model, "-o", output)

@@ -214,12 +214,13 @@ def test_a_line_is_one_line(capsys):
 def test_warnings_on_stderr_are_shown(tmp_path, X):
     code = (
         "import sys, warnings\n"
-        "from pyod_ae_plugin import cli, tables\n"
-        "read = tables.read_table\n"
+        "from pyod_ae_plugin import cli\n"
+        "from pyod_ae_plugin.tables import reading\n"
+        "read = reading.read_table\n"
         "def warns(path, **options):\n"
         "    warnings.warn(f'odd: {path}', stacklevel=1)\n"
         "    return read(path, **options)\n"
-        "tables.read_table = warns\n"
+        "reading.read_table = warns\n"
         "cli.main()"
     )
     np.save(tmp_path / f"{HOSTILE}.npy", X)

@@ -18,6 +18,8 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from pyod_ae_plugin.columns.frames import Frame, as_given
+from pyod_ae_plugin.columns.profiles import check_roles
 from pyod_ae_plugin.detectors import saved
 from pyod_ae_plugin.detectors.fit import FitInterrupted, fit_model
 from pyod_ae_plugin.detectors.inputs import (
@@ -51,10 +53,8 @@ from pyod_ae_plugin.engine.rows import Rows
 from pyod_ae_plugin.engine.tiles import map_resident, map_rows
 from pyod_ae_plugin.export import export_program, write_onnx
 from pyod_ae_plugin.fitted import Array, Fitted, score_rows
-from pyod_ae_plugin.frames import Frame, as_given
 from pyod_ae_plugin.networks import Network
 from pyod_ae_plugin.plugins.manager import check_keywords
-from pyod_ae_plugin.profiles import check_roles
 from pyod_ae_plugin.scoring import ScoringModule, contributions
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 

@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from tqdm import tqdm
 
-from pyod_ae_plugin.columns import Columns
+from pyod_ae_plugin.columns.matrix import Columns
 from pyod_ae_plugin.detectors.recipe import Recipe
 from pyod_ae_plugin.engine.devices import (
     check_rng_state,
@@ -380,8 +380,10 @@ def _sample(rows: Rows, copies: int, group: Group) -> Tensor:
     n_features = rows.shape[1]
     most = max(_SAMPLE_CELLS // (n_features * copies), _FEWEST_SAMPLE_ROWS)
     stride = -(-sum(counts) // min(most, _MOST_SAMPLE_ROWS))
-    parts = group.gather(rows[-sum(counts[: group.rank]) % stride :: stride])
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    own = rows[-sum(counts[: group.rank]) % stride :: stride]
+    if group.size == 1:
+        return own
+    return torch.cat(group.gather(own.clone()))  # a view would be sent with all rows
 
 
 def _tiles(sample: Tensor, module: ScoringModule, recipe: Recipe) -> Tiles:
@@ -502,18 +504,22 @@ def _run_once(
 ) -> bool:
     """Continue a training; return whether it finished."""
     try:
-        bar = tqdm(desc="Training: ", disable=verbose != 1, initial=len(training.history))
+        bar = tqdm(
+            desc="Training",
+            total=training.n_epochs,
+            initial=len(training.history),
+            unit="epoch",
+            disable=verbose != 1,
+        )
         with bar, contextlib.closing(training.epochs()) as epochs:
             for epoch in epochs:
                 if checkpoint is not None:
                     checkpoint.save(_state(training, draws_globally))
-                bar.total = epoch.total
+                bar.set_postfix_str(f"loss={epoch.loss:.4f}", refresh=False)
                 bar.update()
                 if verbose == 2:
-                    print(
-                        f"Epoch {len(training.history)}/{epoch.total}, loss={epoch.loss:.4f}, "
-                        f"time={epoch.seconds:.2f}s"
-                    )
+                    place = f"Epoch {len(training.history)}/{training.n_epochs}"
+                    print(f"{place}, loss={epoch.loss:.4f}, time={epoch.seconds:.2f}s")
     except KeyboardInterrupt:
         if not training.history:
             raise

@@ -13,10 +13,10 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyod_ae_plugin.columns import Columns
+from pyod_ae_plugin.columns.frames import TIME, Cells, Frame, Texts, frame_of
+from pyod_ae_plugin.columns.matrix import Columns
+from pyod_ae_plugin.columns.profiles import Profiler
 from pyod_ae_plugin.engine.rows import Rows
-from pyod_ae_plugin.frames import TIME, Cells, Frame, Texts, frame_of
-from pyod_ae_plugin.profiles import Profiler
 
 try:
     from sklearn.utils.validation import validate_data

@@ -32,9 +32,10 @@ _WEIGHTS, _NUMBERS = "..weights", "..numbers"
 _BEST = "best."
 _GATHERED_INDICES = 2**11
 _ROWS_FOR_ERROR = 2**10
-# Steps that each of several processes makes between two exchanges. On one machine an exchange takes
-# as long as two or three steps.
-_LOCAL_STEPS = 16
+# Steps that each of several processes makes between two exchanges, and the most exchanges of a
+# training. On one machine an exchange takes as long as two or three steps, and each waits for the
+# slowest process.
+_LOCAL_STEPS, _MOST_EXCHANGES = 16, 100
 _FLOATS = {torch.float32, torch.float64}
 
 
@@ -45,7 +46,6 @@ class Epoch:
     loss: float  # mean over the rows that were not trimmed
     validation_loss: float | None  # of held-out rows, after the epoch; None without early stopping
     seconds: float
-    total: int  # maximal number of epochs of the training
 
 
 class Training:
@@ -74,7 +74,7 @@ class Training:
         # lr, the highest learning rate, may be set before the first epoch.
         self._batch_size, n_epochs, self.lr = resolve(options, n_training)
         self._n_batches = math.ceil(n_training / self._batch_size)
-        self._n_epochs = max(round(options.epoch_fraction * n_epochs), 1)
+        self.n_epochs = max(round(options.epoch_fraction * n_epochs), 1)
         self._vector = flatten_parameters(network)
         self._optimizer = make_optimizer(options.optimizer, self._vector, options.optimizer_params)
         self._stopper = EarlyStopper(options.early_stopping)
@@ -105,7 +105,7 @@ class Training:
         Raises :class:`DivergenceError` if the loss of an epoch or a weight after it is not finite.
         """
         with enough_threads(6 * len(self._vector) * self._batch_size):
-            while len(self.history) < self._n_epochs and self._stopper.keeps_going:
+            while len(self.history) < self.n_epochs and self._stopper.keeps_going:
                 epoch = self._epoch()
                 if epoch.validation_loss is not None:
                     self._stopper.update(epoch.validation_loss, self._weights())
@@ -151,7 +151,7 @@ class Training:
         self._generator.set_state(state["generator"].cpu())
         self.lr = state["lr"].item()
         self.history = [
-            Epoch(loss, None if math.isnan(validation) else validation, seconds, self._n_epochs)
+            Epoch(loss, None if math.isnan(validation) else validation, seconds)
             for loss, validation, seconds in state["history"].tolist()
         ]
         self._load_weights(strip_prefix("weights.", state))
@@ -172,7 +172,7 @@ class Training:
             like |= best
         check_names(like, state)
         history, numbers = state["history"], state[_BEST + _NUMBERS]
-        n_epochs = min(history.shape[0], self._n_epochs) if history.ndim else 0
+        n_epochs = min(history.shape[0], self.n_epochs) if history.ndim else 0
         like["history"] = like["history"].new_empty(n_epochs, 3)
         for name, tensor in state.items():
             check_like(name, tensor, like[name])
@@ -193,22 +193,23 @@ class Training:
         batches = _shuffled(self._training, self._generator).tensor_split(self._n_batches, dim=-1)
         inputs: Iterable[Tensor] = batches if self._recorded else self._gathered(batches)
         make_step = self._recorded or self._step
+        local_steps = max(_LOCAL_STEPS, self.n_epochs * self._n_batches // _MOST_EXCHANGES)
         for i, batch in enumerate(inputs, len(self.history) * self._n_batches):
             self._set_progress(i)
             total += make_step(batch)
             is_last = (i + 1) % self._n_batches == 0
-            if is_last or (i + 1) % _LOCAL_STEPS == 0:
+            if is_last or (i + 1) % local_steps == 0:
                 self._average_state()
         mean_loss = self._averaged(
             total.item() / (self._n_batches * (self._options.n_members or 1))
         )
         self._check_finite(mean_loss)
         validation_loss = None if self._held_out is None else self._validation_loss()
-        return Epoch(mean_loss, validation_loss, time.perf_counter() - began, self._n_epochs)
+        return Epoch(mean_loss, validation_loss, time.perf_counter() - began)
 
     def _check_finite(self, loss: float) -> None:
         """Raise :class:`DivergenceError` if the loss of an epoch or a weight is not finite."""
-        epoch = f"{len(self.history) + 1} of {self._n_epochs}"
+        epoch = f"{len(self.history) + 1} of {self.n_epochs}"
         if not math.isfinite(loss):
             raise divergence(f"the loss is {loss} in epoch {epoch}", self.lr)
         if not math.isfinite(self._vector.sum().item()):  # a sum, which takes one pass
@@ -217,7 +218,7 @@ class Training:
 
     def _set_progress(self, step: int) -> None:
         """Set the progress at the end of a step, and its learning rate."""
-        n_steps = self._n_epochs * self._n_batches
+        n_steps = self.n_epochs * self._n_batches
         self._now[0] = (step + 1) / n_steps
         self._now[1] = self.lr * one_cycle((step + 0.5) / n_steps)
 

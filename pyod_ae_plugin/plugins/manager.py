@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import inspect
+import re
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,47 @@ def check_keywords(name: str, create: Callable[..., Any], keywords: Collection[s
     for keyword in keywords:
         if keyword in known:
             continue
-        alike = difflib.get_close_matches(keyword, known)
-        meant = f"Did you mean {' or '.join(map(repr, alike))}? " if alike else ""
         raise TypeError(
-            f"{name} has no parameter {keyword!r}. {meant}Its parameters are: {', '.join(known)}."
+            f"{name} has no parameter {keyword!r}. {did_you_mean(keyword, known)}Its parameters "
+            f"are: {', '.join(known)}."
         )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question whether a known name was meant, with a space at its end; "" if none is alike.
+
+    Examples
+    --------
+    >>> did_you_mean("vae", ["AutoEncoder", "VAE"])
+    "Did you mean 'VAE'? "
+    >>> did_you_mean("forest", ["AutoEncoder", "VAE"])
+    ''
+    """
+    folded = {other.casefold(): other for other in known}
+    alike = difflib.get_close_matches(name.casefold(), folded)
+    return f"Did you mean {' or '.join(repr(folded[other]) for other in alike)}? " if alike else ""
+
+
+def parameter_summaries(described: object) -> dict[str, str]:
+    """The first sentence on each parameter, from the numpydoc of a class or function.
+
+    Examples
+    --------
+    >>> from pyod_ae_plugin import AutoEncoder
+    >>> parameter_summaries(AutoEncoder)["novelty"]
+    'Whether the training rows are all normal.'
+    """
+    text = inspect.getdoc(described) or ""
+    parts = re.split(r"^(.+)\n-+\n", f"{text}\n", flags=re.M)  # titles at odd places
+    section = dict(zip(parts[1::2], parts[2::2], strict=True)).get("Parameters", "")
+    entries = re.findall(r"^(\w+) ?:.*\n((?:[ \t]+.*\n|\n)*)", section, re.M)
+    return {name: _first_sentence(lines) for name, lines in entries}
+
+
+def _first_sentence(lines: str) -> str:
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", " ".join(lines.split()))
+    text = re.sub(r" \[\d+\]_|``", "", text)  # no references and marks of code
+    return re.split(r"(?<=[.;]) (?=[A-Z])", text, maxsplit=1)[0]
 
 
 def create_supported(
@@ -132,7 +169,8 @@ def find(hook: str, name: str, kind: str) -> Callable[..., Any]:
     provided = _provided(hook)
     if name not in provided:
         raise ValueError(
-            f"Unknown {kind} {name!r}. Known are: {', '.join(sorted(provided))}. "
+            f"Unknown {kind} {name!r}. {did_you_mean(name, provided)}Known are: "
+            f"{', '.join(sorted(provided))}. "
             f"A plugin can add more through the hook {hook}."
         )
     return provided[name]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from pyod_ae_plugin.columns.frames import Frame
 from pyod_ae_plugin.detectors.base import fitted_of
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.frames import Frame
 from pyod_ae_plugin.plots import checked_labels, score_bins
 from pyod_ae_plugin.report.rows_shown import Feature, Points, RankedRow, describe_rows
 from pyod_ae_plugin.thresholds import ThresholdRule

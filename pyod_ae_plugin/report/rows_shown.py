@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyod_ae_plugin.columns.frames import Frame, as_texts, joined
 from pyod_ae_plugin.detectors.base import matrix_of
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.frames import Frame, as_texts, joined
 from pyod_ae_plugin.plots import (
     feature_names,
     in_standard_units,

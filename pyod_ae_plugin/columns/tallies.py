@@ -10,7 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
-from pyod_ae_plugin.frames import (
+from pyod_ae_plugin.columns.frames import (
     LARGEST_EXACT,
     TIME,
     Array,
@@ -19,7 +19,7 @@ from pyod_ae_plugin.frames import (
     read_numbers,
     spelled,
 )
-from pyod_ae_plugin.times import Span, read_times
+from pyod_ae_plugin.columns.times import Span, read_times
 
 _PIECE_ROWS = 2**16
 _N_EXTREMES = 6

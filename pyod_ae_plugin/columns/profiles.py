@@ -41,9 +41,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyod_ae_plugin.columns import Columns
-from pyod_ae_plugin.frames import Frame, as_texts, is_time, shown_time, spelled
-from pyod_ae_plugin.roles import (
+from pyod_ae_plugin.columns.frames import Frame, as_texts, is_time, shown_time, spelled
+from pyod_ae_plugin.columns.matrix import Columns
+from pyod_ae_plugin.columns.roles import (
     MOST_VALUES,
     ROLES,
     CategoryColumn,
@@ -51,9 +51,9 @@ from pyod_ae_plugin.roles import (
     NumberColumn,
     TimeColumn,
 )
+from pyod_ae_plugin.columns.tallies import Tally
+from pyod_ae_plugin.columns.times import DAY, ORDERS, read_times
 from pyod_ae_plugin.sources import some_of
-from pyod_ae_plugin.tallies import Tally
-from pyod_ae_plugin.times import DAY, ORDERS, read_times
 
 _MOST_COUNTED = 10_000_000  # distinct texts of all columns together, and ten times fewer numbers
 _MOST_TEXTS = 100_000  # of one column
@@ -112,8 +112,8 @@ class Profiler:
     Examples
     --------
     >>> import pandas as pd
-    >>> from pyod_ae_plugin.frames import frame_of
-    >>> from pyod_ae_plugin.profiles import Profiler
+    >>> from pyod_ae_plugin.columns.frames import frame_of
+    >>> from pyod_ae_plugin.columns.profiles import Profiler
     >>> rows = pd.DataFrame({"order_id": [7, 9, 8], "amount": [9.5, 3.0, 4.5], "fraud": [0, 0, 1]})
     >>> profiler = Profiler()
     >>> profiler.add(frame_of(rows))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pyod_ae_plugin.cells import GAPS, as_cells, constant, number
-from pyod_ae_plugin.frames import LARGEST_EXACT, TIME, Array, Cells, Frame, Texts
+from pyod_ae_plugin.columns.frames import LARGEST_EXACT, TIME, Array, Cells, Frame, Texts
 from pyod_ae_plugin.sources import check_keys, folder_keys
+from pyod_ae_plugin.tables.cells import GAPS, as_cells, constant, number
 
 
 def pyarrow() -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pyod_ae_plugin.frames import TIME, Array
+from pyod_ae_plugin.columns.frames import TIME, Array
 
 ORDERS = ("ymd", "dmy", "mdy", "compact")
 DAY = np.timedelta64(1, "D")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pyod_ae_plugin.frames import Array, Frame
-from pyod_ae_plugin.roles import (
+from pyod_ae_plugin.columns.frames import Array, Frame
+from pyod_ae_plugin.columns.roles import (
     ROLES,
     CategoryColumn,
     Column,
@@ -20,8 +20,8 @@ from pyod_ae_plugin.roles import (
     expect,
     shown_cell,
 )
+from pyod_ae_plugin.columns.times import days_since_1970
 from pyod_ae_plugin.sources import some_of
-from pyod_ae_plugin.times import days_since_1970
 
 __all__ = ["ROLES", "CategoryColumn", "Column", "Columns", "NumberColumn", "TimeColumn"]
 
@@ -42,9 +42,9 @@ class Columns:
 
     Examples
     --------
-    >>> from pyod_ae_plugin.columns import Columns
-    >>> from pyod_ae_plugin.frames import Frame, Texts
-    >>> from pyod_ae_plugin.profiles import Profiler
+    >>> from pyod_ae_plugin.columns.matrix import Columns
+    >>> from pyod_ae_plugin.columns.frames import Frame, Texts
+    >>> from pyod_ae_plugin.columns.profiles import Profiler
     >>> import numpy as np
     >>> country = Texts.of(["DE", "FR", "FR", "DE", None, "FR"])
     >>> table = Frame({"amount": np.array([5.0, 7, 6, 5, np.nan, 9]), "country": country})

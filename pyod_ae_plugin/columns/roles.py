@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pyod_ae_plugin.frames import (
+from pyod_ae_plugin.columns.frames import (
     TIME,
     Array,
     Cells,
@@ -30,7 +30,7 @@ from pyod_ae_plugin.frames import (
     shown_time,
     spelled,
 )
-from pyod_ae_plugin.times import DAY, ORDERS, hours, read_times, weekdays
+from pyod_ae_plugin.columns.times import DAY, ORDERS, hours, read_times, weekdays
 
 ROLES = ("number", "category", "time", "time+position", "id", "label", "drop")
 MOST_VALUES = 50  # of a category that have a column of their own

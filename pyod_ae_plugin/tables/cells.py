@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from pyod_ae_plugin.frames import LARGEST_EXACT, Cells, Texts
+from pyod_ae_plugin.columns.frames import LARGEST_EXACT, Cells, Texts
 
 GAPS = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "nil"})
 """The words for a missing value, in small letters. ``strip().lower()`` of a cell is one of them."""

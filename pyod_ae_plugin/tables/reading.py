@@ -12,13 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pyod_ae_plugin.cells import is_gap, number, reason
-from pyod_ae_plugin.columns import Columns
-from pyod_ae_plugin.csvfiles import CsvFiles
-from pyod_ae_plugin.dialects import ReadOptions
-from pyod_ae_plugin.frames import Array, Cells, Frame, Texts
-from pyod_ae_plugin.integrations import arrow
-from pyod_ae_plugin.integrations.excel import Sheet
+from pyod_ae_plugin.columns.frames import Array, Cells, Frame, Texts
+from pyod_ae_plugin.columns.matrix import Columns
 from pyod_ae_plugin.sources import (
     STANDARD_INPUT,
     Layout,
@@ -30,7 +25,12 @@ from pyod_ae_plugin.sources import (
     npz_names,
     some_of,
 )
-from pyod_ae_plugin.textfiles import COMPRESSED
+from pyod_ae_plugin.tables import arrow
+from pyod_ae_plugin.tables.cells import is_gap, number, reason
+from pyod_ae_plugin.tables.csvfiles import CsvFiles
+from pyod_ae_plugin.tables.dialects import ReadOptions
+from pyod_ae_plugin.tables.excel import Sheet
+from pyod_ae_plugin.tables.textfiles import COMPRESSED
 
 _IN_FOLDERS = (".csv", ".tsv")
 _TEXT = (*_IN_FOLDERS, ".txt")

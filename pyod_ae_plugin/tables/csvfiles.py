@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyod_ae_plugin.cells import as_cells, constant
-from pyod_ae_plugin.dialects import Dialect, ReadOptions, find_dialect
-from pyod_ae_plugin.frames import Cells, Frame, Texts
-from pyod_ae_plugin.integrations import arrow
+from pyod_ae_plugin.columns.frames import Cells, Frame, Texts
 from pyod_ae_plugin.sources import Source, check_keys, folder_keys, some_of
-from pyod_ae_plugin.textfiles import line_ends, text_blocks, text_lines, without_lines
+from pyod_ae_plugin.tables import arrow
+from pyod_ae_plugin.tables.cells import as_cells, constant
+from pyod_ae_plugin.tables.dialects import Dialect, ReadOptions, find_dialect
+from pyod_ae_plugin.tables.textfiles import line_ends, text_blocks, text_lines, without_lines
 
 _BLOCK_BYTES = 2**20
 _CELL_BYTES = 64  # of text; a number takes 25

@@ -201,7 +201,7 @@ def frame_of(X: object) -> Frame | None:
     Examples
     --------
     >>> import pandas as pd
-    >>> from pyod_ae_plugin.frames import frame_of
+    >>> from pyod_ae_plugin.columns.frames import frame_of
     >>> frame = frame_of(pd.DataFrame({"amount": [1, 2], "country": ["DE", None]}))
     >>> frame.columns["amount"]
     array([1., 2.])

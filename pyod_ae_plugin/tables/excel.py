@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pyod_ae_plugin.cells import as_cells
-from pyod_ae_plugin.frames import TIME, Cells, Frame, Texts
+from pyod_ae_plugin.columns.frames import TIME, Cells, Frame, Texts
 from pyod_ae_plugin.sources import some_of
+from pyod_ae_plugin.tables.cells import as_cells
 
 _Row = tuple[Any, ...]
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pyod_ae_plugin.cells import is_gap, number, start_of
 from pyod_ae_plugin.sources import some_of
+from pyod_ae_plugin.tables.cells import is_gap, number, start_of
 
 SEPARATORS = (",", ";", "\t", "|")  # that are looked for; a blank is one if there is none of these
 
