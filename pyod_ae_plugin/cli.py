@@ -346,7 +346,7 @@ def score(
         check_separate(output, data, model)
         detector = load_detector(model, "cpu")
         n_rows, n_outliers = score_files(detector, data, output, device, address)
-        say(f"Scored {n_rows} rows: {n_outliers} outliers. Written to {output}.")
+        say(f"Scored {n_rows:,} rows: {n_outliers:,} outliers. Written to {output}.")
         return
     from pyod_ae_plugin.filetasks import open_for, top_rows_of
     from pyod_ae_plugin.scorefiles import check_writable, score_table
@@ -368,7 +368,7 @@ def score(
         only_outliers=only_outliers,
         n_top=top,
     )
-    say(f"Scored {scored.n_rows} rows: {scored.n_outliers} outliers. Written to {output}.")
+    say(f"Scored {scored.n_rows:,} rows: {scored.n_outliers:,} outliers. Written to {output}.")
     if top:
         console().print(top_rows_of(opened, *scored.top))
     try:
@@ -424,7 +424,7 @@ def report(
     contents = compute_contents(detector, opened.rows, labels, lambda i: i + 1, source=data.name)
     Report(contents).save(output)
     n_rows, n_outliers = contents.n_rows, contents.n_flagged
-    say(f"Reported on {n_rows} rows: {n_outliers} outliers. Written to {output}.")
+    say(f"Reported on {n_rows:,} rows: {n_outliers:,} outliers. Written to {output}.")
 
 
 @app.command()
@@ -432,16 +432,30 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The .csv file to write.")] = Path(
         "orders.csv"
     ),
+    run: Annotated[
+        bool, typer.Option("--run", help="Also fit, score and report. Needs the extra report.")
+    ] = False,
 ) -> None:
     """Write a small made-up table of orders, and show the commands to try on it."""
     from pyod_ae_plugin.demo import write_orders
+    from pyod_ae_plugin.report import require_bokeh
 
+    if run:
+        require_bokeh()
     _check_output(output, [], ".csv")
     n = write_orders(output)
-    say(f"Wrote {n:,} orders to {output}; is_fraud tells the odd ones. Try")
-    say(f"  pyod-ae fit {output} -o orders-model")
-    say(f"  pyod-ae score {output} --model orders-model -o scores.csv --top 10")
-    say(f"  pyod-ae report {output} --model orders-model -o report.html --label is_fraud")
+    say(f"Wrote {n:,} orders to {output}. Its column is_fraud tells the odd ones.")
+    model = ["--model", "orders-model"]
+    commands = [
+        ["fit", str(output), "-o", "orders-model"],
+        ["score", str(output), *model, "-o", "scores.csv", "--top", "10"],
+        ["report", str(output), *model, "-o", "report.html", "--label", "is_fraud"],
+    ]
+    for command in commands:
+        say(f"$ pyod-ae {shlex.join(command)}")
+        if run:
+            app(command, standalone_mode=False)
+            say("")
 
 
 @app.command()

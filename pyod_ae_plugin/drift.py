@@ -118,9 +118,10 @@ class DriftReport:
             )
         named = ", ".join(f"{name} (KS {statistics[name]:.2f})" for name in names[:_MOST_NAMED])
         others = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        differ = "Its values differ" if len(names) == 1 else "Their values differ"
         return (
-            f"Drift in {len(names)} of {k} features, whose values differ from those of the "
-            f"training rows: {named}{others}."
+            f"Drift in {len(names)} of {k} features: {named}{others}. {differ} from those of the "
+            "training rows."
         )
 
     def _about_rows(self) -> str:

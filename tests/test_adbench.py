@@ -78,7 +78,9 @@ def test_labels_go_to_those_who_cannot_do_without(toy, recwarn):
 
 
 def test_unknown_names_and_keywords_are_refused_at_once():
-    with pytest.raises(ValueError, match=r"Unknown detector 'AutoEncode'\. Known are"):
+    with pytest.raises(
+        ValueError, match=r"Unknown detector 'AutoEncode'\. Did you mean 'AutoEncoder'"
+    ):
         adbench_model("AutoEncode")
     for name in ("AutoEncoder", "pyod.IForest", "pyod.DeepSVDD"):
         with pytest.raises(TypeError, match="epochs_num"):

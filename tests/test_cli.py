@@ -3,13 +3,22 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 
-from pyod_ae_plugin import AutoEncoder, filetasks, load_detector, scorefiles
+import pyod_ae_plugin
+from pyod_ae_plugin import (
+    AutoEncoder,
+    create_detector,
+    filetasks,
+    load_detector,
+    scorefiles,
+)
 from pyod_ae_plugin.scorefiles import write_columns
 from pyod_ae_plugin.storage import working_folder
 from pyod_ae_plugin.tables import arrow
@@ -49,6 +58,40 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_version_names_what_computes(run):
+    status, out, _ = run("--version")
+    assert status == 0
+    assert out.startswith(f"pyod-ae {pyod_ae_plugin.__version__} (pyod ")
+    assert f"torch {torch.__version__}" in out
+
+
+@pytest.mark.parametrize("detector", ["AutoEncoder", "VAE", "pyod.IForest"])
+def test_param_help_lists_the_parameters_with_their_defaults(run, detector):
+    status, out, _ = run("fit", "-p", "help", "--detector", detector)
+    assert status == 0
+    for name, value in create_detector(detector).get_params(deep=False).items():
+        assert f"{name}={value!r} " in out
+
+
+def test_param_help_tells_what_a_parameter_is(run):
+    _, out, _ = run("fit", "--param=help")
+    assert "Whether the training rows are all normal." in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["--detector", "vae"], "'VAE'"),
+        (["--detector", "pyod.iforest"], "'pyod.IForest'"),
+        (["-p", "epochs=3"], "'epoch_num'"),
+    ],
+)
+def test_a_wrong_name_offers_the_nearest(run, table, tmp_path, arguments, meant):
+    status, _, err = run("fit", table, "-o", tmp_path / "model", *arguments)
+    assert status in (1, 2)
+    assert f"Did you mean {meant}?" in " ".join(err.replace("│", "").split())
+
+
 def test_list_names_ours_and_pyods(run):
     status, out, _ = run("list")
     assert status == 0
@@ -65,7 +108,10 @@ def test_fit_then_score(run, table, tmp_path, X, name):
         "-p", "verbose=0",
     )  # fmt: skip
     assert status == 0
-    assert "Fitted AutoEncoder to 300 rows of 6 features: 30 outliers" in out
+    assert "Fitted AutoEncoder to 300 rows of 6 features. Saved to" in out
+    assert "30 of them score above the threshold" in out
+    assert "contamination=0.1 is assumed" in out
+    assert f"Next: pyod-ae score {shlex.quote(str(table))} --model" in out
     status, out, _ = run("score", table, "--model", tmp_path / name, "-o", tmp_path / "scores.csv")
     assert status == 0
     assert "Scored 300 rows: 30 outliers" in out

@@ -86,7 +86,7 @@ def test_scores_are_tested_only_where_rows_were_held_out(quick):
     assert memorised.score.statistic > 0.15  # and nothing has drifted
     assert np.isnan(memorised.score.p_value)
     assert not memorised.drifted
-    assert "not tested" in str(memorised)
+    assert "tested only after a fit with held_out_threshold=True" in str(memorised)
     held_out = quick(**params, held_out_threshold=0.5).fit(X)
     assert held_out.check_drift(new).score.p_value > 0.001
     assert not held_out.check_drift(new).drifted
@@ -260,14 +260,14 @@ def score(run, tmp_path):
 def test_score_prints_it(score):
     out = score(rows(2, 500), rows(3, 400))
     assert "No drift in 6 features" in out
-    assert "of 400 rows are outliers, 10.0% in training" in out
+    assert "of 400 rows score above the threshold; of the training rows it was 10.0%" in out
     assert "Drift in 1 of 6 features: x2 (KS " in score(rows(2, 500), rows(3, 400) + np.eye(6)[2])
 
 
 def test_score_samples_what_it_checks(score):
     out = score(rows(0, 500, 2), rows(1, 70_000, 2))  # read in two batches
-    assert "Scored 70000 rows" in out
-    assert "of 10000 rows are outliers" in out
+    assert "Scored 70,000 rows" in out
+    assert "of 10,000 rows score above the threshold" in out
 
 
 def test_score_of_few_rows_is_written_without_a_check(score, tmp_path):

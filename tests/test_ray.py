@@ -131,7 +131,7 @@ def test_the_command_scores_on_ray(files, detector, rows, tmp_path, monkeypatch,
         cli.main()
     assert not ended.value.code
     n_outliers = detector.predict(rows).sum()
-    assert f"Scored 1500 rows: {n_outliers} outliers." in capsys.readouterr().out
+    assert f"Scored 1,500 rows: {n_outliers} outliers." in capsys.readouterr().out
     assert_scored(pd.read_parquet(tmp_path / "scores"), detector, rows)
 
 
@@ -285,7 +285,7 @@ def test_one_worker_fits_what_a_local_fit_does(rows, tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
-    assert "Fitted AutoEncoderEnsemble to 1500 rows of 6 features" in capsys.readouterr().out
+    assert "Fitted AutoEncoderEnsemble to 1,500 rows of 6 features" in capsys.readouterr().out
     remote = load_detector(tmp_path / "model")
     local = AutoEncoderEnsemble(device="cpu", verbose=0, **params).fit(rows)
     assert (remote.decision_scores_ == local.decision_scores_).all()

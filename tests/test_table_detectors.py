@@ -212,7 +212,7 @@ def test_the_demo_ends_with_ids_and_reasons(run, demo):
     status, out, _ = run(
         "score", "orders.csv", "--model", "model", "-o", "scores.csv", "--top", "5"
     )
-    assert (status, "Scored 3000 rows" in out) == (0, True)
+    assert (status, "Scored 3,000 rows" in out) == (0, True)
     header, first = (demo / "scores.csv").read_text().splitlines()[:2]
     assert header == "order_id,score,label"
     assert re.match(r"A\d+,[\d.]+,[01]$", first)
@@ -223,6 +223,16 @@ def test_the_demo_ends_with_ids_and_reasons(run, demo):
     )
     assert status == 0, err
     assert "A1" in (demo / "report.html").read_text()
+
+
+def test_the_demo_runs_its_commands(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("demo", "--run")
+    assert status == 0
+    commands = [line[2:].split()[:2] for line in out.splitlines() if line.startswith("$ ")]
+    assert commands == [["pyod-ae", "fit"], ["pyod-ae", "score"], ["pyod-ae", "report"]]
+    assert "order_id is an id" in err
+    assert {"orders-model", "scores.csv", "report.html"} <= {p.name for p in tmp_path.iterdir()}
 
 
 def test_what_is_left_out_is_said_in_a_line_each_and_kept(run, demo):
@@ -261,7 +271,7 @@ def test_rows_with_gaps_are_masked_dropped_or_refused(run, demo):
     fit = ("fit", "orders.csv", "-o", "m", "-p", "verbose=0", "-p", "epoch_num=1", "--missing")
     n = int(pd.read_csv(demo / "orders.csv")["age"].isna().sum())
     status, out, err = run(*fit, "drop")
-    assert f"Fitted AutoEncoder to {3000 - n} rows" in out
+    assert f"Fitted AutoEncoder to {3000 - n:,} rows" in out
     assert f"{n} rows with missing values are left out." in err
     status, _, err = run(*fit, "refuse")
     assert (status, "column 'age'" in err, "--missing mask" in err) == (1, True, True)

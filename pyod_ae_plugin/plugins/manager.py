@@ -118,7 +118,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     ''
     """
     folded = {other.casefold(): other for other in known}
-    alike = difflib.get_close_matches(name.casefold(), folded)
+    alike = [name.casefold()]
+    if alike[0] not in folded:
+        alike = difflib.get_close_matches(alike[0], folded)
     return f"Did you mean {' or '.join(repr(folded[other]) for other in alike)}? " if alike else ""
 
 
