@@ -211,10 +211,10 @@ def test_bench_prints_tables_and_writes_files(run, tmp_path, X):
 @pytest.mark.parametrize(
     ("options", "followed", "n_runs"),
     [
-        (["outlier"], "outlier, 1 seed(s)", 1),
-        (["novelty", "--seeds", 2], "novelty, 2 seed(s)", 2),
-        (["adbench"], "adbench, 3 seed(s)", 3),
-        (["adbench", "--duplicates", "--seeds", 1], "adbench with duplicates, 1 seed(s)", 1),
+        (["outlier"], "outlier, 1 seed", 1),
+        (["novelty", "--seeds", 2], "novelty, 2 seeds", 2),
+        (["adbench"], "adbench, 3 seeds", 3),
+        (["adbench", "--duplicates", "--seeds", 1], "adbench with duplicates, 1 seed", 1),
     ],
 )
 def test_bench_follows_a_protocol(run, tmp_path, X, options, followed, n_runs):

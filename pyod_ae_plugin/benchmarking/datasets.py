@@ -39,14 +39,14 @@ class Dataset:
         return Dataset(self.name, X, y)
 
 
-def shipped_datasets() -> Iterator[Dataset]:
+def shipped_datasets(n_digits: int = 10) -> Iterator[Dataset]:
     """Yield data sets that ship with scikit-learn, turned into outlier detection problems.
 
     - breast_cancer: malignant cases are the outliers.
     - wine: the first ten wines of class 0 are the outliers, and all wines of classes 1 and 2 the
       inliers.
-    - digits-0 to digits-9: the images of one digit are the inliers, and twenty images of the other
-      digits, evenly spaced over the data, the outliers.
+    - digits-0, digits-1 and so on: the images of one digit are the inliers, and twenty images of
+      the other digits, evenly spaced over the data, the outliers.
     """
     X, y = load_breast_cancer(return_X_y=True)
     yield Dataset("breast_cancer", X, (y == 0).astype(int))
@@ -54,7 +54,7 @@ def shipped_datasets() -> Iterator[Dataset]:
     kept = np.concatenate([np.flatnonzero(y == 0)[:WINE_OUTLIERS], np.flatnonzero(y != 0)])
     yield Dataset("wine", X[kept], (y[kept] == 0).astype(int))
     X, y = load_digits(return_X_y=True)
-    for digit in range(10):
+    for digit in range(n_digits):
         others = np.flatnonzero(y != digit)
         outliers = others[:: len(others) // DIGIT_OUTLIERS][:DIGIT_OUTLIERS]
         kept = np.concatenate([outliers, np.flatnonzero(y == digit)])
