@@ -172,6 +172,7 @@ def _lines_of(error: Exception) -> list[str]:
     if not isinstance(error, UnusableColumnsError):
         return [f"pyod-ae: {error}"]
     lines = ["pyod-ae: some columns of the table cannot be used.", *str(error).split("\n")]
+    lines += _how_to_give_roles(lines)
     if error.rows:
         dropped = [part for name in error.rows for part in ("--drop", name)]
         lines.append(f"To leave them out: {shlex.join(['pyod-ae', *sys.argv[1:], *dropped])}")
@@ -200,6 +201,16 @@ def options_of_all(
     ] = False,
 ) -> None:
     """Autoencoder outlier detectors for PyOD: fit, score and compare without writing code."""
+
+
+def _how_to_give_roles(lines: list[str]) -> list[str]:
+    """A line on how to give a column a role, if other lines advise to."""
+    if not any("the role '" in line for line in lines):
+        return []
+    return [
+        "Give roles by --id, --label and --drop, or any role as in "
+        """-p 'columns={"zip": "category"}'."""
+    ]
 
 
 @app.command("list")
@@ -286,7 +297,8 @@ def fit(
         from pyod_ae_plugin.filetasks import fit_table
 
         options = _read_options(sep, decimal, encoding, header)
-        for note in fit_table(model, data, asked, missing, options):
+        notes = fit_table(model, data, asked, missing, options)
+        for note in [*notes, *_how_to_give_roles(notes)]:
             say(note, err=True)
     model.save(output)
     n_features = "feature" if model.n_features_in_ == 1 else "features"

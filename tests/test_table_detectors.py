@@ -225,6 +225,18 @@ def test_the_demo_ends_with_ids_and_reasons(run, demo):
     assert "A1" in (demo / "report.html").read_text()
 
 
+def test_the_options_that_give_roles_are_named_where_a_role_is_advised(run, tmp_path):
+    minutes = np.datetime64("2024-01-01T00:00") + np.arange(60).astype("m8[m]")
+    lines = [f"{minute},{i % 7}" for i, minute in enumerate(minutes)]
+    (tmp_path / "t.csv").write_text("\n".join(["when,x", *lines]))
+    fit = ("fit", tmp_path / "t.csv", "-o", tmp_path / "m", "-p", "verbose=0")
+    _, _, err = run(*fit)
+    assert "give it the role 'drop'" in err
+    assert "Give roles by --id, --label and --drop" in err
+    _, _, err = run(*fit, "-p", 'columns={"when": "drop"}')
+    assert "role" not in err
+
+
 def test_the_demo_runs_its_commands(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = run("demo", "--run")

@@ -448,4 +448,6 @@ def _short(text: str) -> str:
 
 def _plain(name: str) -> str:
     """A name as a sentence shows it."""
+    if not name:
+        return "the column without a name"
     return name if name.isprintable() and name == name.strip() != "" else repr(name)
