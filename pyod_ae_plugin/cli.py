@@ -99,17 +99,17 @@ Rows = Annotated[
     ),
 ]
 Separator = Annotated[
-    str | None, typer.Option(help="CSV: the character between cells, or tab. Default: found out.")
+    str | None, typer.Option(help="CSV: the character between cells, or tab. Default: detected.")
 ]
 Decimal = Annotated[
-    str | None, typer.Option(help="CSV: the decimal point, . or a comma. Default: found out.")
+    str | None, typer.Option(help="CSV: the decimal point, . or a comma. Default: detected.")
 ]
 Encoding = Annotated[str | None, typer.Option(help="CSV: such as latin-1. Default: UTF-8.")]
 Header = Annotated[
     bool | None,
     typer.Option(
         "--header/--no-header",
-        help="CSV: whether the first line holds names. Default: found out.",
+        help="CSV: whether the first line holds names. Default: detected.",
         show_default=False,
     ),
 ]
@@ -215,7 +215,7 @@ def _how_to_give_roles(lines: list[str]) -> list[str]:
 
 @app.command("list")
 def list_detectors() -> None:
-    """List all detectors: those of this package and of plugins, and PyOD's as pyod.NAME."""
+    """List all detectors: ours, those of plugins, and PyOD's as pyod.NAME."""
     from pyod_ae_plugin import detector_names
 
     for name in detector_names():
@@ -245,7 +245,7 @@ def fit(
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Name of the column that tells outliers: kept, never learned from."),
+        typer.Option(help="Name of the column that marks outliers: never learned from."),
     ] = None,
     ids: Annotated[
         list[str] | None,
@@ -271,8 +271,8 @@ def fit(
 ) -> None:
     """Fit a detector to a table and save it.
 
-    Columns may hold numbers, categories, times, ids and a label; what each holds is found out, and
-    said. The options on how the file is written are saved with the model.
+    Columns may hold numbers, categories, times, ids and a label. The command detects what each
+    holds and prints what it assumes. How the file is written is saved with the model.
     """
     from pyod_ae_plugin import create_detector
     from pyod_ae_plugin.detectors import NeuralDetector
@@ -344,7 +344,7 @@ def score(
     engine: Engine = "local",
     address: Address = None,
 ) -> None:
-    """Write ids, score and label of each row of a table, by a saved detector.
+    """Score the rows of a table by a saved detector, and write ids, scores and labels.
 
     Columns are matched by name; those that the detector was not fitted to are left out. If the
     command is interrupted, the same command resumes where it stopped. With --engine ray the output
@@ -415,7 +415,7 @@ def report(
     header: Header = None,
     device: Device = None,
 ) -> None:
-    """Write a report on a table, by a saved detector: one page to read in a browser."""
+    """Score a table by a saved detector, and write a report to read in a browser."""
     from pyod_ae_plugin import load_detector
     from pyod_ae_plugin.filetasks import labels_of, note_on_label, open_for
     from pyod_ae_plugin.report import Report, compute_contents, require_bokeh
@@ -457,7 +457,7 @@ def demo(
         require_bokeh()
     _check_output(output, [], ".csv")
     n = write_orders(output)
-    say(f"Wrote {n:,} orders to {output}. Its column is_fraud tells the odd ones.")
+    say(f"Wrote {n:,} orders to {output}. Its column is_fraud marks the odd ones.")
     model = ["--model", "orders-model"]
     commands = [
         ["fit", str(output), "-o", "orders-model"],
