@@ -26,7 +26,8 @@ def test_examples_run(page, tmp_path, monkeypatch):
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in [*PAGES, ROOT / "SECURITY.md", ROOT / "examples" / "plugin_template" / "README.md"]:
+    template = ROOT / "examples" / "plugin_template" / "README.md"
+    for page in [*PAGES, *ROOT.glob("*.md"), template]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

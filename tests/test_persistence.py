@@ -231,8 +231,8 @@ FORGERIES = {
     "a missing weight": (lambda d, t: t.pop(WEIGHT), "is missing"),
     "a weight of another shape": (lambda d, t: t.update({WEIGHT: torch.zeros(99)}), "the shape"),
     "a weight of another type": (
-        lambda d, t: t.update({WEIGHT: t[WEIGHT].to(torch.complex64)}),
-        r"is of torch\.complex64",
+        lambda d, t: t.update({WEIGHT: t[WEIGHT].to(torch.int64)}),
+        r"is of torch\.int64",
     ),
     "a weight of another precision": (
         lambda d, t: t.update({WEIGHT: t[WEIGHT].double()}),

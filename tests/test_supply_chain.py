@@ -34,7 +34,9 @@ def test_whatever_is_installed_for_development_is_pinned(project, installed_by):
     groups = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(text for group in groups for text in group)]
     installed = installed_by(text for text in wanted if not text.startswith("pyod-ae-plugin"))
-    assert {"torch", "jinja2", "ruff"} <= installed
+    assert {"torch", "jinja2"} <= installed
+    if "ruff" not in installed:
+        pytest.skip("The extra dev is not installed, so versions need not be those of CI.")
     pinned = {canonicalize_name(pin.name) for pin in PINS}
     cuda = {name for name in installed_by(["torch"]) if name.startswith(("nvidia", "cuda"))}
     assert installed - pinned - cuda == NOT_PINNED & installed

@@ -164,6 +164,7 @@ def test_arrays_are_scored_by_a_detector_of_numbers_alone(table):
 
 def test_the_exported_program_takes_what_columns_are_encoded_to(fitted, table, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("torch", minversion="2.11", reason="of torch 2.11, for ONNX")
     fitted.to_onnx(tmp_path / "detector.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "detector.onnx")
     X = fitted.columns_.encode(frame_of(table))

@@ -244,12 +244,20 @@ def _output(
     return GaussianOutput(mean, to_rows()) if learn_variance else mean
 
 
+def _default_device() -> torch.device:
+    """Where torch makes tensors: "meta" while a saved network is checked.
+
+    torch.get_default_device() of torch 2.6 overlooks ``with torch.device(...)``, and fails after
+    set_default_device(None).
+    """
+    return torch.empty(0).device
+
+
 def _convolution(n_in: int, n_out: int, generator: torch.Generator) -> nn.Conv2d:
     """A convolution that halves height and width, rounded up."""
     geometry = (_KERNEL, _STRIDE, _PADDING)
     # The constructor of torch's own layers would draw from the global generator.
-    device = torch.get_default_device()  # "meta" while a saved network is checked
-    layer: nn.Conv2d = skip_init(nn.Conv2d, n_in, n_out, *geometry, device=device)
+    layer: nn.Conv2d = skip_init(nn.Conv2d, n_in, n_out, *geometry, device=_default_device())
     draw_weights(layer, n_in * _KERNEL**2, generator)
     return layer
 
@@ -260,7 +268,7 @@ def _transposed_convolution(
     """A convolution that restores images to the size that they had before they were halved."""
     geometry = (_KERNEL, _STRIDE, _PADDING, [(n - 1) % _STRIDE for n in size])
     layer: nn.ConvTranspose2d = skip_init(
-        nn.ConvTranspose2d, n_in, n_out, *geometry, device=torch.get_default_device()
+        nn.ConvTranspose2d, n_in, n_out, *geometry, device=_default_device()
     )
     # The kernels that overlap a pixel contribute this many inputs on average.
     draw_weights(layer, n_in * _KERNEL**2 / _STRIDE**2, generator)
