@@ -55,7 +55,7 @@ def draw_detector(axes: Axes) -> None:
     outlier = detector.labels_ == 1
     axes.scatter(*X[~outlier].T, s=7, color=BLUE)
     axes.scatter(*X[outlier].T, s=45, color="#D55E00", marker="x", linewidths=2)
-    axes.set(title="What autoencoders rebuild badly\nis an outlier", xticks=[], yticks=[])
+    axes.set(title="What autoencoders reconstruct badly\nis an outlier", xticks=[], yticks=[])
     axes.set_xlabel("darker: higher scores; crosses: outliers")
 
 

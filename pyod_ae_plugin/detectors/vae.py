@@ -320,7 +320,7 @@ class VAE(NeuralDetector):
         A code is drawn from the standard normal prior, and a row from the normal distribution
         that the decoder gives for it: its mean and its variance per feature [1]_. What was learned
         is the distribution of the rows that training kept: fit with ``novelty=True`` where all
-        rows shall count, else the ``trim`` share that is rebuilt worst is missing.
+        rows shall count, else the ``trim`` share that is reconstructed worst is missing.
 
         Parameters
         ----------

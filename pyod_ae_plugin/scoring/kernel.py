@@ -194,7 +194,7 @@ class Kernel(ScoreHead):
         exists = (self.copies > 0).to(points.dtype)
         may_be_itself = same & (self.copies < 2)
         weights = torch.where(may_be_itself, self.copied * exists, exists)
-        # Where all references may be the row itself, it is rebuilt from them.
+        # If every reference may be the row itself, the row is reconstructed from all of them.
         is_alone = weights.sum(1, keepdim=True) == 0
         return distances, torch.where(is_alone, exists, weights)
 
