@@ -7,8 +7,8 @@ each point, as its rank among the scores drawn. The line is the threshold.
 
 With ``score_head="euclidean"`` the score is the length of the residual alone. AutoEncoder, whose
 latent code is one number here, reconstructs every point of a curve through both clusters, and the
-curve goes on beyond them. VAE pulls every row towards the mean. ``"nearest_neighbor"`` also compares
-the latent code with those of training rows, so the curve ends where these end.
+curve goes on beyond them. VAE pulls every row towards the mean. ``"nearest_neighbor"`` also
+compares the latent code with those of training rows, so the curve ends where these end.
 """
 
 import matplotlib.pyplot as plt
