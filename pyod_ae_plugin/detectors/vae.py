@@ -89,7 +89,7 @@ class VAE(NeuralDetector):
         Widths of the hidden layers of the encoder.
     decoder_neuron_list : sequence of int, default=(64,)
         Widths of the hidden layers of the decoder.
-    latent_dim : int, default=16
+    latent_dim : int, default=3
         Width of the latent code.
     hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
