@@ -55,7 +55,7 @@ def draw_detector(axes: Axes) -> None:
     outlier = detector.labels_ == 1
     axes.scatter(*X[~outlier].T, s=7, color=BLUE)
     axes.scatter(*X[outlier].T, s=45, color="#D55E00", marker="x", linewidths=2)
-    axes.set(title="What autoencoders rebuild badly\nis an outlier", xticks=[], yticks=[])
+    axes.set(title="Rows that are reconstructed\nbadly are outliers", xticks=[], yticks=[])
     axes.set_xlabel("darker: higher scores; crosses: outliers")
 
 
@@ -105,7 +105,7 @@ def draw_speed(axes: Axes) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.4)
     axes.set(
-        title="Speed on a CPU, by default,\nas a multiple of PyOD's AutoEncoder", xlabel="times"
+        title="Speed on a CPU, as a multiple\nof PyOD's AutoEncoder", xlabel="times"
     )
 
 

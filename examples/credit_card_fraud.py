@@ -79,9 +79,9 @@ X_test, y_test = payments[second:], fraud[second:]
 # %%
 # A detector of normal payments
 # -----------------------------
-# All rows that it learns from are normal, so ``novelty=True``. The threshold is the mean of their
-# scores and two standard deviations more. Rows that the network was trained on are rebuilt a little
-# better than others, and so the scores are those of rows that were held out.
+# All training rows are normal, so ``novelty=True``. The threshold is the mean plus two standard
+# deviations of the scores of rows held out from training: the network reconstructs the rows it was
+# trained on a little better than others.
 
 rule = MeanStd(k=2)
 held_out = {"held_out_threshold": 0.2}

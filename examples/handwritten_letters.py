@@ -2,8 +2,8 @@
 Handwritten letters
 ===================
 
-A detector learns one letter, in many hands. Then another letter is among those it is shown. A dense
-network and a convolutional one are compared, and one sees what they rebuild.
+A detector learns one letter, written by many hands, and then judges images of it and of another
+letter. The example compares a dense and a convolutional network, and shows what they reconstruct.
 
 The letters are those of EMNIST (Cohen et al., 2017). OpenML has them in ``EMNIST_Balanced``. Files
 of the split "letters" in the IDX format, as NIST distributes them, are read from a folder::
@@ -124,12 +124,12 @@ for name, detector in detectors.items():
     print(f"{found[y_test == 0].mean():.0%} of {options.normal}")
 
 # %%
-# What they rebuild
-# -----------------
-# Each image, what the network makes of it, and what is left. The number is the score.
+# Reconstructions
+# ---------------
+# Each image, its reconstruction, and the residual. The number is the score.
 
 some = np.r_[0:6, len(X_test) - 6 : len(X_test)]
-rebuilt, axes = pyplot.subplots(2, 1, figsize=(12, 6.8), layout="constrained")
+reconstructions, axes = pyplot.subplots(2, 1, figsize=(12, 6.8), layout="constrained")
 for ax, (name, detector) in zip(axes, detectors.items(), strict=True):
     plot_images(detector, X_test[some], SHAPE, ax=ax).set_title(name)
 
@@ -143,6 +143,6 @@ for ax, (name, detector) in zip(axes, detectors.items(), strict=True):
 
 if options.output:
     options.output.mkdir(parents=True, exist_ok=True)
-    rebuilt.savefig(options.output / "letters_rebuilt.png")
+    reconstructions.savefig(options.output / "letters_reconstructed.png")
     histograms.savefig(options.output / "letters_scores.png")
 pyplot.show()

@@ -58,12 +58,12 @@ class DriftReport:
     score : Comparison
         The anomaly scores. They are tested only if rows were held out from training.
     alpha : float
-        If nothing drifted, the probability that anything is called drifted is at most this.
+        Bound of the probability of any alarm if nothing drifted.
     n_rows, n_reference : int
         Numbers of new rows and of training rows that were compared.
     critical_value : float
-        KS statistic above about which a feature has drifted, whatever the others are. With fewer
-        rows it is higher, and smaller drift may go unseen.
+        KS statistic above about which a feature counts as drifted on its own. With fewer rows it
+        is higher, and smaller drift may not be found.
     outlier_share, expected_outlier_share : float
         Share of outliers among the new rows, and among the rows held out (or else those of
         training).
@@ -143,11 +143,11 @@ def compare(fitted: Fitted, rows: Array, scores: Array, alpha: float) -> DriftRe
 
     Each feature, and the score, is compared by the two-sample Kolmogorov-Smirnov test. If rows are
     encoded, the columns that a feature is encoded to are tested as one. Holm's procedure [1]_
-    adjusts the p-values: it needs nothing of how features depend on each other, and
-    keeps the probability of any false alarm, where Benjamini and Hochberg's would keep the share of
-    false alarms among many. Scores are tested where rows were kept from training: those of rows
-    that the network was trained on are lower. Raises ValueError if the rows are so few that no test
-    could find anything.
+    adjusts the p-values: it makes no assumption on how features depend on each other, and
+    bounds the probability of any false alarm. Benjamini and Hochberg's would bound the share of
+    false alarms among all alarms. Scores are tested only if rows were kept from training: those of
+    training rows are lower. Raises ValueError if the rows are so few that no test could find
+    anything.
 
     References
     ----------
@@ -225,7 +225,7 @@ def _check_enough(n: int, m: int, n_tests: int, alpha: float) -> None:
 
 
 def _in_coarser_type(*arrays: Array) -> list[Array]:
-    """Convert to the coarser floating-point type, so that 0.1 in both of them is no drift."""
+    """Convert to the less precise floating-point type, so that 0.1 in both is no drift."""
     types = [array.dtype for array in arrays if array.dtype.kind == "f"]
     coarsest = min(types, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
     return [array.astype(coarsest, copy=False) for array in arrays]

@@ -52,6 +52,7 @@ def test_the_pages_have_the_figures_of_the_results(monkeypatch):
         ROOT / "README.md",
         ROOT / "docs" / "defaults.md",
         ROOT / "docs" / "explanations.md",
+        ROOT / "docs" / "which_detector.md",
     ):
         for what, *figures in rows_of_figures(page.read_text()):
             known = [cells for name, *cells in found if name == what]

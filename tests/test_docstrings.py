@@ -7,6 +7,7 @@ methods of torch modules are called by the engine; the class says what they map.
 
 import inspect
 import re
+from ast import literal_eval
 from importlib import import_module
 from pathlib import Path
 
@@ -82,3 +83,16 @@ def test_docstring(name):
     off = SWITCHED_OFF | ({"PR01"} if name in BASES else set())
     errors = [(code, what) for code, what in report["errors"] if code not in off]
     assert not errors, errors
+
+
+def test_defaults_are_those_of_the_signature():
+    for name in public_names():
+        thing = found(name)
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        parameters = inspect.signature(thing).parameters
+        text = inspect.getdoc(thing) or ""
+        for names, default in re.findall(r"^([\w, ]+) : .*default=(.+)$", text, re.M):
+            for parameter in set(names.split(", ")) & set(parameters):
+                expected = parameters[parameter].default
+                assert literal_eval(default) == expected, f"{name}: {parameter}={expected!r}"

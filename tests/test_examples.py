@@ -137,7 +137,7 @@ def test_handwritten_letters(example, letters):
     assert "120 images of A, 120 of H" in out
     for network in ("dense", "convolutional"):
         assert number_after(out, f"{network}: ROC AUC ") > 0.99
-    assert_drawn(figures, "letters_rebuilt.png", "letters_scores.png")
+    assert_drawn(figures, "letters_reconstructed.png", "letters_scores.png")
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_letters_from_openml(example, tmp_path):
     out, figures = example("handwritten_letters")
     assert "40 images of A, 40 of H" in out
     assert number_after(out, "dense: ROC AUC ") > 0.99
-    assert_drawn(figures, "letters_rebuilt.png", "letters_scores.png")
+    assert_drawn(figures, "letters_reconstructed.png", "letters_scores.png")
 
 
 @pytest.mark.usefixtures("offline")

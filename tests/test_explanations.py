@@ -296,7 +296,7 @@ def test_features_that_make_a_row_more_normal_have_another_colour(X, axes):
 
 
 class Shifted(nn.Module):
-    """Rebuilds every row as (-3, 1): towards 1 in the second feature a row is more normal."""
+    """Reconstruct every row as (-3, 1): towards 1 in the second feature a row is more normal."""
 
     def encode(self, x):
         return x

@@ -39,7 +39,7 @@ def correlated(n, width, seed=0):
 
 
 def rebuilds_nothing():
-    """Rebuilds every row as zeros, so that the residual is the row, negated."""
+    """Reconstruct every row as zeros, so that the residual is the row, negated."""
     return AutoEncoderNetwork(nn.Identity(), nn.Threshold(float("inf"), 0.0))
 
 
@@ -241,7 +241,7 @@ def test_copies_of_training_rows_do_not_stretch_the_scale():
 
 
 def kernel_head(rows, trim=0.0):
-    """A kernel head fitted with a network that rebuilds zeros, so that the residual is -row."""
+    """A kernel head fitted with a network that reconstructs zeros, so that the residual is -row."""
     network, head = rebuilds_zeros(rows.shape[1]), Kernel(rows.shape[1])
     with torch.no_grad():
         head.fit_to(network, lambda: rows.split(100), trim, seeded())

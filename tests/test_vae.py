@@ -395,7 +395,7 @@ def test_neighbouring_codes_decode_to_neighbouring_rows():
             rows, ends = (decode(torch.from_numpy(c).float()).numpy() for c in (code, moved))
         return np.linalg.norm(ends - rows, axis=1) / np.sqrt(rows.var(0).sum())
 
-    # no code that says nothing: rows are rebuilt
+    # the code is used: rows are reconstructed
     assert np.square((variational.reconstruct(X) - X) / X.std(0)).mean() < 0.2
     assert steps(variational).mean() < 0.8 * steps(plain).mean()
     assert np.quantile(steps(variational), 0.99) < 0.8 * np.quantile(steps(plain), 0.99)

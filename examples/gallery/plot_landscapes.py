@@ -2,13 +2,13 @@
 Score landscapes of AutoEncoder and VAE
 =======================================
 
-Two clusters of rows in two dimensions, and a few rows elsewhere. The shading is the anomaly score
-of each point of the plane, by its rank among the scores drawn, and the line is the threshold.
+Rows form two clusters in the plane, and a few lie elsewhere. The shading is the anomaly score of
+each point, as its rank among the scores drawn. The line is the threshold.
 
-By ``score_head="euclidean"`` the score is the reconstruction error alone. AutoEncoder, whose latent
-code is one number here, rebuilds whatever lies on a curve through both clusters, and the curve goes
-on beyond them. VAE pulls every row towards the mean. The default, ``"nearest_neighbor"``, also asks
-whether a latent code is like those of training rows, and so ends the curve where these end.
+With ``score_head="euclidean"`` the score is the length of the residual alone. AutoEncoder, whose
+latent code is one number here, reconstructs every point of a curve through both clusters, and the
+curve goes on beyond them. VAE pulls every row towards the mean. ``"nearest_neighbor"`` also
+compares the latent code with those of training rows, so the curve ends where these end.
 """
 
 import matplotlib.pyplot as plt
@@ -35,8 +35,8 @@ detectors = {
 }
 
 # %%
-# What they make of the plane
-# ---------------------------
+# Scores in the plane
+# -------------------
 
 axis = np.linspace(-5, 5, 120)
 plane = np.stack(np.meshgrid(axis, axis), axis=-1)

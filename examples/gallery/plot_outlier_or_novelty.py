@@ -2,10 +2,10 @@
 Outlier and novelty detection
 =============================
 
-The same autoencoder trained in two ways, on rows that hold outliers: with ``novelty=False``, the
-default, it leaves the rows that it rebuilds worst out of each training step and has a narrow
-bottleneck; with ``novelty=True`` it takes all rows for normal. The outliers here are all alike,
-which makes them easy to learn.
+The same autoencoder is trained in two ways on rows that hold outliers. With ``novelty=False``, the
+default, each training step leaves out the rows with the highest losses, and the bottleneck is
+narrow. With ``novelty=True`` all rows count as normal. The outliers here are all alike, which makes
+them easy to learn.
 """
 
 import matplotlib.pyplot as plt

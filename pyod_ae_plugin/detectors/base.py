@@ -66,10 +66,10 @@ if TYPE_CHECKING:
 
 
 class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDetector, abc.ABC):  # type: ignore[misc]
-    """Base class of the detectors of this package: what they all learn and do.
+    """Base class of the detectors of this package, with all fitted attributes and methods.
 
     A subclass stores its parameters in ``__init__``, gives their constraints in
-    ``_parameter_constraints`` and returns in ``_recipe`` what they ask of a fit.
+    ``_parameter_constraints`` and turns them into a recipe in ``_recipe``.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     held_out_scores_ : ndarray of shape (n_held_out,)
         Calibration scores, ascending, of the rows kept from training by ``held_out_threshold``.
     scoring_module_ : pyod_ae_plugin.scoring.ScoringModule
-        All that was learned, as one module that maps raw rows to scores.
+        The fitted model: one module that maps raw rows to scores.
     lr_ : float
         Highest learning rate of training; after restarts less than ``lr``.
     history_ : dict of str to list of float
@@ -97,7 +97,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if the training data had names.
     columns_ : pyod_ae_plugin.columns.Columns
-        With ``columns``, what was learned of the table's columns, and ``notes`` on them.
+        With ``columns``, the roles and encodings of the table's columns, and ``notes`` on them.
 
     Examples
     --------
@@ -122,7 +122,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     rejection_threshold_: float
 
     def __new__(cls, *args: Any, **params: Any) -> Self:
-        """Name the parameters that there are where one is given that there is not."""
+        """Name the known parameters if one of the given ones is unknown."""
         check_keywords(cls.__name__, cls, params)
         made: Self = super().__new__(cls)
         return made
@@ -147,7 +147,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
             check_value(name, kind, getattr(self, name, None))
 
     def _check_state(self, state: Mapping[str, Tensor]) -> None:
-        """Raise where the parameters ask for far more than a saved scoring module has."""
+        """Raise if the parameters ask for a far larger module than the saved one."""
 
     # ----------------------------------------------------------------------------------- fit
 
@@ -174,7 +174,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         FloatingPointError
             If training diverges. The detector stays as it was.
         KeyboardInterrupt
-            On Ctrl-C. The detector is as the last finished epoch made it; before the end of the
+            On Ctrl-C. The detector is that of the last finished epoch; before the end of the
             first epoch it stays as it was.
 
         Examples
@@ -573,10 +573,9 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
     ) -> Array | tuple[Array, Array]:
         """Outlier probabilities, as :meth:`pyod.models.base.BaseDetector.predict_proba` has them.
 
-        They are scores on a scale from 0 to 1. They are not calibrated, and know nothing of the
-        threshold: the most abnormal training row has 1, and beside a row that is far more abnormal
-        than all others these have hardly more than 0, also where :meth:`predict` calls them
-        outliers.
+        They are scores on a scale from 0 to 1, neither calibrated nor related to the threshold. The
+        most abnormal training row has 1. If it is far more abnormal than all others, these have
+        hardly more than 0, even those that :meth:`predict` calls outliers.
 
         Parameters
         ----------
@@ -644,8 +643,8 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         if fitted.is_labelled_by_score:
             confidence: Array = BaseDetector.predict_confidence(asked, X)
             return confidence
-        # PyOD compares scores with the threshold, which is not on their scale. It is asked how sure
-        # it is that all rows are inliers.
+        # PyOD compares scores with the threshold, which is not on their scale, so it computes the
+        # confidence that all rows are inliers.
         asked.threshold_ = np.inf
         inlier: Array = BaseDetector.predict_confidence(asked, X)
         is_outlier = fitted.labels_of(self.decision_function(X)) == 1
@@ -731,7 +730,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         rejection_rate : float
             Expected share of rows that are rejected.
         rejection_bound : float
-            The share is not above this, but with a probability of ``delta``.
+            The share exceeds this with a probability of at most ``delta``.
         cost_bound : float
             The expected cost of a row is not above this.
 
@@ -750,9 +749,9 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return stats
 
     def _with_share(self) -> Self:
-        """A copy to ask PyOD's methods, which take the share of outliers from the parameter.
+        """A copy for PyOD's methods, which take the share of outliers from the parameter.
 
-        The parameter may be a rule, may have changed since fit, and says nothing of a threshold
+        The parameter may be a rule, may have changed since fit, and does not reflect a threshold
         that was set by hand.
         """
         asked = object.__new__(type(self))
@@ -843,7 +842,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 
     @default_settings()
     def _map(self, function: Callable[[Tensor], Tensor], X: Any) -> Array:
-        """What a function of the scoring module gives for rows on the host or on a GPU."""
+        """Results of a function of the scoring module for rows on the host or on a GPU."""
         resident = device_rows(self, X)
         if resident is None:
             rows = as_rows(validate_rows(self, X, reset=False))
@@ -878,7 +877,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            A few hundred rows or more find what matters.
+            A few hundred rows or more, to find differences that matter.
         alpha : float in (0, 1), default=0.05
             Highest probability of an alarm if nothing has changed.
 
@@ -916,7 +915,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         return compare(fitted, rows, self.decision_function(X), alpha)
 
     def report(self, X: Any, y: Any = None) -> Report:
-        """Report on rows: scores, threshold, the rows to look at first and the reasons.
+        """Report on rows: scores, threshold, the most abnormal rows and the reasons.
 
         Parameters
         ----------
@@ -948,7 +947,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         >>> report
         <Report on 300 rows; save(path) writes it as HTML>
         """
-        # The one import upwards: a page is made of a detector, and asked of the detector.
+        # The one import upwards: users ask the detector for its report.
         from pyod_ae_plugin.report import report_rows
 
         return report_rows(self, X, y)
@@ -1099,7 +1098,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         state = dict(super().__getstate__())  # a copy: Python hands out the dict of the object
         state.pop("_stream", None)
         if "scoring_module_" in state:
-            # Where it is unpickled there may be no such device.
+            # The machine that unpickles it may lack the device.
             state["scoring_module_"] = copy.deepcopy(state["scoring_module_"]).cpu()
         return state
 
@@ -1118,11 +1117,11 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
 _VALUES = {"corruption": Corruption, "early_stopping": EarlyStopping}
 
 
-# What other rooms ask of a detector, and give to it.
+# The interface of a detector to other rooms.
 
 
 def fitted_of(detector: NeuralDetector) -> Fitted:
-    """What a fitted detector has learned, with the threshold that stands in its attributes.
+    """What a fitted detector has learned, with the threshold of its attributes.
 
     Raises
     ------
@@ -1134,7 +1133,7 @@ def fitted_of(detector: NeuralDetector) -> Fitted:
 
 
 def rows_of(detector: NeuralDetector, X: Any) -> Array | Frame:
-    """Rows as their user knows them: a table where the detector learned columns, else numbers."""
+    """Rows in the user's form: a table if the detector learned columns, else numbers."""
     if hasattr(detector, "columns_"):
         return frame_given(X, detector.columns_)
     return validate_rows(detector, X, reset=False)
@@ -1157,19 +1156,19 @@ def check_params(detector: NeuralDetector) -> None:
 
 @default_settings()
 def recipe_of(detector: Any, n_features: int, members: range | None = None) -> Recipe:
-    """What the parameters of a detector ask of a fit; of some members if it is an ensemble."""
+    """The recipe of a detector, or of some members of an ensemble."""
     recipe: Recipe
     recipe = detector._recipe(n_features, *([] if members is None else [members]))
     return recipe
 
 
 def adopt(detector: NeuralDetector, fitted: Fitted) -> None:
-    """Make a detector one that learned this."""
+    """Set what a detector learned."""
     detector._adopt(fitted)
 
 
 def _second_pass(batches: Iterable[Any], training: TrainingRows, n: int) -> Iterator[Rows]:
-    """The rows of batches that have been gone through before, when they held n rows."""
+    """The rows of batches in a second pass; the first found n rows."""
     n_again = 0
     for batch in batches:
         X = training.check(batch)
@@ -1183,7 +1182,7 @@ def _second_pass(batches: Iterable[Any], training: TrainingRows, n: int) -> Iter
 
 
 def _mean_and_std(scores: Array) -> tuple[float, float]:
-    """What PyOD turns scores into probabilities by: it divides by the second."""
+    """Minimum and range by which PyOD turns scores into probabilities."""
     if scores.min() < scores.max():
         return scores.mean(), scores.std()
     score = float(scores[0])

@@ -55,11 +55,11 @@ _VARIATIONAL_CODES = (3, 2, 4)
 
 
 class AutoEncoderEnsemble(NeuralDetector):
-    """Outlier detection by unlike autoencoders, trained at the same time as one stack.
+    """Outlier detection by different autoencoders, trained at the same time as one stack.
 
     Every other member is a variational autoencoder, unless ``novelty=True``. Each has its own
     initial weights, training rows and batches, and they differ in bottleneck and corruption, so
-    that they err differently [1]_ [3]_ [4]_. Their log scores are put on one scale, by those of the
+    their errors differ [1]_ [3]_ [4]_. Their log scores are put on one scale, by those of the
     training rows, and combined.
 
     Parameters
@@ -94,7 +94,7 @@ class AutoEncoderEnsemble(NeuralDetector):
     device : str, torch.device or None, default=None
         Where to train and score; None is CUDA if there is a GPU, else the CPU.
     random_state : int, RandomState instance or None, default=42
-        Seed of all that is drawn; an int gives the same detector each time.
+        Seed of all random draws; an int gives the same detector each time.
     verbose : {0, 1, 2}, default=1
         Silent, a progress bar, or a line for each epoch.
     optimizer_params : dict or None, default=None
@@ -113,19 +113,19 @@ class AutoEncoderEnsemble(NeuralDetector):
         Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.3,
         or 0 with ``novelty=True``.
     corruption : Corruption, dict or None, default=None
-        :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training;
-        the decoder has to reconstruct them as they were (denoising autoencoder [2]_).
+        :class:`~pyod_ae_plugin.Corruption` of the encoder's input while training; the decoder has
+        to reconstruct the uncorrupted rows (denoising autoencoder [2]_).
     score_head : str or None, default=None
         Name of a registered score head: 'euclidean', the length of the residual, as in PyOD;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
         that of residual and latent code; 'nearest_neighbor', the distance of both from the nearest
-        of a sample of training rows; 'kernel', the distance of row and residual from what kernel
-        regression on a sample of training rows makes of them; 'nll', the negative log likelihood
+        of a sample of training rows; 'kernel', the distance of row and residual from their
+        kernel regression on a sample of training rows; 'nll', the negative log likelihood
         (not in ensembles); 'reconstruction_probability' and 'elbo' (only in a VAE). Default:
         'joint_mahalanobis', or 'kernel' with ``novelty=True``.
     checkpoint : str, PathLike or None, default=None
-        File for the state of training after each epoch. A fit that was broken off resumes from it,
-        to the same bits; the fit deletes it at its end. Needs an int as ``random_state``.
+        File for the state of training after each epoch. An interrupted fit resumes from it, to
+        the same bits; a finished fit deletes it. Needs an int as ``random_state``.
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
         Precision of the factors in matrix products when a GPU scores rows. A lower one is faster
         and changes scores; ``benchmarks/gpu.py`` prints by how much.
@@ -135,18 +135,18 @@ class AutoEncoderEnsemble(NeuralDetector):
         of them, or half. None: True with ``novelty=True``, else False. Enables
         :meth:`predict_p_value`.
     on_divergence : {'raise', 'restart'}, default='raise'
-        When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
+        When the loss is not finite, raise a :class:`FloatingPointError`; or restart from the
         same initial weights at a tenth of the learning rate, at most three times, with warnings.
         'restart' also restarts where rows end up reconstructed worse than by their mean.
     missing : {'refuse', 'mask'} or None, default=None
-        What NaN in X is: an error, or a value that is missing. A missing value is hidden from the
+        Treat NaN in X as an error, or as a missing value. A missing value is hidden from the
         encoder and left out of the loss. To score a row, it is filled by what the network
         reconstructs from the other values. Default: 'refuse', or 'mask' with ``columns``.
     columns : 'auto', dict or None, default=None
         Take tables of pandas, polars or Arrow as they are, with categories, times, gaps and ids:
-        'auto' finds out what each column holds, see :class:`~pyod_ae_plugin.columns.Columns`; a
+        'auto' determines the role of each column, see :class:`~pyod_ae_plugin.columns.Columns`; a
         dict gives the roles of some columns, such as ``{'zip': 'category', 'note': 'drop'}``, and
-        those of the others are found out. Default: X holds numbers.
+        the others are determined. Default: X holds numbers.
 
     See Also
     --------

@@ -196,7 +196,7 @@ def fit_model(
         Rows whose scores set the threshold; None is the training rows.
     feature_names_in : ndarray of str or None, default=None
     columns : Columns or None, default=None
-        What the rows were encoded by.
+        The encoding of the rows.
 
     Returns
     -------
@@ -274,7 +274,7 @@ def assemble(
 
 @contextlib.contextmanager
 def _global_randomness(recipe: Recipe) -> Iterator[None]:
-    """Leave torch's global generators as they are, also where a network draws from them."""
+    """Restore torch's global generators afterwards, even if a network draws from them."""
     if recipe.draws_privately:
         yield
     else:
@@ -305,7 +305,7 @@ def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
 
 
 def _standardize(rows: Rows, recipe: Recipe, start: Start, group: Group) -> Standardize:
-    """Return what standardises raw rows: learned from all of them, or taken from the start."""
+    """Return the standardisation, learned from all rows or taken from the start."""
     standardize = start.standardize
     if standardize is None:
         standardize = Standardize(rows.shape[1])
@@ -356,7 +356,7 @@ def _check_range(rows: Rows, standardize: Standardize) -> None:
 
 
 def _warn_where_rounded(moments: Moments, standardize: Standardize) -> None:
-    """Warn of features of which float32 keeps so little that they no longer tell rows apart."""
+    """Warn of features whose variation float32 rounds away."""
     scale, shift = standardize.scale.double(), standardize.shift.double()
     mean, std = (moments.mean * scale + shift).abs(), moments.std * scale
     step = mean * torch.finfo(torch.float32).eps
@@ -405,7 +405,7 @@ def _tiles(sample: Tensor, module: ScoringModule, recipe: Recipe) -> Tiles:
 def _train(
     rows: Rows, standardize: Standardize, recipe: Recipe, start: Start, group: Group
 ) -> Trained:
-    """Train the network of a recipe, or that of the start further."""
+    """Train the network of a recipe, or continue with that of the start."""
     device = resolve_device(recipe.device)
     seed = recipe.seed + start.seed_offset
     generator = torch.Generator(device).manual_seed(seed)
@@ -455,9 +455,9 @@ def fit_fingerprint(recipe: Recipe, rows: Rows, device: torch.device) -> str:
 def _run(training: Training, recipe: Recipe, checkpoint: Checkpoint | None) -> bool:
     """Run a training, from its checkpoint if there is one; restart it where it diverges.
 
-    Return whether it finished. If not, Ctrl-C ended it, and the network is as the last finished
-    epoch left it. Without restarts left a DivergenceError is raised, and a ConvergenceWarning
-    given where the network reconstructs rows worse than their mean does.
+    Return whether it finished. If not, Ctrl-C ended it, and the network is that of the last
+    finished epoch. If no restart is left, divergence raises a DivergenceError, and a network that
+    reconstructs rows worse than their mean does causes a ConvergenceWarning.
     """
     draws_globally = not recipe.draws_privately
     untrained = training.error()
@@ -551,7 +551,7 @@ def _warn(message: str) -> None:
 
 
 def _load_state(training: Training, state: Mapping[str, Tensor], draws_globally: bool) -> None:
-    """Continue from a state; ValueError, before anything is changed, if it cannot be one."""
+    """Continue from a state; raise a ValueError, before any change, if it is not valid."""
     drawn = strip_prefix(_GLOBAL, state)
     check_names(global_rng_state(training.device) if draws_globally else {}, drawn)
     for name, value in drawn.items():
@@ -568,7 +568,7 @@ def _state(training: Training, draws_globally: bool) -> dict[str, Tensor]:
     return state
 
 
-# ------------------------------------------------------------------------- what training left
+# ------------------------------------------------------------------------------ after training
 
 
 def _fitted_module(
@@ -621,7 +621,7 @@ def _judged(
     recipe: Recipe,
     group: Group,
 ) -> dict[str, Any]:
-    """Scores of rows that come in pieces, threshold and labels, as fields of :class:`Fitted`."""
+    """Scores of rows read in pieces, threshold and labels, as fields of :class:`Fitted`."""
 
     def scored(pieces: Iterable[Rows]) -> Array:
         own = np.concatenate([score_rows(module, rows, recipe.precision) for rows in pieces])

@@ -1,4 +1,4 @@
-"""Checks what users pass as X and views it as a tensor of rows, without a copy where possible."""
+"""Checks of X, and its view as a tensor of rows, without a copy where possible."""
 
 from __future__ import annotations
 
@@ -144,14 +144,14 @@ def frame_given(X: Any, learned: Columns | None = None) -> Frame:
 
 
 def _learn(estimator: Any, columns: Columns) -> None:
-    """Set what scikit-learn wants to know of the features, which are the columns learned from."""
+    """Set scikit-learn's attributes of the features, which are the columns learned from."""
     estimator.columns_ = columns
     estimator.n_features_in_ = len(columns.features)
     estimator.feature_names_in_ = np.array(columns.features, dtype=object)
 
 
 def asked_roles(columns: str | Mapping[str, str]) -> Mapping[str, str]:
-    """The roles that the parameter ``columns`` asks for, by name of the column."""
+    """The roles in the parameter ``columns``, by name of the column."""
     return {} if isinstance(columns, str) else columns
 
 
@@ -165,7 +165,7 @@ def _in_order(estimator: Any, X: Any) -> Any:
 
 
 def _about_columns(X: Any) -> str | None:
-    """Which columns of a table are not numbers, what they hold, and what to do; None if none."""
+    """A message on the columns of a table that are not numbers, with the remedy; None if none."""
     frame = frame_of(X)
     if frame is None:
         return None
@@ -179,7 +179,7 @@ def _about_columns(X: Any) -> str | None:
 
 
 def _kind(cells: Cells) -> str | None:
-    """What a column of no numbers holds."""
+    """The content of a column that is not of numbers, in words."""
     if isinstance(cells, Texts):
         return f"text, such as {cells.values[0]!r}" if cells.values else "no values"
     return "times" if cells.dtype == TIME else None
@@ -189,10 +189,10 @@ def _kind(cells: Cells) -> str | None:
 
 
 def _table_of(X: Any, has_gaps: bool) -> Any:
-    """X as something that scikit-learn checks: an array, a table, or whatever else it knows.
+    """X in a form that scikit-learn checks, such as an array or a table.
 
-    Tensors become arrays, and masked values NaN if there may be gaps. What is no table of rows is
-    refused where scikit-learn's message would not tell what to pass.
+    Tensors become arrays, and masked values NaN if there may be gaps. Anything else is refused if
+    scikit-learn's message would not tell what to pass.
     """
     if isinstance(X, (DataLoader, Dataset, Iterator)) and not hasattr(X, "__array__"):
         raise TypeError(
@@ -257,7 +257,7 @@ def _check_has_values(rows: Tensor) -> None:
 
 
 def _check_dimensions(shape: Sequence[int]) -> None:
-    """Raise on sequences and images, which have to be made rows."""
+    """Raise on sequences and images, which have to be reshaped to rows."""
     if len(shape) <= 2:
         return
     features = math.prod(shape[1:])
@@ -270,7 +270,7 @@ def _check_dimensions(shape: Sequence[int]) -> None:
 
 
 def _remedy(happened: str) -> str | None:
-    """What to do about an error of NumPy, which knows nothing of rows; None leaves it as it is."""
+    """The remedy for an error of NumPy, whose message does not mention rows, or None."""
     if "setting an array element with a sequence" in happened:
         return (
             "Cells or rows of X are sequences, or differ in length. Cut or pad them to one length, "
@@ -288,7 +288,7 @@ def _remedy(happened: str) -> str | None:
 
 
 def warn_about_labels(estimator: BaseEstimator, y: Any) -> None:
-    """Say that labels given to a fit are ignored, as PyOD does; a y of None holds no labels."""
+    """Warn that a fit ignores labels, as PyOD does; a y of None holds no labels."""
     if y is None or all(label is None for label in np.asarray(y, dtype=object).ravel()):
         return
     warnings.warn(
@@ -344,7 +344,7 @@ class TrainingRows:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a fit is told of the rows: names of features, if there are any, and columns."""
+        """Arguments of a fit that describe the rows: names of features and columns, or None."""
         names = ("feature_names_in", "columns")
         return {name: getattr(self._copy, f"{name}_", None) for name in names}
 
@@ -362,7 +362,7 @@ def _is_plain(estimator: BaseEstimator, X: Any) -> bool:
 
 
 def device_rows(estimator: BaseEstimator, X: Any) -> Tensor | None:
-    """Return rows on a GPU as a tensor, without a copy; None if X lies on the host.
+    """Return rows on a GPU as a tensor, without a copy; None if X is on the host.
 
     X may be a tensor or anything with ``__cuda_array_interface__`` or ``__dlpack__``, such as an
     array of CuPy.

@@ -1,4 +1,4 @@
-"""Which values the parameters of detectors may have, and what some of their defaults are."""
+"""Constraints of the parameters of detectors, and some of their defaults."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def check_value(name: str, kind: type, value: Any) -> None:
 
 
 def calibration_share(held_out_threshold: bool | float | None, novelty: bool) -> CalibrationShare:
-    """What is kept from training to set the threshold by, as a parameter asks for it."""
+    """The rows kept from training to set the threshold, as a parameter requests."""
     if held_out_threshold is None:
         held_out_threshold = novelty
     if not isinstance(held_out_threshold, (bool, np.bool_)):
@@ -129,7 +129,7 @@ def calibration_share(held_out_threshold: bool | float | None, novelty: bool) ->
 
 
 class CalibrationShare(NamedTuple):
-    """How many rows are kept from training to set the threshold by."""
+    """The number of rows kept from training to set the threshold."""
 
     fraction: float  # of all rows
     fewest: int = 0  # hold out at least this number, but no more than half of the rows for it
@@ -158,7 +158,7 @@ def check_contamination(contamination: Any) -> None:
 
 
 def check_share(contamination: Any) -> None:
-    """Raise on a share of outliers that no threshold could have."""
+    """Raise on an impossible share of outliers."""
     if not isinstance(contamination, Real) or 0 < float(contamination) <= 0.5:
         return
     remedy = ""
@@ -173,7 +173,7 @@ def check_share(contamination: Any) -> None:
 
 
 def check_checkpoint(checkpoint: Any, random_state: Any) -> None:
-    """Raise unless a checkpoint can be written and tells a fit from one that draws otherwise."""
+    """Raise unless a checkpoint can be written and an int seeds the fit, which it then resumes."""
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
         raise ValueError(
             f"checkpoint={checkpoint!r} is in a folder that is not there. Make it, or name a file "

@@ -1,4 +1,4 @@
-"""What the parameters of a detector ask of a fit, as one value, and the builders it consists of."""
+"""The recipe of a fit, made of a detector's parameters, and its builders."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PRIVATE_FACTORIES = (mlp, variational_mlp, conv, variational_conv)
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the parameters of a detector ask of a fit."""
+    """The settings of a fit, from the parameters of a detector."""
 
     # Makes the untrained network on a device. On the device 'meta' it takes no memory, and the
     # values of the network are not checked.
@@ -57,10 +57,10 @@ class Recipe:
     contamination: Any  # a share, or a thresholder
     calibration: CalibrationShare  # rows kept from training to set the threshold
     seed: int
-    device: str | torch.device | None  # as asked for; fit_model checks whether it is here
+    device: str | torch.device | None  # as given; fit_model checks that this machine has it
     precision: Precision
     variational: bool  # whether the network has a posterior, whose latent dimensions are measured
-    draws_privately: bool  # whether building and training leave torch's global generators alone
+    draws_privately: bool  # whether building and training leave torch's global generators unchanged
     restarts: bool  # whether training restarts at a lower learning rate after it diverged
     verbose: int
     checkpoint: Path | None
@@ -83,7 +83,7 @@ def make_recipe(
     seed: int | None = None,
     **options: Any,
 ) -> Recipe:
-    """Make a recipe from the parameters that all detectors share and from what they differ in.
+    """Make a recipe from the parameters that all detectors share and from those of one class.
 
     ``options`` are fields of :class:`~pyod_ae_plugin.engine.options.TrainingOptions`.
     """
@@ -160,12 +160,12 @@ def single_network_recipe(
 
 
 def corruptor(members: Sequence[Corruption]) -> Corruptor | None:
-    """What corrupts the rows that the members' encoders are given; None if nothing does."""
+    """The corruption of the rows that the members' encoders get, or None."""
     return Corruptor(members) if any(m.mask or m.noise for m in members) else None
 
 
 def trim_of(detector: NeuralDetector) -> float:
-    """The share that is trimmed, or its default."""
+    """The trimmed share, or its default."""
     default = 0.0 if detector.novelty else DEFAULT_TRIM
     return default if detector.trim is None else float(detector.trim)
 
@@ -266,7 +266,7 @@ def _check_kind(network: Network, name: str) -> None:
 
 
 def _check_values(network: Network, name: str, n_features: int, device: torch.device) -> None:
-    """Raise unless a network maps each row by itself and leaves the rows as they are."""
+    """Raise unless a network maps each row independently and does not change its input."""
     x = torch.linspace(-1, 1, 3 * n_features, device=device).view(3, n_features)
     given = x.clone()
     try:
@@ -298,7 +298,7 @@ def _check_values(network: Network, name: str, n_features: int, device: torch.de
 
 
 def _remedy_for_types(network: Network) -> str:
-    """What to do about parameters and buffers that are no float32; empty if there are none."""
+    """The remedy for parameters and buffers that are not float32; empty if there are none."""
     tensors = (*network.parameters(), *network.buffers())
     types = {str(t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32}
     if not types:
@@ -324,7 +324,7 @@ def find_head(name: str) -> Callable[..., ScoreHead]:
 def build_head(
     name: str, network: Network, n_features: int, members: tuple[int, ...] = ()
 ) -> ScoreHead:
-    """Return a new score head of a registered kind, for a network that has what it needs."""
+    """Return a new score head of a registered kind, for a network with the methods it needs."""
     factory = find_head(name)
     available = {"n_latent": _n_latent(network, n_features), "members": members}
     named = inspect.signature(factory).parameters

@@ -70,7 +70,7 @@ def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
 
 
 def described_params(detector: NeuralDetector) -> dict[str, Any]:
-    """The parameters of a detector as JSON; a ValueError names what only pickle could hold."""
+    """The parameters of a detector as JSON; a ValueError names one that only pickle could hold."""
     name = type(detector).__name__
     if name not in detector_names() or find(_HOOK, name, "detector") is not type(detector):
         raise ValueError(
@@ -86,15 +86,15 @@ def load_detector(path: str | Path, device: str | torch.device | None = None) ->
     """Load a detector that was saved with its method ``save``.
 
     Nothing in the files is executed: classes, networks and score heads are looked up by name
-    among the installed plugins. What the files hold is checked before memory is taken for it.
+    among the installed plugins. Their content is checked before memory is allocated for it.
 
     Parameters
     ----------
     path : str or Path
         The folder or file.
     device : str, torch.device or None, default=None
-        Where it scores; None is where its own ``device`` parameter says, if that is here, else
-        the CPU.
+        Where it scores. Default: the device of its ``device`` parameter if this machine has it,
+        else the CPU.
 
     Returns
     -------
@@ -106,8 +106,8 @@ def load_detector(path: str | Path, device: str | torch.device | None = None) ->
     FileNotFoundError
         If there is no saved detector.
     ValueError
-        If it is not as it was written, of an unknown format or of an unknown kind, or the device
-        is not here.
+        If it is damaged, of an unknown format or of an unknown kind, or this machine does not have
+        the device.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def _built(recipe: Recipe, n_features: int, device: torch.device) -> ScoringModu
 
 
 def _to_json(name: str, value: Any) -> Any:
-    """Return a value as JSON holds it, or say which one it cannot hold."""
+    """Return a value as JSON holds it, or raise a ValueError that names it."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (np.generic, np.ndarray)):

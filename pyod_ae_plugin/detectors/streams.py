@@ -1,4 +1,4 @@
-"""What is kept of rows that come piece by piece, and the fit that goes on from it."""
+"""The sample of rows that come in batches, and the state that a fit continues from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST_ROWS_KEPT = 1024
 
 
 class Stream(NamedTuple):
-    """A uniform sample of the rows seen so far, and what a fit to it continues from."""
+    """A uniform sample of the rows seen so far, and the state that a fit to it continues from."""
 
     sample: RowSample
     generator: torch.Generator  # draws the sample
@@ -38,7 +38,7 @@ class Stream(NamedTuple):
 
     @default_settings()
     def after(self, module: ScoringModule, preprocessing: bool) -> Stream:
-        """The stream behind a fit whose rows are unknown: it goes on from the module's network."""
+        """The stream after a fit whose rows are unknown: it continues from the module's network."""
         standardize = copy.deepcopy(module.standardize).cpu() if preprocessing else None
         network = copy.deepcopy(module.network).requires_grad_(True)
         return self._replace(network=network, standardize=standardize)
@@ -53,7 +53,7 @@ class Stream(NamedTuple):
 
     @default_settings()
     def start(self, epoch_fraction: float = 1.0, *, keeps_network: bool = False) -> Start:
-        """What a fit to the sample goes on from."""
+        """The state that a fit to the sample continues from."""
         if self.network is None:
             return Start(keeps_network=keeps_network)
         return Start(

@@ -69,7 +69,7 @@ class VAE(NeuralDetector):
     device : str, torch.device or None, default=None
         Where to train and score; None is CUDA if there is a GPU, else the CPU.
     random_state : int, RandomState instance or None, default=42
-        Seed of all that is drawn; an int gives the same detector each time.
+        Seed of all random draws; an int gives the same detector each time.
     use_compile : bool, default=False
         Train through :func:`torch.compile`.
     compile_mode : str, default='default'
@@ -89,7 +89,7 @@ class VAE(NeuralDetector):
         Widths of the hidden layers of the encoder.
     decoder_neuron_list : sequence of int, default=(64,)
         Widths of the hidden layers of the decoder.
-    latent_dim : int, default=16
+    latent_dim : int, default=3
         Width of the latent code.
     hidden_activation_name : str, default='silu'
         One of 'elu', 'gelu', 'identity', 'leaky_relu', 'relu', 'sigmoid', 'silu', 'softmax',
@@ -112,8 +112,8 @@ class VAE(NeuralDetector):
         Share of the highest-loss rows of each batch that is left out of the gradient. Default: 0.3,
         or 0 with ``novelty=True``.
     corruption : Corruption, dict or None, default=None
-        :class:`~pyod_ae_plugin.Corruption` of the rows that the encoder is given while training;
-        the decoder has to reconstruct them as they were (denoising autoencoder [2]_).
+        :class:`~pyod_ae_plugin.Corruption` of the encoder's input while training; the decoder has
+        to reconstruct the uncorrupted rows (denoising autoencoder [2]_).
     network : str or callable, default='variational_mlp'
         Name of a registered network, or a function from ``n_features`` to a
         :class:`torch.nn.Module` with ``encode`` and ``decode``, in a VAE also ``posterior``. It may
@@ -126,16 +126,16 @@ class VAE(NeuralDetector):
         Name of a registered score head: 'euclidean', the length of the residual, as in PyOD;
         'mahalanobis', its length in the metric of the training residuals; 'joint_mahalanobis',
         that of residual and latent code; 'nearest_neighbor', the distance of both from the nearest
-        of a sample of training rows; 'kernel', the distance of row and residual from what kernel
-        regression on a sample of training rows makes of them; 'nll', the negative log likelihood
+        of a sample of training rows; 'kernel', the distance of row and residual from their
+        kernel regression on a sample of training rows; 'nll', the negative log likelihood
         (not in ensembles); 'reconstruction_probability' and 'elbo' (only in a VAE). Default:
         'joint_mahalanobis', or 'kernel' with ``novelty=True``.
     early_stopping : bool, EarlyStopping or dict, default=False
         Stop when the loss of rows kept from training no longer falls, and return to the best
         epoch; True stands for the defaults of :class:`~pyod_ae_plugin.EarlyStopping`.
     checkpoint : str, PathLike or None, default=None
-        File for the state of training after each epoch. A fit that was broken off resumes from it,
-        to the same bits; the fit deletes it at its end. Needs an int as ``random_state``.
+        File for the state of training after each epoch. An interrupted fit resumes from it, to
+        the same bits; a finished fit deletes it. Needs an int as ``random_state``.
     precision : {'float32', 'tf32', 'bfloat16'}, default='float32'
         Precision of the factors in matrix products when a GPU scores rows. A lower one is faster
         and changes scores; ``benchmarks/gpu.py`` prints by how much.
@@ -145,18 +145,18 @@ class VAE(NeuralDetector):
         of them, or half. None: True with ``novelty=True``, else False. Enables
         :meth:`predict_p_value`.
     on_divergence : {'raise', 'restart'}, default='raise'
-        When the loss is no longer finite, raise a :class:`FloatingPointError`; or restart from the
+        When the loss is not finite, raise a :class:`FloatingPointError`; or restart from the
         same initial weights at a tenth of the learning rate, at most three times, with warnings.
         'restart' also restarts where rows end up reconstructed worse than by their mean.
     missing : {'refuse', 'mask'} or None, default=None
-        What NaN in X is: an error, or a value that is missing. A missing value is hidden from the
+        Treat NaN in X as an error, or as a missing value. A missing value is hidden from the
         encoder and left out of the loss. To score a row, it is filled by what the network
         reconstructs from the other values. Default: 'refuse', or 'mask' with ``columns``.
     columns : 'auto', dict or None, default=None
         Take tables of pandas, polars or Arrow as they are, with categories, times, gaps and ids:
-        'auto' finds out what each column holds, see :class:`~pyod_ae_plugin.columns.Columns`; a
+        'auto' determines the role of each column, see :class:`~pyod_ae_plugin.columns.Columns`; a
         dict gives the roles of some columns, such as ``{'zip': 'category', 'note': 'drop'}``, and
-        those of the others are found out. Default: X holds numbers.
+        the others are determined. Default: X holds numbers.
 
     Attributes
     ----------
@@ -320,7 +320,7 @@ class VAE(NeuralDetector):
         A code is drawn from the standard normal prior, and a row from the normal distribution
         that the decoder gives for it: its mean and its variance per feature [1]_. What was learned
         is the distribution of the rows that training kept: fit with ``novelty=True`` where all
-        rows shall count, else the ``trim`` share that is rebuilt worst is missing.
+        rows shall count, else the ``trim`` share that is reconstructed worst is missing.
 
         Parameters
         ----------

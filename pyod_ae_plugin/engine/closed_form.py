@@ -361,7 +361,7 @@ class Elementwise:
 
 
 class HideGaps:
-    """The operation that makes 0 of what the decoder gives for gaps."""
+    """The operation that sets the decoder's values for gaps to 0."""
 
     def __init__(self, program: Program, *buffers: Buffer) -> None:
         self._program, self._buffers = program, buffers
@@ -378,7 +378,7 @@ class HideGaps:
 
 
 class Reparameterization:
-    """The operation ``reparameterize`` of new noise. Adds to what :class:`Divergence` wrote."""
+    """The operation ``reparameterize`` of new noise; adds to the gradients of ``Divergence``."""
 
     def __init__(
         self,
@@ -413,12 +413,12 @@ class Reparameterization:
 
 
 class Term(Protocol):
-    """A summand of the loss of each row."""
+    """A term of the loss of each row."""
 
-    constant: float  # part of the summand, the same for all rows, that forward() leaves out
+    constant: float  # constant part of the term, which forward() leaves out
 
     def forward(self, x: Tensor, progress: float, losses: Tensor) -> None:
-        """Add the summands of rows [*members, n, n_features] to losses [*members * n]."""
+        """Add the terms of rows [*members, n, n_features] to losses [*members * n]."""
 
     def backward(self) -> None:
         """Write the gradients of the buffers that the term reads."""

@@ -152,8 +152,8 @@ def default_settings() -> Iterator[None]:
 
 
 def _overrides() -> Iterator[AbstractContextManager[Any]]:
-    """What sets this thread back to the defaults, as far as it is not there."""
-    made = torch.empty(0)  # asks for type and device in a quarter of the time of the getters
+    """Context that restores torch's defaults in this thread where settings differ from them."""
+    made = torch.empty(0)  # a quarter of the time of the getters of type and device
     if made.dtype is not torch.float32:
         yield _Float32()
     if made.device.type != "cpu":
@@ -170,7 +170,7 @@ def _overrides() -> Iterator[AbstractContextManager[Any]]:
 
 
 class _Float32(TorchFunctionMode):
-    """Makes float32 of what would be of the default type.
+    """Replaces the default type by float32.
 
     Other threads would see a default type that is set and set back; a mode is a thread's own.
     """

@@ -104,7 +104,7 @@ def can_be_folded(pipeline: Pipeline | None, module: ScoringModule) -> bool:
 
 
 class FoldedScore:
-    """A folded function, which knows whether a module still computes the same.
+    """A folded function that detects changes of its module.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class FoldedScore:
         return self._function(x)
 
     def is_of(self, module: ScoringModule) -> bool:
-        """Whether the module, of which this was made, is unchanged."""
+        """Whether the folded module is unchanged."""
         return self._snapshot.is_of(module)
 
     @property
@@ -132,7 +132,7 @@ class FoldedScore:
         """Rows of the lowest tile in which a row has, in this thread, the score of higher tiles.
 
         It is 0 if no tile lower than ``ALIGNMENT`` does. That depends on the matrix kernels of
-        the machine and on how many threads they use here, so it is tried with some rows.
+        the machine and on how many threads they use here, so it is determined with some rows.
         """
         n_threads = torch.get_num_threads()
         if n_threads not in self._heights:
@@ -217,7 +217,7 @@ class _Chain(NamedTuple):
     def hidden(
         self, rows: Tensor, results: Sequence[Tensor], see_code: Callable[[Tensor], object]
     ) -> Tensor:
-        """The values that the last layer takes; ``see_code`` is shown the code in between."""
+        """The input of the last layer; ``see_code`` gets the code in between."""
         h = rows
         for i, (step, result) in enumerate(zip(self.steps, results, strict=True), 1):
             h = step(h, result)
@@ -234,7 +234,7 @@ class _Stage(NamedTuple):
     following: list[nn.Module]
 
     def full_bias(self, deferred_bias: Tensor | None) -> Tensor:
-        """The bias, with that which the layer before did not add."""
+        """The bias, including the deferred bias of the layer before."""
         if deferred_bias is None:
             return self.bias
         return torch.addmv(self.bias, self.weight.t(), deferred_bias)
@@ -296,7 +296,7 @@ def _in_place(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 def _folded_to_residuals(
     standardize: Standardize, pipeline: Pipeline, head: ScoreHead
 ) -> TileFunction:
-    """Residuals by the chain of a network, and what the head makes of them."""
+    """Residuals by the chain of a network, and their scores by the head."""
     scale, shift = standardize.scale, standardize.shift
     chain = _Chain.of(standardize, pipeline, None)
     bias, code_bias, n_features = chain.bias - shift, chain.code_bias, len(scale)
@@ -324,7 +324,7 @@ def _folded_to_residuals(
 
 
 def _folded_to_points(standardize: Standardize, pipeline: Pipeline, head: Kernel) -> TileFunction:
-    """Row and residuals of all members as a point, and how well the kernel reconstructs it."""
+    """Row and residuals of all members as a point, and its distance from its kernel regression."""
     scale, shift, n_features = standardize.scale, standardize.shift, standardize.n_features
     chains = [_Chain.of(standardize, pipeline, i) for i in _members(pipeline)]
     center, *centers = head.center.split(n_features)

@@ -1,4 +1,4 @@
-"""What training minimises: a loss for each row of a batch, and their trimmed mean."""
+"""The objectives of training: a loss for each row of a batch, and their trimmed mean."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class Corruptor:
 
 
 class Inputs(NamedTuple):
-    """What a batch of rows [*members, n, n_features] gives the network and the loss."""
+    """The inputs of network and loss from a batch of rows [*members, n, n_features]."""
 
     target: Tensor  # the rows to reconstruct, with 0 for gaps
-    source: Tensor  # what the encoder is given
+    source: Tensor  # the encoder's input
     known: Tensor | None  # 1 for values and 0 for gaps; None if there are no gaps
 
     @classmethod
@@ -86,7 +86,7 @@ class Inputs(NamedTuple):
         return cls(x, source, known)
 
     def hide(self, values: Tensor) -> Tensor:
-        """Values of the decoder, with 0 for gaps, as the rows to reconstruct have it."""
+        """Values of the decoder, with 0 for gaps, as in the rows to reconstruct."""
         return values if self.known is None else values * self.known
 
 

@@ -1,7 +1,7 @@
-"""What a network computes, read from its modules: the one question of all fast paths.
+"""What a network computes, read from its modules, for all fast paths.
 
 Closed-form gradients, folded scoring on a CPU, CUDA graphs and the fused kernel replace the calls
-of a network's modules by something faster. That is right only where all modules are known and no
+of a network's modules by something faster. That is correct only if all modules are known and no
 hook is registered. :func:`read_pipeline` decides this once, for all of them.
 """
 
@@ -79,9 +79,9 @@ class Pipeline:
 
 
 def read_pipeline(network: Network) -> Pipeline | None:
-    """Return what a network computes, or None where that is not known.
+    """Return what a network computes, or None if the network is not known.
 
-    Known is an :class:`~pyod_ae_plugin.networks.AutoEncoderNetwork` or
+    A known network is an :class:`~pyod_ae_plugin.networks.AutoEncoderNetwork` or
     :class:`~pyod_ae_plugin.networks.VariationalNetwork`, and no subclass, of linear layers with a
     bias, activations of :mod:`pyod_ae_plugin.networks.activations`, and batch norm and dropout of
     this package. No parameter may be shared and no method replaced. No hook may be registered on

@@ -1,4 +1,4 @@
-"""Whether a module computes what it did: asked at each call, so the answer takes microseconds."""
+"""Detection of changes of a module, in microseconds, since each call checks it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyod_ae_plugin.engine.pipeline import are_all_hooked
 
 
 class Snapshot:
-    """What a module on a CPU computed with when the snapshot was taken.
+    """The state of a module on a CPU when the snapshot was taken.
 
     That is: all modules in it, their attributes, and the bits of their parameters and buffers. It
     also sees changes that torch does not count, such as those by ``.data``. It does not look into
@@ -41,7 +41,7 @@ class Snapshot:
             self._values.append((tensor, tensor.data_ptr(), memory, memory.tobytes()))
 
     def is_of(self, module: nn.Module) -> bool:
-        """Whether the module, of which the snapshot is, is unchanged."""
+        """Whether the module is unchanged since the snapshot."""
         for part, attributes in zip((module, *self._parts), self._attributes, strict=True):
             now = _attributes(part)
             if len(now) != len(attributes) or not all(map(is_, now, attributes)):
@@ -54,7 +54,7 @@ class Snapshot:
 
 
 def _attributes(module: nn.Module) -> list[Any]:
-    """All that a module refers to and that is called or computed with."""
+    """All that a module calls or computes with."""
     return [
         type(module),
         *vars(module).values(),

@@ -1,4 +1,4 @@
-"""Tiles of rows: the loop in which everything but training is computed."""
+"""Tiles of rows: the loop of all computations but training."""
 
 from __future__ import annotations
 

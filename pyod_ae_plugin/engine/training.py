@@ -339,7 +339,7 @@ class EarlyStopper:
             self._epochs_since += 1
 
     def state(self) -> dict[str, Tensor]:
-        """All that later updates depend on."""
+        """The state on which later updates depend."""
         numbers = torch.tensor([self._loss, self._epochs_since], dtype=torch.float64)
         return {_NUMBERS: numbers, **self.weights}
 
@@ -353,7 +353,7 @@ class EarlyStopper:
 class DivergenceError(FloatingPointError):
     """Training diverged: loss, weights or reconstructions are not finite, or nothing was learned.
 
-    Its two arguments are what happened and what to do about it.
+    Its two arguments are the fault and the remedy.
     """
 
     def __str__(self) -> str:
@@ -361,7 +361,7 @@ class DivergenceError(FloatingPointError):
 
 
 def divergence(happened: str, lr: float) -> DivergenceError:
-    """Return the error for what happened at a learning rate."""
+    """Return the error for a fault at a learning rate."""
     return DivergenceError(
         f"Training diverged: {happened}, at a learning rate of {lr:g}.",
         f"Lower it (lr={lr / 10:g}), and keep preprocessing=True so that the features are "

@@ -1,4 +1,4 @@
-"""The layers that encoders and decoders are made of, drawing from a private generator."""
+"""The layers of encoders and decoders; they draw from a private generator."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class GaussianOutput(nn.Module):
     """
 
     # Bounds of the log variance, in squared standard deviations of a feature. Without a lower
-    # bound, a feature that can be reconstructed exactly would take over the loss.
+    # bound, a feature that can be reconstructed exactly would dominate the loss.
     CLIP = (-6.0, 6.0)
 
     def __init__(self, mean: nn.Module, logvar: nn.Module) -> None:

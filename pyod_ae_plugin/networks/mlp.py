@@ -164,7 +164,7 @@ def stacked_mlp(
     """Fully connected autoencoders, plain and variational ones, side by side.
 
     Beside variational members, a plain one is a variational one that uses no log variances: these
-    layers of its start at zero, and ``engine.objectives.DrawnCodes`` gives
+    layers start at zero, and ``engine.objectives.DrawnCodes`` gives
     them no gradient.
 
     Parameters

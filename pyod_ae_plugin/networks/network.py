@@ -1,4 +1,4 @@
-"""What the package asks of a network, and its own two: a plain and a variational autoencoder."""
+"""The interface of a network, and its two classes: plain and variational autoencoder."""
 
 from __future__ import annotations
 

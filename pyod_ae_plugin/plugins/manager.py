@@ -76,8 +76,8 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
     ValueError
         If no detector has this name.
     TypeError
-        If the detector does not accept one of the keyword arguments; the message says which it
-        does accept.
+        If the detector does not accept one of the keyword arguments; the message lists those that
+        it accepts.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def create_detector(name: str, **params: Any) -> BaseDetector:
 
 
 def check_keywords(name: str, create: Callable[..., Any], keywords: Collection[str]) -> None:
-    """Raise a TypeError on keywords that a class or function lacks, with the ones that it has."""
+    """Raise a TypeError on unknown keywords of a class or function, with the known ones."""
     if not keywords:  # as when an object is unpickled; to read a signature takes time
         return
     parameters = inspect.signature(create).parameters.values()
@@ -108,7 +108,7 @@ def check_keywords(name: str, create: Callable[..., Any], keywords: Collection[s
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The question whether a known name was meant, with a space at its end; "" if none is alike.
+    """A question that suggests the nearest known name, with a space at its end, or "".
 
     Examples
     --------

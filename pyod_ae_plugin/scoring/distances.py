@@ -1,4 +1,4 @@
-"""Score heads that measure Mahalanobis distances, and the covariances that these are made of."""
+"""Score heads that measure Mahalanobis distances, and their covariances."""
 
 from __future__ import annotations
 
@@ -259,12 +259,12 @@ def untrimmed_rows(network: Network, tiles: Tiles, trim: float) -> list[Kept]:
 
 
 # A rare category hardly varies, and is reconstructed almost exactly. In the metric of the residuals
-# alone each occurrence of it would outweigh all else that a row has.
+# alone each occurrence of it would outweigh all other features of the row.
 _FLOOR = 0.01
 
 
 def variance_floor(tiles: Tiles) -> Tensor:
-    """What is added to the variance of the residual of each feature, [n_features].
+    """Floor added to the variance of the residual of each feature, [n_features].
 
     It is 1% of the variance that a feature lacks to 1, at most its own: nothing for a feature
     scaled to unit variance, and something for one whose unit is larger than its standard deviation.

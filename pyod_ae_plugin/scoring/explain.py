@@ -22,8 +22,8 @@ def contributions(module: ScoringModule, x: Tensor) -> Tensor:
     the sum for scores with kinks, is distributed in proportion to the sizes of the contributions.
     If float32 overflows, the score is distributed in proportion to ``abs(z_j)``.
 
-    Residuals alone do not tell which feature is abnormal: if an abnormal value affects the latent
-    code, the network reconstructs all other features badly.
+    The largest residual may belong to another feature than the abnormal one: if an abnormal value
+    affects the latent code, the network reconstructs other features badly, too.
 
     Parameters
     ----------

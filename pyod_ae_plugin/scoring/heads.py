@@ -96,7 +96,7 @@ class ScoreHead(nn.Module):
         return scores
 
     def other_inputs(self, code: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-        """What ``forward`` takes behind the residual."""
+        """Further arguments of ``forward``."""
         return (code,) * self.uses_code + (z,) * self.uses_row
 
     def feature_terms(self, network: Network, z: Tensor) -> Tensor | None:

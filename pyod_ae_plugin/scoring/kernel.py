@@ -29,14 +29,14 @@ SAME = 1e-5
 
 
 class Kernel(ScoreHead):
-    """Distance of a row to what kernel regression on training rows reconstructs of it.
+    """Distance of a row from its kernel regression on training rows.
 
     A row ``x`` with the residual ``r`` is the point ``u = (x, 3 r)``. It is reconstructed as the
     mean of reference points, weighted by ``softmax(-|u - u_i|^2 / (2 h^2))``, and its score is its
     distance to that mean. This is what the best denoising autoencoder computes for a finite table
     and normal noise of standard deviation ``h`` [1]_; with ``u = x`` alone it is known as kernel
-    contraction [2]_. The residual adds what the network learned of how features depend on each
-    other.
+    contraction [2]_. The residual adds what the network learned about how features depend on
+    each other.
 
     References are 1,024 of the training rows that were not trimmed, those nearest to the centers of
     k-means, or all if there are fewer. The bandwidth ``h`` is the candidate by which the 70% of the
@@ -194,7 +194,7 @@ class Kernel(ScoreHead):
         exists = (self.copies > 0).to(points.dtype)
         may_be_itself = same & (self.copies < 2)
         weights = torch.where(may_be_itself, self.copied * exists, exists)
-        # Where all references may be the row itself, it is rebuilt from them.
+        # If every reference may be the row itself, the row is reconstructed from all of them.
         is_alone = weights.sum(1, keepdim=True) == 0
         return distances, torch.where(is_alone, exists, weights)
 

@@ -1,4 +1,4 @@
-"""Probabilistic networks: densities, divergences, the score heads made of them, and samples."""
+"""Probabilistic networks: densities, divergences, their score heads, and samples."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class ScoringModule(nn.Module):
 
 
 def _measured_widths(network: Network, layers: list[nn.Module], n_features: int) -> set[int]:
-    """Numbers of outputs of layers for one row, which the weights of a convolution do not tell."""
+    """Numbers of outputs of layers for one row; those of a convolution depend on its input."""
     widths = set()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""Standardisation: what a raw feature is like, and the module that scales rows by it."""
+"""Standardisation: the spread of raw features, and the module that scales rows by it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FLOAT32_STD = (1e-30, 1e19)
 # be summed in float32.
 MAX_STANDARDIZED = 1e15
 # The largest standardised value that a network is trained on. A larger one counts as this one, so
-# that an absurd value does not take over the gradient.
+# that an absurd value does not dominate the gradient.
 # Measured: 20 costs accuracy where features have heavy tails.
 MAX_TRAINED = 100.0
 

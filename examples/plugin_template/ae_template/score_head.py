@@ -1,4 +1,4 @@
-"""A score head that weighs features by how well they are rebuilt."""
+"""A score head that weighs features by how well they are reconstructed."""
 
 from collections.abc import Iterable
 
