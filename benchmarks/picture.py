@@ -104,9 +104,7 @@ def draw_speed(axes: Axes) -> None:
     axes.bar_label(drawn, [f" {times:.0f} times" for times in bars.values()], fontweight="bold")
     axes.invert_yaxis()
     axes.margins(x=0.4)
-    axes.set(
-        title="Speed on a CPU, as a multiple\nof PyOD's AutoEncoder", xlabel="times"
-    )
+    axes.set(title="Speed on a CPU, as a multiple\nof PyOD's AutoEncoder", xlabel="times")
 
 
 if __name__ == "__main__":
