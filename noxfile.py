@@ -40,7 +40,8 @@ def lowest(session: nox.Session) -> None:
     session.install("uv")
     session.run(
         *("uv", "pip", "compile", "pyproject.toml", "--extra", "test", "--quiet"),
-        *("--resolution", "lowest-direct", "--output-file", found, "-c", asked(session)),
+        *("--resolution", "lowest-direct", "--python-version", str(session.python)),
+        *("--output-file", found, "-c", asked(session)),
     )
     run_tests(session, found, options=OLD)
 
