@@ -18,8 +18,7 @@ from pyod_ae_plugin.fitted import Fitted
 from pyod_ae_plugin.scoring import ScoringModule
 from pyod_ae_plugin.storage import atomic_write
 
-# The oldest versions that were tried and worked.
-_LEAST_TORCH, _LEAST_TORCH_FOR_ONNX = "2.6", "2.11"
+_LEAST_TORCH_FOR_ONNX = "2.11"  # the oldest that was tried and worked
 _LARGEST_ONNX = 2**31  # protobuf's limit, in bytes
 _ANY_NUMBER_OF_ROWS = {"X": {0: Dim("n")}}
 
@@ -45,7 +44,6 @@ def export_program(fitted: Fitted) -> ExportedProgram:
     stays as it is. Raises ImportError if torch is too old, and ValueError if torch cannot export
     the network or the score head, or if labels are not set by a threshold on the score.
     """
-    _check_torch(_LEAST_TORCH)
     if not fitted.is_labelled_by_score:
         raise ValueError(
             f"{type(fitted.thresholder).__name__} labels rows by a scale of its own and not by a "
@@ -72,7 +70,11 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
     The file's properties hold the name of the detector, the threshold and the feature names. Raises
     as :func:`export_program`, and ValueError if the weights are too large for ONNX.
     """
-    _check_torch(_LEAST_TORCH_FOR_ONNX)
+    if torch.__version__ < _LEAST_TORCH_FOR_ONNX:
+        raise ImportError(
+            f"ONNX files need torch {_LEAST_TORCH_FOR_ONNX} or later, and torch is "
+            f"{torch.__version__}: pip install 'torch>={_LEAST_TORCH_FOR_ONNX}'."
+        )
     translations = _translations()
     module = fitted.scoring_module
     n_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
@@ -105,14 +107,6 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
     model.metadata_props.update(properties)
     with atomic_write(path) as new:
         new.write_bytes(exported.model_proto.SerializeToString())
-
-
-def _check_torch(least: str) -> None:
-    if torch.__version__ < least:
-        raise ImportError(
-            f"This export needs torch {least} or later, and torch is {torch.__version__}: "
-            f"pip install 'torch>={least}'."
-        )
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
