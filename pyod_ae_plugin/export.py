@@ -41,8 +41,8 @@ def export_program(fitted: Fitted) -> ExportedProgram:
     """Export what was fitted, on the CPU, for float64 rows of any number.
 
     The program takes X [n, n_features] and returns scores [n] and labels [n]. The scoring module
-    stays as it is. Raises ImportError if torch is too old, and ValueError if torch cannot export
-    the network or the score head, or if labels are not set by a threshold on the score.
+    stays as it is. Raises ValueError if torch cannot export the network or the score head, or if
+    labels are not set by a threshold on the score.
     """
     if not fitted.is_labelled_by_score:
         raise ValueError(
@@ -68,7 +68,8 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
     """Write what was fitted to an ONNX file of opset 18, atomically.
 
     The file's properties hold the name of the detector, the threshold and the feature names. Raises
-    as :func:`export_program`, and ValueError if the weights are too large for ONNX.
+    as :func:`export_program`, ImportError if torch is too old, and ValueError if the weights are
+    too large for ONNX.
     """
     if torch.__version__ < _LEAST_TORCH_FOR_ONNX:
         raise ImportError(
