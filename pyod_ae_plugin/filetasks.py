@@ -16,7 +16,7 @@ from pyod_ae_plugin.detectors.base import adopt, fitted_of
 from pyod_ae_plugin.detectors.inputs import allows_gaps, as_rows
 from pyod_ae_plugin.drift import DriftReport, compare
 from pyod_ae_plugin.fitted import Array
-from pyod_ae_plugin.plots import feature_names, format_number, shown_cells
+from pyod_ae_plugin.plots import feature_names, format_number, main_reasons, shown_cells
 from pyod_ae_plugin.report.rows_shown import ids_of, joined_rows, some_rows, take_rows
 from pyod_ae_plugin.sources import some_of
 from pyod_ae_plugin.tables.dialects import ReadOptions
@@ -326,9 +326,6 @@ def note_on_label(opened: Opened, name: str) -> list[str]:
 
 # ---------------------------------------------------------------------------------- the top rows
 
-_MOST_REASONS = 3
-_LEAST_REASON = 0.1  # of the largest contribution
-
 
 def top_rows_of(opened: Opened, indices: Array, scores: Array) -> Listing:
     """A table to print of the rows with these indices and scores: ids, and why they are on top."""
@@ -343,9 +340,7 @@ def top_rows_of(opened: Opened, indices: Array, scores: Array) -> Listing:
     listing = Listing("rank", "row", *ids, "score", "outlier", "why", title=None)
     for rank, (index, score) in enumerate(zip(indices.tolist(), scores.tolist(), strict=True), 1):
         k = place[index]
-        largest = np.argsort(-contributions[k], kind="stable")[:_MOST_REASONS]
-        least = _LEAST_REASON * max(contributions[k].max(), 0)
-        reasons = [f"{names[j]} = {cells[k][j]}" for j in largest if contributions[k, j] > least]
+        reasons = [f"{names[j]} = {cells[k][j]}" for j in main_reasons(contributions[k])]
         shown = [ids[name][k] or "" for name in ids]
         outlier = "yes" if score > detector.threshold_ else "no"
         row = [str(rank), f"{index + 1:,}", *shown, format_number(score), outlier]

@@ -566,8 +566,8 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
     index = np.asarray(getattr(X, "index", np.arange(len(scores))))[order]
     cells = []
     for i, row_name in enumerate(index):
-        largest = np.argsort(-contributions[i], kind="stable")[:3]
-        reasons = _escaped([", ".join(f"{names[j]} = {values[i][j]}" for j in largest)])[0]
+        parts = [f"{names[j]} = {values[i][j]}" for j in main_reasons(contributions[i])]
+        reasons = _escaped([", ".join(parts)])[0]
         label = "outlier" if labels[i] else ""
         cells.append([i + 1, row_name, f"{scores[order[i]]:.4g}", label, reasons])
 
@@ -655,19 +655,37 @@ def module_names(detector: NeuralDetector) -> list[str]:
     return fitted_of(detector).module_names or feature_names(detector)
 
 
-def format_number(x: float) -> str:
-    """Format with four significant digits, or as an integer from 10,000 to a billion."""
+def format_number(x: float, separator: str = ",") -> str:
+    """Format with four significant digits, or as an integer from 10,000 to a billion.
+
+    ``separator`` stands between thousands. A cell of the data has none, since it may be a year.
+    """
     is_whole = math.isfinite(x) and x == round(x)
-    return f"{x:.0f}" if abs(x) < 1e9 and (is_whole or abs(x) >= 1e4) else f"{x:.4g}"
+    is_integer = abs(x) < 1e9 and (is_whole or abs(x) >= 1e4)
+    return f"{x:{separator}.0f}" if is_integer else f"{x:{separator}.4g}"
 
 
 def shown_cells(detector: NeuralDetector, rows: Any) -> list[list[str]]:
     """The values of each feature of rows, as text."""
     columns = getattr(detector, "columns_", None)
     if columns is None:
-        return [["missing" if v != v else format_number(v) for v in row] for row in rows.tolist()]
+        return [
+            ["missing" if v != v else format_number(v, separator="") for v in row]
+            for row in rows.tolist()
+        ]
     frame = rows_of(detector, rows)
     return [columns.shown(frame, i) for i in range(len(frame))]
+
+
+def main_reasons(contributions: Array) -> Array:
+    """Up to three features of a row that raise its score most, the largest contribution first.
+
+    Contributions below a tenth of the largest are left out: they explain nothing.
+    """
+    largest = np.argsort(-contributions, kind="stable")[:3]
+    least = 0.1 * max(contributions.max(), 0.0)
+    reasons: Array = largest[contributions[largest] > least]
+    return reasons
 
 
 def checked_labels(y: Any, n: int) -> Array:

@@ -19,10 +19,27 @@ from pyod_ae_plugin.report.contents import (
     starting_threshold,
     sweep_thresholds,
 )
-from pyod_ae_plugin.report.page import format_number, format_percent, json_text
-from pyod_ae_plugin.report.rows_shown import sample_rows, top_rows
+from pyod_ae_plugin.report.page import (
+    format_number,
+    format_percent,
+    format_seconds,
+    json_text,
+)
+from pyod_ae_plugin.report.rows_shown import Contribution, RankedRow, sample_rows, top_rows
 
 LIMIT = 5_000_000
+
+
+@pytest.fixture
+def shop():
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "amount": rng.gamma(2, 30, 300).round(2),
+            "country": rng.choice(["DE", "FR"], 300),
+            "time": pd.date_range("2024-03-01", periods=300, freq="97min"),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +165,25 @@ def test_ranked_rows_have_their_contributions(data, fitted):
     assert sum(feature.n_largest for feature in contents.features) == 100
 
 
+def test_reasons_are_what_raises_a_score_noticeably():
+    parts = [(9.0, "a"), (-8.0, "b"), (3.0, "c"), (0.5, "d")]
+    contributions = [Contribution(name, "1", "1", None, size) for size, name in parts]
+    row = RankedRow("0", 4.5, None, contributions, 0.0)
+    assert [part.feature for part in row.reasons] == ["a", "c"]
+
+
+def test_a_table_is_shown_as_people_write_it(quick, shop):
+    contents = quick(columns="auto").fit(shop).report(shop).contents
+    axes = {feature.name: feature.axis for feature in contents.features}
+    assert axes == {"amount": "number", "country": ["DE", "FR", "other"], "time": "time"}
+    column = [feature.name for feature in contents.features].index("country")
+    order = [int(name) for name in contents.points.names]
+    drawn = [axes["country"][int(i)] for i in contents.points.values[:, column]]
+    assert drawn == shop["country"].iloc[order].tolist()
+    amounts = [p for row in contents.ranked for p in row.contributions if p.feature == "amount"]
+    assert all(len(part.reconstruction.strip("-").replace(".", "")) <= 5 for part in amounts)
+
+
 def test_rows_and_features_have_the_names_of_a_frame(quick, X):
     frame = pd.DataFrame(X, columns=list("abcdef"), index=[f"row {i}" for i in range(300)])
     frame.iloc[17, 2] = 30.0
@@ -253,7 +289,10 @@ def test_names_stay_text(quick, X):
 
 def test_numbers_and_values_as_text():
     numbers = [format_number(x) for x in (2014.0, 0.123456, 31415.92, 1e-12, 3.4e38)]
-    assert numbers == ["2014", "0.1235", "31416", "1e-12", "3.4e+38"]
+    assert numbers == ["2,014", "0.1235", "31,416", "1e-12", "3.4e+38"]
+    assert format_number(2014.0, separator="") == "2014"
+    seconds = [format_seconds(x) for x in (0.019, 1.25, 4321.0)]
+    assert seconds == ["less than 0.1 seconds", "1.2 seconds", "4,321 seconds"]
     assert [format_percent(x) for x in (0.1, 0.00012)] == ["10.0%", "0.01%"]
     assert format_value([16, None, "relu"]) == "[16, None, 'relu']"
     assert format_value({"weight_decay": 1e-05}) == "{'weight_decay': 1e-05}"

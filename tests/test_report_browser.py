@@ -5,6 +5,7 @@ documentation.
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -212,7 +213,7 @@ def test_what_looks_like_markup_is_text(quick, opened):
     X[5, 1] = 40
     frame = pd.DataFrame(X, columns=["a", script, "{{ 7 * 7 }}"])
     frame.index = [f"{image}{i}" for i in range(200)]
-    page = opened(quick().fit(frame).report(frame))
+    page = opened(quick(columns="auto").fit(frame).report(frame))
     assert cells(page, "ranked", 2)[0] == f"{image}5"
     assert f"{script} =\u00a040" in cells(page, "ranked", 5)[0]
     assert "{{ 7 * 7 }}" in cells(page, "features", 1)
@@ -258,6 +259,81 @@ def test_pages_of_all_kinds_fit_the_window(quick, n_features, labels, opened):
     assert number(page, "n-flagged") == (detector.decision_function(rows) > highest).sum()
 
 
+def test_the_rows_to_look_at_first_are_seen_first(opened, report):
+    page = opened(report)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    for row in range(6):
+        box = page.locator("#ranked tbody tr").nth(row).locator("td").last.bounding_box()
+        assert box["x"] + box["width"] <= 1280
+        assert box["y"] + box["height"] <= 800
+    page.set_viewport_size({"width": 390, "height": 844})
+    reasons = page.locator("#ranked tbody tr td:last-child")
+    assert reasons.first.inner_text()
+    for box in [reasons.nth(row).bounding_box() for row in range(3)]:
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        assert box["y"] + box["height"] <= 844
+    assert page.evaluate(
+        "Array.from(document.querySelectorAll('.scroll'), (e) => e.scrollWidth <= e.clientWidth)"
+    ) == [True, True]
+
+
+def luminance(color):
+    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", color)[:3])
+    parts = [
+        x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in (red, green, blue)
+    ]
+    return np.dot(parts, [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_light_and_dark(scheme, opened, report):
+    page = opened(report)
+    page.emulate_media(color_scheme=scheme)
+    colors = page.evaluate(
+        """() => {
+          const behind = (e) => {
+            const color = getComputedStyle(e).backgroundColor;
+            return /, 0\\)$/.test(color) && e.parentElement ? behind(e.parentElement) : color;
+          };
+          const texts = document.querySelectorAll("h1, p, dt, dd, th, td, button, caption");
+          return Array.from(texts, (e) => [getComputedStyle(e).color, behind(e)]);
+        }"""
+    )
+    for pair in {tuple(pair) for pair in colors}:
+        dark, light = sorted(map(luminance, pair))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, pair
+    background = page.evaluate(
+        "Bokeh.documents.map((d) => d.roots()[0].background_fill_color.toString())"
+    )
+    assert set(background) == {{"light": "#fff", "dark": "#1c1d1f"}[scheme]}
+
+
+def test_categories_and_times_have_axes_of_their_own(quick, opened):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "amount": rng.normal(size=300),
+            "country": rng.choice(["DE", "FR"], 300),
+            "time": pd.date_range("2024-03-01", periods=300, freq="97min"),
+        }
+    )
+    page = opened(quick(columns="auto").fit(frame).report(frame))
+    values = {}
+    for name, axis in (("country", "category"), ("time", "time"), ("amount", "number")):
+        page.click(f"#features >> text='{name}'")
+        seen, values[name] = page.evaluate(
+            """() => {
+              const of = Bokeh.documents.find((d) => d.get_model_by_name("feature"));
+              const seen = of.roots()[0].below.filter((a) => a.visible).map((a) => a.name);
+              return [seen, of.get_model_by_name("feature").data.value];
+            }"""
+        )
+        assert seen == [f"{axis}-axis"]
+    assert values["country"] == frame["country"].tolist()
+    assert values["time"][0] == "2024-03-01T00:00"
+
+
 def test_a_notebook_shows_it_in_a_frame(browser, report):
     page = browser.new_page()
     page.set_content(report._repr_html_())
@@ -272,7 +348,8 @@ def test_pictures_of_the_documentation(opened, report):
     page = opened(report, 1080)
     page.wait_for_timeout(500)  # until the points are drawn
     for name, sections in PICTURES.items():
-        boxes = [page.locator(f"section[aria-labelledby='h-{s}']").bounding_box() for s in sections]
+        parts = [f"section#{s}, section[aria-labelledby='h-{s}']" for s in sections]
+        boxes = [page.locator(part).bounding_box() for part in parts]
         top, bottom = boxes[0]["y"], boxes[-1]["y"] + boxes[-1]["height"]
         clip = {"x": 0, "y": max(top - 8, 0), "width": 1080, "height": bottom - top + 16}
         page.screenshot(path=folder / name, full_page=True, clip=clip)
@@ -280,8 +357,8 @@ def test_pictures_of_the_documentation(opened, report):
 
 
 PICTURES = {
-    "report.png": ["summary", "threshold"],
-    "report-rows.png": ["ranked"],
+    "report.png": ["summary", "ranked"],
+    "report-threshold.png": ["threshold"],
     "report-features.png": ["features", "latent"],
     "report-card.png": ["card"],
 }

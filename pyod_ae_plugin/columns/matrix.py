@@ -198,18 +198,31 @@ class Columns:
         ]
         return np.array(places)
 
-    def drawn(self, frame: Frame) -> Array:
-        """Numbers [n, n_features] to draw: of a category the place of its value among all.
+    @property
+    def axes(self) -> list[str | list[str]]:
+        """What the numbers of each feature that :meth:`drawn` returns stand for.
 
-        A time is drawn as the days since 1970.
+        "number"; "time", in days since 1970; or of a category the texts that they are indices of.
         """
+        return [
+            column.states
+            if isinstance(column, CategoryColumn)
+            else "time"
+            if isinstance(column, TimeColumn)
+            else "number"
+            for column in self._learned
+        ]
+
+    def drawn(self, frame: Frame) -> Array:
+        """Numbers [n, n_features] to draw: see :attr:`axes` for what they stand for."""
         matrix, numbers = self.encode(frame), []
         for column, place in zip(self._learned, self._places(), strict=True):
             block = matrix[:, place]
             if isinstance(column, TimeColumn):
                 numbers.append(days_since_1970(column.prepare(frame.columns[column.name])))
             elif isinstance(column, CategoryColumn):
-                numbers.append(np.where(block.any(axis=1), block.argmax(axis=1) + 1.0, 0.0))
+                first = len(column.states) - block.shape[1]  # 1 if a row of zeros is a state, too
+                numbers.append(np.where(block.any(axis=1), block.argmax(axis=1) + first, 0))
             else:
                 numbers.append(block[:, 0])
         return np.column_stack(numbers)

@@ -167,6 +167,11 @@ class CategoryColumn(Column):
         return named[:n_values] + [f"({s})" if s in pooled else s for s in named[n_values:]]
 
     @property
+    def states(self) -> list[str]:
+        """What a cell can be: its values, "missing" and "other"."""
+        return [*self.values[: self._n_bases], *self._states]
+
+    @property
     def matrix_names(self) -> list[str]:
         return [f"{self.name}={state}" for state in self._states]
 
@@ -188,12 +193,10 @@ class CategoryColumn(Column):
         block[rows, prepared[rows]] = 1
 
     def decode(self, block: Array) -> Cells:
-        states = self._states
         if self._n_bases:
-            states = [self.values[0], *states]
             block = np.column_stack([1 - block.sum(axis=1), block])
         codes = np.where(np.isnan(block).any(axis=1), -1, block.argmax(axis=1))
-        return Texts(codes.astype(np.int32), states)
+        return Texts(codes.astype(np.int32), self.states)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,25 @@
   };
   const values = decode(data.values, Float32Array);
 
-  const formatNumber = (x) => {
+  // As format_number in Python: four significant digits, or an integer from 10,000 to a billion.
+  const round = (x) => {
     const size = Math.abs(x);
-    if (Number.isInteger(x) && size < 1e9) return String(x);
-    if (size >= 1e4 && size < 1e9) return x.toFixed(0);
-    return String(Number(x.toPrecision(4)));
+    if (size < 1e9 && (Number.isInteger(x) || size >= 1e4)) return Math.round(x);
+    return Number(x.toPrecision(4));
+  };
+  const formatNumber = (x) => {
+    const rounded = round(x), size = Math.abs(rounded);
+    const isPlain = rounded === 0 || (size >= 1e-4 && size < 1e9);
+    return isPlain ? rounded.toLocaleString("en", {maximumFractionDigits: 8}) : String(rounded);
   };
   const formatCount = (n) => n.toLocaleString("en");
+  /** With as many decimals as the largest of these numbers needs, so that they can be compared. */
+  const formatTogether = (x, largest) => {
+    if (largest >= 1e9 || largest < 1e-4) return formatNumber(x);
+    const decimals = Math.max(0, 3 - Math.floor(Math.log10(largest)));
+    const digits = Math.min(decimals, largest < 1 ? 8 : 2);
+    return x.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+  };
   const formatPercent = (share) => `${(100 * share).toFixed(share && share < 0.001 ? 2 : 1)}%`;
 
   function element(name, text, className) {
@@ -92,26 +104,35 @@
     body.append(...rows.map(([, row]) => row));
   }
 
-  function makeTable(table, choose) {
+  const isNarrow = matchMedia("(max-width: 860px)");
+
+  /** Make a table sort by its columns, and call choose for the row that is clicked. */
+  function makeTable(table, choose, shown) {
+    function select(row) {
+      for (const other of table.tBodies[0].rows) other.classList.toggle("chosen", other === row);
+      choose(Number(row.dataset.index));
+    }
     Array.from(table.tHead.rows[0].cells).forEach((cell, column) => {
       cell.querySelector("button").addEventListener("click", () => sortBy(table, column));
     });
     for (const bar of table.querySelectorAll(".bar")) bar.style.width = `${60 * bar.dataset.share}px`;
     for (const row of table.tBodies[0].rows) {
       row.addEventListener("click", () => {
-        for (const other of table.tBodies[0].rows) other.classList.toggle("chosen", other === row);
-        choose(Number(row.dataset.index));
+        select(row);
+        // Where it lies below the table, bring into view what the click shows.
+        if (isNarrow.matches) shown.scrollIntoView({block: "nearest"});
       });
     }
-    table.tBodies[0].rows[0].click();
+    select(table.tBodies[0].rows[0]);
   }
 
   function showRow(index) {
     const row = data.ranked[index];
     const table = element("table", undefined, "detail");
     const withDeviation = row.contributions.some((part) => part[3] !== null);
-    // The soft hyphen keeps the column narrow.
-    const heads = ["Feature", "Contribution", "Value", "Recon\u00adstruction", ...(withDeviation ? ["From the mean, in sd"] : [])];
+    // The soft hyphens keep the columns narrow.
+    const heads = ["Feature", "Contri\u00adbution", "Value", "Recon\u00adstruction"];
+    if (withDeviation) heads.push("SDs from mean");
     const head = table.createTHead().insertRow();
     heads.forEach((text) => head.append(element("th", text)));
     const body = table.createTBody();
@@ -120,14 +141,17 @@
       const cell = line.insertCell();
       const bar = element("span", undefined, size < 0 ? "bar less" : "bar");
       bar.style.width = `${Math.min(70, (70 * Math.abs(size)) / largest)}px`;
-      cell.append(bar, (size < 0 ? "\u2212" : "+") + formatNumber(Math.abs(size)));
+      const text = formatTogether(Math.abs(size), largest);
+      cell.append(bar, (size < 0 ? "\u2212" : "+") + text);
     };
     for (const [name, value, reconstruction, deviation, size] of row.contributions) {
       const line = body.insertRow();
       line.append(element("td", name));
       addContribution(line, size);
-      line.append(element("td", value, "n"), element("td", reconstruction, "n"));
-      if (withDeviation) line.append(element("td", deviation, "n"));
+      for (const text of [value, reconstruction]) {
+        line.append(element("td", text, text.length > 10 ? "n long" : "n"));
+      }
+      if (withDeviation) line.append(element("td", deviation ?? "", "n"));
     }
     if (row.nRest) {
       const line = body.insertRow();
@@ -139,12 +163,44 @@
       element("h3", `Row ${row.name}: score ${row.score}`),
       table,
       element("p", "The reconstruction is the network's output for the value. " +
-        (withDeviation ? "The mean and the standard deviation (sd) are those of the training rows. " : "") +
-        "A negative contribution (empty bar) lowers the score.", "note"),
+        (withDeviation ? "Mean and standard deviation (SD) are those of the training rows. " : "") +
+        "A negative contribution (empty bar) lowers the score. Contributions add up to the score or, " +
+        "for some score heads, to its difference from the mean score of the training rows.", "note"),
     );
   }
 
   // ---------------------------------------------------------------- figures
+
+  const isDark = matchMedia("(prefers-color-scheme: dark)");
+
+  /** Give the figures the colours of the page, light or dark. */
+  function paint() {
+    const style = getComputedStyle(document.documentElement);
+    const [ink, paper, grid, blue] = ["ink", "paper", "grid", "blue"].map((name) =>
+      style.getPropertyValue(`--${name}`).trim());
+    for (const figure of Bokeh.documents.flatMap((d) => d.roots())) {
+      figure.background_fill_color = figure.border_fill_color = paper;
+      for (const axis of [...figure.left, ...figure.below]) {
+        axis.axis_label_text_color = axis.major_label_text_color = ink;
+        axis.axis_line_color = axis.major_tick_line_color = ink;
+      }
+      for (const part of figure.center) {
+        if (part.type === "Grid") part.grid_line_color = grid;
+        if (part.type === "Legend") {
+          part.background_fill_color = paper;
+          part.label_text_color = ink;
+        }
+        if (part.type === "Span") {
+          part.line_color = blue;
+          part.hover_line_color = ink;
+        }
+      }
+      for (const {name, glyph} of figure.renderers) {
+        if (name === "below") glyph.fill_color = {value: blue};
+        else glyph.line_color = {value: ink};
+      }
+    }
+  }
 
   async function showFigures() {
     const items = JSON.parse(byId("figures").textContent);
@@ -162,8 +218,10 @@
       scores: indices.map((i) => points.scores[i]),
       columns: {
         row: indices.map((i) => points.names[i]),
-        score: indices.map((i) => points.scores[i]),
+        score: indices.map((i) => formatNumber(points.scores[i])),
         marker: indices.map(marker),
+        // Outliers that are not flagged stand out from the many inliers.
+        size: indices.map((i) => (marker(i) === "triangle" ? 9 : 5)),
       },
     }));
     const [latent, feature] = scatters;
@@ -171,12 +229,28 @@
 
     function showFeature(index) {
       const n = points.withValues.length;
-      const name = data.features[index];
+      const {name, axis} = data.features[index];
+      const isTime = axis === "time", isCategory = Array.isArray(axis);
       byId("feature-name").textContent = name;
-      model("feature-axis").axis_label = name;
+      for (const [shown, isShown] of [
+        ["number", !isTime && !isCategory], ["time", isTime], ["category", isCategory]]) {
+        model(`${shown}-axis`).visible = isShown;
+        model(`${shown}-axis`).axis_label = name;
+      }
+      let x = Array.from(values.subarray(index * n, (index + 1) * n)), texts;
+      if (isTime) {
+        x = x.map((days) => days * 864e5);
+        texts = x.map((t) => (Number.isNaN(t) ? "missing" : new Date(t).toISOString().slice(0, 16)));
+      } else if (isCategory) {
+        texts = x.map((i) => axis[i]);
+        model("category-axis").ticker.ticks = axis.map((_, i) => i);
+        model("category-axis").major_label_overrides = new Map(axis.map((text, i) => [i, text]));
+        model("category-axis").major_label_orientation = axis.length > 8 ? "vertical" : "horizontal";
+      } else texts = x.map(formatNumber);
       feature.source.data = {
         ...feature.columns,
-        x: Array.from(values.subarray(index * n, (index + 1) * n)),
+        value: texts,
+        x,
         y: feature.scores.map((score) => Math.min(score, high)),
       };
     }
@@ -200,7 +274,7 @@
       level.location = t;
       slider.value = high > low ? (1000 * (t - low)) / (high - low) : 0;
       slider.ariaValueText = formatNumber(t);
-      if (document.activeElement !== typed) typed.value = formatNumber(t);
+      if (document.activeElement !== typed) typed.value = round(t);
       showCounts();
       clearTimeout(waiting);
       // There may be thousands of points: redraw them only when the threshold rests.
@@ -217,15 +291,17 @@
       moveTo(known((1 - share) * low + share * high));  // this form is exact at both ends
     });
     typed.addEventListener("input", () => moveTo(known(typed.valueAsNumber)));
-    typed.addEventListener("blur", () => { typed.value = formatNumber(threshold); });
+    typed.addEventListener("blur", () => { typed.value = round(threshold); });
     byId("threshold-reset").addEventListener("click", () => moveTo(data.start));
     line.properties.location.change.connect(() => moveTo(known(Math.min(Math.max(line.location, low), high))));
 
-    makeTable(byId("features"), showFeature);
+    makeTable(byId("features"), showFeature, byId("feature-detail"));
     moveTo(data.start);
+    paint();
+    isDark.addEventListener("change", paint);
   }
 
-  makeTable(byId("ranked"), showRow);
+  makeTable(byId("ranked"), showRow, byId("row-detail"));
   showCounts();
   showFlags();
   showFigures().then(() => { document.documentElement.dataset.ready = "true"; });

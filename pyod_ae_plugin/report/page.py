@@ -15,6 +15,7 @@ from pyod_ae_plugin.plots import BLUE, GREY, ORANGE, format_number
 from pyod_ae_plugin.report.contents import Contents, Histogram
 
 if TYPE_CHECKING:
+    from bokeh.models import Axis
     from bokeh.plotting import figure as Figure
 
 
@@ -45,7 +46,7 @@ def render(contents: Contents) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=format_number, percent=format_percent)
+    environment.filters.update(number=format_number, percent=format_percent, seconds=format_seconds)
     template = environment.from_string((here / "page.html").read_text("utf-8"))
     return template.render(
         report=contents,
@@ -65,6 +66,18 @@ def _source_hash(script: str) -> str:
 def format_percent(share: float) -> str:
     """Format a share of 1 as a percentage."""
     return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.2%}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a duration in seconds."""
+    if seconds < 0.1:
+        return "less than 0.1 seconds"
+    return f"{seconds:.1f} seconds" if seconds < 10 else f"{seconds:,.0f} seconds"
+
+
+def _format_deviation(deviation: float) -> str:
+    """Format a distance in standard deviations, of which tenths are enough."""
+    return format_number(round(deviation, 1) + 0.0).replace("-", "\N{MINUS SIGN}")
 
 
 # ---------------------------------------------------------------- data for the script
@@ -97,7 +110,7 @@ def _data(contents: Contents) -> dict[str, Any]:
                         part.feature,
                         part.value,
                         part.reconstruction,
-                        None if part.deviation is None else format_number(part.deviation),
+                        None if part.deviation is None else _format_deviation(part.deviation),
                         part.contribution,
                     ]
                     for part in row.contributions
@@ -115,7 +128,7 @@ def _data(contents: Contents) -> dict[str, Any]:
             "y": _base64(points.places[:, 1], "<f4"),
             "withValues": points.with_values.tolist(),
         },
-        "features": [feature.name for feature in contents.features],
+        "features": [{"name": feature.name, "axis": feature.axis} for feature in contents.features],
         # All values of the first feature, then all of the second, and so on.
         "values": _base64(points.values.T, "<f4"),
     }
@@ -134,19 +147,19 @@ def _base64(values: Array, dtype: str = "<f8") -> str:
 def _figures(contents: Contents) -> dict[str, Any]:
     """The Bokeh figures as JSON items, by the id of the HTML element that each is embedded in.
 
-    The script draws what depends on the threshold. It finds these models by their names:
-    ``threshold``, ``above``, ``latent``, ``feature``, ``feature-axis``, ``feature-threshold``, and
+    The script draws what depends on the threshold and sets the colours. It finds these models by
+    their names: ``threshold``, ``above``, ``latent``, ``feature``, ``feature-threshold``; the axes
+    ``number-axis``, ``category-axis`` and ``time-axis``; the renderers ``below`` and ``above``; and
     the filters ``latent-below``, ``latent-above``, ``feature-below`` and ``feature-above``.
     """
     from bokeh.embed import json_item
 
     bins = contents.histogram
     x_name, y_name = contents.points.axes
-    higher = f" ({bins.n_beyond:,} higher ones are drawn at the top)" if bins.n_beyond else ""
     figures = {
         "histogram-figure": _histogram(bins, contents.n_outliers is not None),
         "latent-figure": _scatter("latent", x_name, y_name),
-        "feature-figure": _scatter("feature", "", f"Anomaly score{higher}", with_threshold=True),
+        "feature-figure": _scatter("feature", "", "Anomaly score", with_threshold=True),
     }
     return {element: json_item(figure) for element, figure in figures.items()}
 
@@ -166,12 +179,8 @@ def _figure(x_name: str, y_name: str, height: int, tools: str, **options: Any) -
     )
     plot.toolbar.logo = None
     plot.outline_line_color = None
-    plot.grid.grid_line_color = "#eeeeee"
     for axis in plot.axis:
-        axis.axis_label_text_font_style = "normal"
-        axis.axis_label_text_font_size = axis.major_label_text_font_size = "13px"
-        axis.axis_label_text_color = axis.major_label_text_color = "#333333"
-        axis.minor_tick_line_color = None
+        _style(axis)
     return plot
 
 
@@ -180,10 +189,9 @@ def _histogram(bins: Histogram, has_labels: bool) -> Figure:
     from bokeh.models.annotations import BoxAnnotation, Span
 
     margin = 0.02 * (bins.high - bins.low)
-    higher = f" (the last bar includes {bins.n_beyond:,} higher ones)" if bins.n_beyond else ""
     tallest = max(bins.inliers.max(), bins.outliers.max())
     plot = _figure(
-        f"Anomaly score{higher}",
+        "Anomaly score",
         "Rows",
         300,
         "",
@@ -237,7 +245,9 @@ def _scatter(name: str, x_name: str, y_name: str, with_threshold: bool = False) 
     from bokeh.models.annotations import Span
 
     plot = _figure(x_name, y_name, 420, "pan,box_zoom,reset")
-    source = ColumnDataSource({"x": [], "y": [], "row": [], "score": [], "marker": []}, name=name)
+    source = ColumnDataSource(
+        {"x": [], "y": [], "row": [], "score": [], "marker": [], "size": [], "value": []}, name=name
+    )
     for side, style in (("below", _BELOW), ("above", _ABOVE)):
         plot.scatter(
             "x",
@@ -245,12 +255,13 @@ def _scatter(name: str, x_name: str, y_name: str, with_threshold: bool = False) 
             source=source,
             marker="marker",
             view=CDSView(filter=BooleanFilter(name=f"{name}-{side}", booleans=[])),
+            name=side,
             **style,
         )
-    tooltips = [("row", "@row"), ("score", "@score{0.0000}")]
+    tooltips = [("row", "@row"), ("score", "@score")]
     if with_threshold:
-        tooltips.append(("value", "@x{0.[0000]}"))
-        plot.xaxis.name = "feature-axis"
+        tooltips.append(("value", "@value"))
+        _add_feature_axes(plot)
         plot.add_layout(
             Span(name="feature-threshold", dimension="width", line_color=BLUE, line_width=2)
         )
@@ -258,5 +269,29 @@ def _scatter(name: str, x_name: str, y_name: str, with_threshold: bool = False) 
     return plot
 
 
-_BELOW: dict[str, Any] = {"size": 5, "color": BLUE, "alpha": 0.55, "line_color": None}
+def _add_feature_axes(plot: Figure) -> None:
+    """Add axes for categories and times to that for numbers. The script shows one of the three."""
+    from bokeh.models import DatetimeAxis, DatetimeTickFormatter, FixedTicker, LinearAxis, NoOverlap
+
+    options: dict[str, Any] = {"ticker": FixedTicker(ticks=[]), "major_label_policy": NoOverlap()}
+    categories = LinearAxis(**options)
+    day = "%Y-%m-%d"
+    times = DatetimeAxis(
+        formatter=DatetimeTickFormatter(hours="%m-%d %H:%M", days=day, months=day, years=day)
+    )
+    plot.xaxis.name = "number-axis"
+    for name, axis in (("category-axis", categories), ("time-axis", times)):
+        axis.name, axis.visible = name, False
+        _style(axis)
+        plot.add_layout(axis, "below")
+    plot.xgrid.visible = False  # its lines are those of the numbers
+
+
+def _style(axis: Axis) -> None:
+    axis.axis_label_text_font_style = "normal"
+    axis.axis_label_text_font_size = axis.major_label_text_font_size = "13px"
+    axis.minor_tick_line_color = None
+
+
+_BELOW: dict[str, Any] = {"size": "size", "fill_color": BLUE, "alpha": 0.55, "line_color": None}
 _ABOVE: dict[str, Any] = {"size": 9, "fill_color": ORANGE, "line_color": "black", "alpha": 0.9}

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyod_ae_plugin.columns.frames import Frame, as_texts, joined
+from pyod_ae_plugin.columns.frames import TIME, Frame, Texts, as_texts, joined
 from pyod_ae_plugin.detectors.base import matrix_of
 from pyod_ae_plugin.fitted import Array
 from pyod_ae_plugin.plots import (
     feature_names,
+    format_number,
     in_standard_units,
     in_two_dimensions,
+    main_reasons,
     shown_cells,
 )
 
@@ -54,8 +56,9 @@ class RankedRow:
 
     @property
     def reasons(self) -> list[Contribution]:
-        """Up to three contributions that raise the score most."""
-        return [part for part in self.contributions if part.contribution > 0][:3]
+        """Up to three contributions that raise the score most, see :func:`main_reasons`."""
+        sizes = np.array([part.contribution for part in self.contributions])
+        return [self.contributions[j] for j in main_reasons(sizes)]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Feature:
     name: str
     share: float  # of the summed absolute contributions of all features
     n_largest: int  # rows in which it contributes most
+    axis: str | list[str]  # what its drawn values are, see Columns.axes
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ def describe_rows(
     top_values = some_rows(kept, np.searchsorted(drawn[with_values], top))
     contributions = detector.explain(top_values)
     names = [_shorten(name) for name in feature_names(detector)]
-    features, order = _features(contributions, names)
+    columns = getattr(detector, "columns_", None)
+    axes = ["number"] * len(names) if columns is None else columns.axes
+    features, order = _features(contributions, names, axes)
     ranked = [
         RankedRow(
             name=row_names[int(i)],
@@ -120,26 +126,29 @@ def describe_rows(
             top, _largest(detector, top_values, contributions, names), strict=True
         )
     ]
-    places, axes = in_two_dimensions(np.concatenate(codes), lambda: scores[drawn])
+    places, axis_names = in_two_dimensions(np.concatenate(codes), lambda: scores[drawn])
     points = Points(
         names=list(row_names.values()),
         scores=scores[drawn],
         labels=None if labels is None else labels[drawn],
         places=places,
-        axes=axes,
+        axes=axis_names,
         with_values=with_values,
         values=_drawn(detector, kept)[:, order],
     )
     return ranked, features, points
 
 
-def _features(contributions: Array, names: list[str]) -> tuple[list[Feature], Array]:
+def _features(
+    contributions: Array, names: list[str], axes: Sequence[str | list[str]]
+) -> tuple[list[Feature], Array]:
     """The features that contribute most over all rows, and their columns."""
     sizes = np.abs(contributions).mean(0)
     shares = sizes / max(sizes.sum(), np.finfo(float).tiny)
     n_largest = np.bincount(contributions.argmax(1), minlength=len(names))
     order = np.argsort(-shares, kind="stable")[:MAX_FEATURES]
-    return [Feature(names[j], float(shares[j]), int(n_largest[j])) for j in order], order
+    features = [Feature(names[j], float(shares[j]), int(n_largest[j]), axes[j]) for j in order]
+    return features, order
 
 
 def _largest(
@@ -147,7 +156,7 @@ def _largest(
 ) -> Iterator[tuple[list[Contribution], float]]:
     """For each row its largest contributions, and the sum of the others."""
     values = shown_cells(detector, rows)
-    reconstructions = shown_cells(detector, detector.reconstruct(rows))
+    reconstructions = shown_cells(detector, _rounded(detector.reconstruct(rows)))
     deviations = _deviations(detector, rows)
     for i, row in enumerate(contributions):
         order = np.argsort(-np.abs(row), kind="stable")
@@ -162,6 +171,20 @@ def _largest(
             for j in order[:MAX_CONTRIBUTIONS]
         ]
         yield largest, float(row[order[MAX_CONTRIBUTIONS:]].sum())
+
+
+def _rounded(rows: Array | Frame) -> Array | Frame:
+    """Rows whose numbers have no more digits than are shown of a cell."""
+    if not isinstance(rows, Frame):
+        return rows  # shown_cells rounds the numbers of arrays
+    return Frame(
+        {
+            name: cells
+            if isinstance(cells, Texts) or cells.dtype == TIME
+            else np.array([float(format_number(number, separator="")) for number in cells])
+            for name, cells in rows.columns.items()
+        }
+    )
 
 
 def _deviations(detector: NeuralDetector, rows: Array | Frame) -> Array:
