@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,27 +135,30 @@ def plot_scores(
     scores = detector.decision_scores_ if X is None else detector.decision_function(X)
     edges, n_beyond = score_bins(scores, detector.threshold_)
     binned = scores.clip(max=edges[-1])
-    bars: dict[str, Any] = {"bins": edges, "edgecolor": "black", "linewidth": 0.4}
+    bars: dict[str, Any] = {"bins": edges, "edgecolor": "black", "linewidth": 0.6}
     ax = open_axes(ax)
     if y is None:
         ax.hist(binned, facecolor=GREY, **bars)
     else:
         labels = checked_labels(y, len(scores))
-        bars["alpha"] = 0.75
         ax.hist(binned[labels == 0], facecolor=GREY, label="inliers", **bars)
-        ax.hist(binned[labels == 1], facecolor=ORANGE, hatch="////", label="outliers", **bars)
+        # Narrower, so that a bar of inliers behind a higher bar of outliers can be seen.
+        bars |= {"rwidth": 0.5, "hatch": "////"}
+        ax.hist(binned[labels == 1], facecolor=ORANGE, label="outliers", **bars)
     ax.set_yscale("log")
-    beyond = f"; {n_beyond} beyond are in the last bin" if n_beyond else ""
+    ax.set_ylim(bottom=0.5)  # a bar of a single row has a height, too
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    beyond = f" ({n_beyond:,} higher in the last bin)" if n_beyond else ""
     ax.set(xlabel=f"Anomaly score{beyond}", ylabel="Rows")
     # The threshold_ of some thresholders is not on the scale of the scores.
     if fitted_of(detector).is_labelled_by_score:
-        threshold = f"threshold {detector.threshold_:.4g}"
+        threshold = f"threshold {format_number(detector.threshold_)}"
         ax.axvline(detector.threshold_, color=BLUE, linestyle="--", label=threshold)
         n_outliers, kind = int((scores > detector.threshold_).sum()), "above the threshold"
     else:
         predicted = detector.labels_ if X is None else detector.predict(X)
         n_outliers, kind = int(np.sum(predicted)), "called outliers by the thresholder"
-    ax.set_title(f"{len(scores)} rows, {n_outliers} {kind}")
+    ax.set_title(f"{len(scores):,} rows, {n_outliers:,} {kind}")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False)
     return ax
@@ -199,7 +203,7 @@ def plot_roc(detector: NeuralDetector, X: Any, y: Any, ax: Axes | None = None) -
     name = f"{type(detector).__name__} (AUC {roc_auc_score(labels, scores):.3f})"
     ax = open_axes(ax, 4.8, 4.8)
     ax.plot(false_positive_rate, true_positive_rate, color=BLUE, label=name)
-    ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="random scores")
+    ax.plot([0, 1], [0, 1], color="dimgray", linestyle=":", label="random scores")
     ax.plot(flagged[labels == 0].mean(), flagged[labels == 1].mean(), "o", **_MARK)
     ax.set(xlabel="False positive rate", ylabel="True positive rate", title="ROC")
     ax.legend(loc="lower right", frameon=False)
@@ -249,7 +253,7 @@ def plot_precision_recall(detector: NeuralDetector, X: Any, y: Any, ax: Axes | N
     ax = open_axes(ax, 4.8, 4.8)
     # Steps, because precision between two thresholds does not lie on a straight line.
     ax.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=name)
-    ax.axhline(labels.mean(), color=GREY, linestyle=":", label="random scores")
+    ax.axhline(labels.mean(), color="dimgray", linestyle=":", label="random scores")
     if flagged.any():
         ax.plot(flagged[labels == 1].mean(), labels[flagged].mean(), "o", **_MARK)
     ax.set(xlabel="Recall", ylabel="Precision", title="Precision and recall", ylim=(0, 1.05))
@@ -319,9 +323,11 @@ def plot_latent(detector: NeuralDetector, X: Any, y: Any = None, ax: Axes | None
         labels, classes = checked_labels(y, len(codes)), ("inliers", "outliers")
     points, (x_name, y_name) = in_two_dimensions(codes, lambda: detector.decision_function(X))
     ax = open_axes(ax)
-    for label, name, color, marker in zip((0, 1), classes, (BLUE, ORANGE), ".x", strict=True):
+    outlined = {"marker": "^", "s": 30, "facecolor": ORANGE, "edgecolor": "black", "linewidth": 0.6}
+    styles: tuple[dict[str, Any], ...] = ({"marker": ".", "s": 25, "color": BLUE}, outlined)
+    for label, (name, style) in enumerate(zip(classes, styles, strict=True)):
         drawn = points[labels == label]
-        ax.scatter(drawn[:, 0], drawn[:, 1], s=25, color=color, marker=marker, label=name)
+        ax.scatter(drawn[:, 0], drawn[:, 1], label=name, **style)
     ax.legend(frameon=False)
     ax.set(xlabel=x_name, ylabel=y_name, title=f"Latent space of {type(detector).__name__}")
     return ax
@@ -377,12 +383,14 @@ def plot_reconstruction(
     places = np.arange(len(drawn))
     ax = open_axes(ax, 7, 1.3 + 0.3 * len(drawn))
     ax.hlines(places, given, reconstructed, color=GREY, linewidth=3)
-    ax.plot(reconstructed, places, "s", color=ORANGE, mfc="white", label="reconstruction")
+    ax.plot(reconstructed, places, "s", color=ORANGE, mec="black", label="reconstruction")
     ax.plot(given, places, "o", color=BLUE, label="row")
     ax.set_yticks(places, _escaped(module_names(detector))[drawn])
     ax.invert_yaxis()
     ax.legend(frameon=False)
-    ax.set(xlabel="Standard deviations from the mean", title=f"Row {i}, score {score:.4g}")
+    ax.set(
+        xlabel="Standard deviations from the mean", title=f"Row {i}, score {format_number(score)}"
+    )
     return ax
 
 
@@ -442,7 +450,10 @@ def plot_images(
     # 1 is drawn black: strokes are dark on white, and so are differences.
     strips = [_side_by_side(x, shape) for x in (*shades, np.abs(shades[0] - shades[1]))]
     height, width = strips[0].shape
-    ax = open_axes(ax, min(1.2 * len(given) + 1, 14), 4)
+    drawn_width = min(1.2 * len(given), 12.5)
+    # 1.5 and 0.8 inches of room for the labels
+    ax = open_axes(ax, drawn_width + 1.5, drawn_width * 3 * height / width + 0.8)
+    ax.set_anchor("W")  # beside its labels, for which layouts then keep enough room
     ax.imshow(np.vstack(strips), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     ax.set_yticks(height * (np.arange(3) + 0.5), ["row", "reconstruction", "difference"])
     middles = width / len(given) * (np.arange(len(given)) + 0.5)
@@ -512,7 +523,7 @@ def plot_explanation(
 
     ax = open_axes(ax, 7, 1.3 + 0.36 * len(labels))
     bars = ax.barh(range(len(labels)), lengths, color=colors)
-    ax.bar_label(bars, fmt="{:+.3g}", padding=3)
+    ax.bar_label(bars, fmt=_format_of(lengths), padding=3)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.margins(x=0.3)  # room for the numbers
@@ -520,9 +531,19 @@ def plot_explanation(
     baseline = score - contributions.sum()
     # The contributions of additive score heads sum to the score, up to rounding.
     has_baseline = abs(baseline) > 1e-3 * abs(score)
-    title = f"Score {score:.4g}" + (f", from a baseline of {baseline:.4g}" if has_baseline else "")
+    title = f"Score {format_number(score)}"
+    if has_baseline:
+        title += f", from a baseline of {format_number(baseline)}"
     ax.set(xlabel="Contribution to the anomaly score", title=title)
     return ax
+
+
+def _format_of(lengths: Sequence[float]) -> str:
+    """A format with three digits of the largest number, and as many decimals for the others."""
+    largest = max(map(abs, lengths))
+    if not 1e-4 <= largest < 1e9:
+        return "{:+.3g}"
+    return f"{{:+,.{max(2 - math.floor(math.log10(largest)), 0)}f}}"
 
 
 # ---------------------------------------------------------------- ranking
@@ -530,6 +551,9 @@ def plot_explanation(
 
 def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = None) -> Axes:
     """Draw a table of the rows with the highest scores and the features that contribute most.
+
+    The reasons are up to three features. Those that contribute less than a tenth of the largest
+    contribution are left out.
 
     Parameters
     ----------
@@ -540,7 +564,8 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
     n : int, default=10
         Number of rows in the table, the highest score first.
     ax : matplotlib.axes.Axes or None, default=None
-        Axes to draw on. Default: those of a new pyplot figure.
+        Axes to draw on, which the table fills. Default: those of a new pyplot figure that is as
+        large as the table needs.
 
     Returns
     -------
@@ -567,21 +592,40 @@ def plot_top(detector: NeuralDetector, X: Any, n: int = 10, ax: Axes | None = No
     cells = []
     for i, row_name in enumerate(index):
         parts = [f"{names[j]} = {values[i][j]}" for j in main_reasons(contributions[i])]
-        reasons = _escaped([", ".join(parts)])[0]
+        reasons = "\n".join(wrap(", ".join(parts), 90))
         label = "outlier" if labels[i] else ""
-        cells.append([i + 1, row_name, f"{scores[order[i]]:.4g}", label, reasons])
+        score = format_number(scores[order[i]])
+        cells.append([str(i + 1), str(row_name), score, label, reasons])
+    lines = [["Rank", "Row", "Score", "Label", "Reasons"], *cells]
+    # In inches, at 9 points.
+    widths = [0.2 + 0.075 * max(map(_width, column)) for column in zip(*lines, strict=True)]
+    heights = [0.13 + 0.17 * (line[-1].count("\n") + 1) for line in lines]
+    scale = 1.0
+    if ax is not None:  # the table fills these axes, in smaller letters if need be
+        box, dpi = ax.get_window_extent(), ax.figure.dpi
+        scale = min(1.0, box.width / dpi / sum(widths), box.height / dpi / sum(heights))
+    ax = open_axes(ax, sum(widths), sum(heights))
+    from matplotlib.transforms import Bbox  # here, since open_axes names the extra if it is missing
 
-    ax = open_axes(ax, 9, 0.8 + 0.3 * len(cells))
-    columns = ["Rank", "Row", "Score", "Label", "Largest contributions"]
     table = ax.table(
-        cells, colLabels=columns, cellLoc="left", colLoc="left", edges="horizontal", loc="center"
+        [list(_escaped(line)) for line in lines],
+        colWidths=[width / sum(widths) for width in widths],
+        bbox=Bbox.unit(),
+        cellLoc="left",
+        edges="horizontal",
     )
     table.auto_set_font_size(False)
-    table.set_fontsize(9)
-    table.scale(1, 1.3)
-    table.auto_set_column_width(list(range(len(columns))))
+    table.set_fontsize(9 * scale)
+    for (i, j), cell in table.get_celld().items():
+        cell.set_height(heights[i])
+        cell.PAD = 0.1 / widths[j]  # as a share of the width
     ax.set_axis_off()
     return ax
+
+
+def _width(text: str) -> int:
+    """Characters of the longest line."""
+    return max(map(len, text.split("\n")))
 
 
 def _escaped(texts: Sequence[str]) -> Array:

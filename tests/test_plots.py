@@ -37,6 +37,15 @@ def fitted(data):
     return AutoEncoder(epoch_num=10, early_stopping=True, verbose=0, device="cpu").fit(data[0])
 
 
+def assert_nothing_is_cut_off(figure):
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()  # in inches
+    width, height = figure.get_size_inches()
+    assert min(drawn.x0, drawn.y0) >= -0.02
+    assert drawn.x1 <= width + 0.02
+    assert drawn.y1 <= height + 0.02
+
+
 def texts(legend):
     return [text.get_text() for text in legend.get_texts()]
 
@@ -63,6 +72,7 @@ def test_each_makes_a_figure_where_none_is_given(plot, fitted, data):
     pyplot.switch_backend("agg")
     axes = PLOTS[plot](fitted, data[0], data[2])
     assert axes.figure.number in pyplot.get_fignums()
+    assert_nothing_is_cut_off(axes.figure)
     pyplot.close(axes.figure)
 
 
@@ -122,7 +132,7 @@ def test_a_threshold_on_another_scale_is_not_drawn(data, axes):
 def test_far_outliers_do_not_squeeze_the_others_into_one_bin(fitted, data, axes):
     X = np.vstack([data[0], np.full((2, 8), 1e30)])
     plots.plot_scores(fitted, X, ax=axes)
-    assert "2 beyond are in the last bin" in axes.get_xlabel()
+    assert "2 higher in the last bin" in axes.get_xlabel()
     assert sum(patch.get_height() for patch in axes.containers[0]) == len(X)
     assert axes.get_xlim()[1] < 1e3 * fitted.threshold_
 
@@ -236,3 +246,20 @@ def test_the_table_names_rows_by_the_index_and_features_by_name(axes):
     assert cells[1, 4].startswith("<c> = 9")
     assert max(row for row, _ in cells) == 4
     assert cells[2, 3] == ""
+
+
+@pytest.mark.parametrize("size", [None, (4, 3)])
+def test_texts_of_the_table_lie_in_their_cells(size, data):
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="needs pyplot")
+    pyplot.switch_backend("agg")
+    names = [f"a rather long name of the feature {j} of these rows" for j in range(8)]
+    frame = pd.DataFrame(data[0], columns=names)
+    detector = AutoEncoder(epoch_num=1, verbose=0, device="cpu", score_head="euclidean").fit(frame)
+    axes = None if size is None else Figure(figsize=size).add_subplot()
+    axes = plots.plot_top(detector, frame, ax=axes)
+    assert_nothing_is_cut_off(axes.figure)
+    for cell in axes.tables[0].get_celld().values():
+        text, room = cell.get_text().get_window_extent(), cell.get_window_extent()
+        assert room.x0 <= text.x0 <= text.x1 <= room.x1
+        assert room.y0 <= text.y0 <= text.y1 <= room.y1
+    pyplot.close("all")

@@ -38,7 +38,7 @@ detectors = {
 # Scores in the plane
 # -------------------
 
-axis = np.linspace(-5, 5, 120)
+axis = np.linspace(-5.5, 5.5, 120)
 plane = np.stack(np.meshgrid(axis, axis), axis=-1)
 
 figure, panels = plt.subplots(2, 2, figsize=(8, 8), sharex=True, sharey=True, layout="constrained")
@@ -50,9 +50,7 @@ for axes, (name, detector) in zip(panels.flat, detectors.items(), strict=True):
     axes.contour(axis, axis, scores.reshape(120, 120), levels=boundary, colors="#0072B2")
     outlier = detector.labels_ == 1
     axes.scatter(*X[~outlier].T, s=8, color="#0072B2")
-    axes.scatter(*X[outlier].T, s=36, color="#D55E00", marker="x")
+    axes.scatter(*X[outlier].T, s=60, color="#D55E00", marker="X", edgecolor="white")
     axes.set(title=name, aspect="equal")
-figure.suptitle(
-    "Dots: labelled inliers. Crosses: labelled outliers. The darker, the more abnormal."
-)
+figure.suptitle("Dots: inliers. Crosses: outliers. Line: threshold. Darker: higher score.")
 plt.show()

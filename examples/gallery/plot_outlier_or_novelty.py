@@ -19,7 +19,7 @@ mixing = rng.normal(size=(3, 12))
 
 
 def rows(n, shift):
-    """Return n rows of 12 features that hang together by 3 factors, moved by ``shift``."""
+    """Return n rows of 12 features that depend on 3 factors, shifted by ``shift``."""
     return rng.normal(size=(n, 3)) @ mixing + 0.3 * rng.normal(size=(n, 12)) + shift
 
 
@@ -28,9 +28,9 @@ test = np.vstack([rows(500, 0), rows(500, direction)])
 is_outlier = np.repeat([0, 1], 500)
 
 # %%
-# Ever more outliers among 600 training rows
-# ------------------------------------------
-# Both detectors judge the same 1,000 other rows, half of them outliers of the same kind.
+# More and more outliers among 600 training rows
+# ----------------------------------------------
+# Both detectors score the same 1,000 other rows, half of them outliers of the same kind.
 
 shares = [0, 0.02, 0.05, 0.1, 0.2, 0.3]
 aucs = {False: [], True: []}
@@ -42,16 +42,17 @@ for share in shares:
         of_detector.append(roc_auc_score(is_outlier, detector.decision_function(test)))
 
 # %%
-# Say which it is
-# ---------------
-# With ``novelty=True`` already a few outliers among the training rows are learned with them. The
-# default keeps them out as long as they are well below the share that it trims, 0.4 of each batch.
+# Use novelty=True only with normal rows
+# --------------------------------------
+# With ``novelty=True`` even a few outliers among the training rows are learned. The default ignores
+# them as long as their share is well below the share that it trims, 0.3 of each batch.
 
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 axes.plot(shares, aucs[False], color="#0072B2", marker="o", label="novelty=False (default)")
 axes.plot(shares, aucs[True], color="#D55E00", marker="s", linestyle="--", label="novelty=True")
-axes.set(xlabel="share of outliers among the training rows", ylabel="ROC AUC on other rows")
-axes.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+axes.set(xlabel="Share of outliers among the training rows", ylabel="ROC AUC on other rows")
+axes.axhline(0.5, color="black", linewidth=0.8, linestyle=":", label="random scores")
+axes.xaxis.set_major_formatter("{x:.0%}")
 axes.legend()
 axes.grid(alpha=0.3)
 plt.show()
