@@ -35,7 +35,7 @@ from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 # tile whose height is a multiple of this, every row meets the same arithmetic.
 ALIGNMENT = 64
 # A few rows are computed in a tile of such a height, where that does not change their scores.
-_LOW = (4, 8, 16)
+_LOW, _TRIED_ROWS = (4, 8, 16), 4 * ALIGNMENT
 
 # Numbers between the beginnings of tiles are a multiple of this, as torch aligns memory.
 _ALIGNED = 16
@@ -132,13 +132,14 @@ class FoldedScore:
         """Rows of the lowest tile in which a row has, in this thread, the score of higher tiles.
 
         It is 0 if no tile lower than ``ALIGNMENT`` does. That depends on the matrix kernels of
-        the machine and on how many threads they use here, so it is determined with some rows.
+        the machine and on how many threads they use here, so it is determined with some rows. They
+        are near the mean and far from it, since few scores show another order of summation.
         """
         n_threads = torch.get_num_threads()
         if n_threads not in self._heights:
             generator = torch.Generator().manual_seed(0)
-            z = torch.randn(ALIGNMENT, self._standardize.n_features, generator=generator)
-            x = self._standardize.inverse(z)
+            z = torch.randn(_TRIED_ROWS, self._standardize.n_features, generator=generator)
+            x = self._standardize.inverse(z * torch.logspace(-2, 3, _TRIED_ROWS)[:, None])
             expected = computed_in_worker(lambda: self._scored(x, ALIGNMENT))
             low = (height for height in _LOW if torch.equal(self._scored(x, height), expected))
             self._heights[n_threads] = next(low, 0)
