@@ -312,8 +312,8 @@ def fit(
         f"{int(model.labels_.sum()):,} of them score above the threshold, {model.threshold_:.6g}: "
         + (f"{rule}." if assumed else f"{rule} is assumed. For 1%: -p contamination=0.01.")
     )
-    command = ["pyod-ae", "score", str(data), "--model", str(output), "-o", "scores.csv"]
-    say(f"Next: {shlex.join(command)} --top 10")
+    following = ["score", str(data), "--model", str(output), "-o", "scores.csv", "--top", "10"]
+    say(f"Next: pyod-ae {shlex.join(following)}")
 
 
 @app.command()
@@ -451,9 +451,10 @@ def demo(
 ) -> None:
     """Write a small made-up table of orders, and show the commands to try on it."""
     from pyod_ae_plugin.demo import write_orders
-    from pyod_ae_plugin.report import require_bokeh
 
     if run:
+        from pyod_ae_plugin.report import require_bokeh
+
         require_bokeh()
     _check_output(output, [], ".csv")
     n = write_orders(output)

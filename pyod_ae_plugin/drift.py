@@ -131,7 +131,7 @@ class DriftReport:
         else:
             found = "Drift" if self.score_drifted else "No drift"
             score = f"{found} in the scores (KS {self.score.statistic:.2f})"
-            expected = "rows held out in training"
+            expected = "rows held out from training"
         return (
             f"{self.outlier_share:.1%} of {self.n_rows:,} rows score above the threshold; of the "
             f"{expected} it was {self.expected_outlier_share:.1%}. {score}."

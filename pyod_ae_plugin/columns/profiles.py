@@ -450,4 +450,4 @@ def _plain(name: str) -> str:
     """A name as a sentence shows it."""
     if not name:
         return "the column without a name"
-    return name if name.isprintable() and name == name.strip() != "" else repr(name)
+    return name if name.isprintable() and name == name.strip() else repr(name)

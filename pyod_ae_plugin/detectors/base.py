@@ -1182,7 +1182,7 @@ def _second_pass(batches: Iterable[Any], training: TrainingRows, n: int) -> Iter
 
 
 def _mean_and_std(scores: Array) -> tuple[float, float]:
-    """Minimum and range by which PyOD turns scores into probabilities."""
+    """Mean and standard deviation by which PyOD turns scores into probabilities."""
     if scores.min() < scores.max():
         return scores.mean(), scores.std()
     score = float(scores[0])

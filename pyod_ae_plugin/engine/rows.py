@@ -92,8 +92,8 @@ def training_batches(
             resident[start : start + height] = tile.clamp_(-farthest, farthest)
         return ResidentBatches(resident)
     standardize = copy.deepcopy(standardize).to(device)
-    if isinstance(rows, Tensor) and rows.stride(0) < rows.stride(1):
-        rows = rows.contiguous() if rows.nbytes <= _COPIED_BYTES else rows
+    if isinstance(rows, Tensor) and rows.nbytes <= _COPIED_BYTES:
+        rows = rows.contiguous() if rows.stride(0) < rows.stride(1) else rows
 
     def standardized_batch(indices: Tensor) -> Tensor:
         x: Tensor = standardize(_gather(rows, indices.to("cpu")).to(device))

@@ -21,7 +21,7 @@ _Record = list[str]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How CSV files are written. An option that is None is found out from the first lines.
+    """How CSV files are written. An option that is None is detected from the first lines.
 
     Parameters
     ----------
