@@ -4,6 +4,7 @@ import contextlib
 import copy
 import pickle
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from pyod_ae_plugin import VAE, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin.engine import products
+from pyod_ae_plugin.engine.cuda import dispatch
 from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.networks import AutoEncoderNetwork
 
@@ -33,6 +36,19 @@ def default_device():
     return made_and_undone(torch.set_default_device, "meta", None)
 
 
+@contextlib.contextmanager
+def by_kind(precision):
+    """The settings of torch 2.9 and later, after which the older ones cannot be read."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("torch before 2.9 has no such setting")
+    torch.backends.fp32_precision = "tf32"
+    torch.backends.mkldnn.matmul.fp32_precision = precision
+    try:
+        yield
+    finally:
+        torch.backends.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
 SETTINGS = {
     "float64": lambda: default_dtype(torch.float64),
     "float16": lambda: default_dtype(torch.float16),
@@ -46,6 +62,8 @@ SETTINGS = {
     "matmul precision": lambda: made_and_undone(
         torch.set_float32_matmul_precision, "medium", "highest"
     ),
+    "products by bfloat16": lambda: by_kind("bf16"),
+    "products by tf32": lambda: by_kind("tf32"),
     "no denormals": lambda: made_and_undone(torch.set_flush_denormal, True, False),
 }
 
@@ -67,9 +85,27 @@ def seen():
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
+        seen_of_products(),
         float(np.float64(5e-324)) * 1.0,
     )
+
+
+def seen_of_products():
+    """What the user sees of the settings for products and convolutions."""
+    kinds = (
+        [
+            getattr(owner, "fp32_precision", None)
+            for library in (torch.backends.cudnn, torch.backends.mkldnn)
+            for owner in (library, getattr(library, "matmul", None), library.conv, library.rnn)
+        ]
+        if hasattr(torch.backends, "fp32_precision")
+        else [torch.backends.cudnn.allow_tf32]
+    )
+    try:
+        kinds.append(torch.get_float32_matmul_precision())
+    except RuntimeError:  # torch 2.9 and later, after settings by kind
+        kinds.append(torch.backends.cuda.matmul.fp32_precision)
+    return *kinds, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
 
 
 class OwnNetwork(nn.Module):
@@ -266,3 +302,87 @@ def test_values_keep_the_type_that_they_have():
         assert torch.arange(0.5, 2).dtype == torch.float32
         assert torch.full((2,), np.float64(0.1)).dtype == torch.float32
         assert torch.tensor([0.1]).equal(torch.tensor([0.1], dtype=torch.float32))
+
+
+# ---------------------------------------------------------------------------- products of floats
+
+
+@pytest.fixture(params=["by kind", "older"])
+def either_setting(request, monkeypatch):
+    """The settings of torch 2.9 and later, and the older ones, which later versions still have."""
+    if request.param == "older":
+        monkeypatch.setattr(products, "_get", None)
+    elif products._get is None:
+        pytest.skip("torch before 2.9 has no settings by kind")
+
+
+def on_a_gpu():
+    """Whether a GPU would round the factors of products and of convolutions."""
+    if products._get is None:
+        return torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32
+    return tuple(
+        kind.fp32_precision == "tf32"
+        for kind in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    )
+
+
+@pytest.mark.usefixtures("either_setting")
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_products_are_exact_inside_and_as_the_user_wants_outside(precision):
+    with made_and_undone(torch.set_float32_matmul_precision, precision, "highest"):
+        before = seen_of_products()
+        with products.float32_products():
+            assert on_a_gpu() == (False, False)
+            assert torch.backends.cudnn.deterministic
+            with products.float32_products(tf32=True):
+                assert on_a_gpu() == (True, True)
+                with products.float32_products():
+                    assert on_a_gpu() == (True, True)
+            assert on_a_gpu() == (False, False)
+        assert seen_of_products() == before
+
+
+@pytest.mark.usefixtures("either_setting")
+def test_the_last_thread_that_leaves_restores_the_user_s_settings():
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with products.float32_products():
+            entered.set()
+            leave.wait(10)
+            assert on_a_gpu() == (False, False)
+
+    with made_and_undone(torch.set_float32_matmul_precision, "high", "highest"):
+        before = seen_of_products()
+        thread = threading.Thread(target=other)
+        with default_settings():
+            thread.start()
+            assert entered.wait(10)
+        assert on_a_gpu() == (False, False)
+        assert products.must_be_set()
+        leave.set()
+        thread.join()
+        assert seen_of_products() == before
+
+
+def test_a_kind_without_a_setting_of_its_own_still_has_none_afterwards():
+    with by_kind("bf16"):
+        with products.float32_products():
+            assert on_a_gpu() == (False, False)
+        torch.backends.fp32_precision = "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("setting", ["matmul precision", "products by tf32"])
+def test_a_gpu_s_products_have_the_precision_that_is_asked_for(setting, precision):
+    with SETTINGS[setting]():
+        before = seen_of_products()
+        with warnings.catch_warnings(), default_settings():
+            warnings.filterwarnings("ignore", "CUDA is not available")
+            with dispatch._matrix_products(precision):
+                assert on_a_gpu() == (precision == "tf32",) * 2
+                assert torch.is_autocast_enabled("cuda") == (
+                    precision == "bfloat16" and torch.cuda.is_available()
+                )
+        assert seen_of_products() == before

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from pyod_ae_plugin.engine.products import float32_products, must_be_set
+
 _MIN_OPERATIONS_TO_SHARE = 5e7
 
 # A forked process has only the thread that forked, and GNU's OpenMP waits forever for the others
@@ -25,10 +27,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
     Raises ValueError if the name is not valid, or this machine does not have the device.
     """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        resolved = torch.device(device)
+        if device is None:
+            resolved = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        else:
+            resolved = torch.device(device)
         torch.empty(1, device=resolved).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
@@ -142,8 +145,10 @@ def default_settings() -> Iterator[None]:
 
     That is: new tensors are float32 and on the CPU, autocast is off, gradients are recorded where
     nothing inside says otherwise, and denormal numbers are kept. All of this holds for this thread
-    alone, and the settings are as they were afterwards. Code of users that is to see their
-    settings, such as a generator of batches, must not run inside.
+    alone. Products are in full float32; that is a setting of the process, see
+    :func:`~pyod_ae_plugin.engine.products.float32_products`. The settings are as they were
+    afterwards. Code of users that is to see their settings, such as a generator of batches, must
+    not run inside.
     """
     with ExitStack() as stack:
         for override in _overrides():
@@ -167,6 +172,8 @@ def _overrides() -> Iterator[AbstractContextManager[Any]]:
         yield torch.enable_grad()
     if _SMALLEST * 1.0 == 0.0:
         yield _denormals_kept()
+    if must_be_set():
+        yield float32_products()
 
 
 class _Float32(TorchFunctionMode):
