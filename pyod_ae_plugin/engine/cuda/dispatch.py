@@ -18,7 +18,7 @@ from pyod_ae_plugin.engine.cuda.fused import FusedScore, Precision, fused_score_
 from pyod_ae_plugin.engine.cuda.graphs import RecordedTiles
 from pyod_ae_plugin.engine.pipeline import read_scoring
 from pyod_ae_plugin.engine.products import float32_products
-from pyod_ae_plugin.scoring import ScoringModule
+from pyod_ae_plugin.scoring import ScoreHead, ScoringModule
 
 # The functions made for each module, by all that a function depends on.
 _cache: WeakKeyDictionary[ScoringModule, dict[tuple[Any, ...], Callable[[Tensor], Tensor]]]
@@ -30,8 +30,8 @@ def gpu_score_function(module: ScoringModule, precision: Precision) -> Callable[
     """Return the fastest function that scores rows on the GPU of a module.
 
     That is a :class:`~pyod_ae_plugin.engine.cuda.fused.FusedScore` if the kernel supports the
-    module. If not, it is the module as a CUDA graph if its network is known, and else the module
-    itself. Only this thread may call the function, on the current stream.
+    module. If not, it is the module as a CUDA graph if network and head are known, and else the
+    module itself. Only this thread may call the function, on the current stream.
     """
     device = module.standardize.scale.device
     precision = "float32" if module.head.needs_float32 else precision
@@ -64,7 +64,14 @@ def _new_function(module: ScoringModule, precision: Precision) -> Callable[[Tens
             scores: Tensor = cast(ScoringModule, module_ref())(tile)
             return scores.float()
 
-    return plain if read_scoring(module) is None else RecordedTiles(plain)
+    can_be_recorded = read_scoring(module) is not None and _is_own(module.head)
+    return RecordedTiles(plain) if can_be_recorded else plain
+
+
+def _is_own(head: ScoreHead) -> bool:
+    """Whether all of a score head is of this package; a plugin's may branch on values."""
+    package = f"{__name__.partition('.')[0]}."
+    return all(type(part).__module__.startswith(package) for part in head.modules())
 
 
 def _compiles(fused: FusedScore, module: ScoringModule) -> bool:
