@@ -54,6 +54,9 @@ step() {
 }
 
 "$python" - > "$out/environment.txt" << 'PYTHON' || echo "fault: Python or torch does not start" >> "$out/environment.txt"
+import os
+import shutil
+import sysconfig
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
@@ -64,7 +67,13 @@ names = (
 lacking = [name for name in names.split() if find_spec(name) is None]
 if not entry_points(group="pyod_ae_plugin"):
     lacking.append("pyod-ae-plugin")  # its networks and score heads are found by its metadata
-print(*(f"lacks {name}" for name in lacking), sep="\n")
+compilers = [os.environ.get("CC", "cc"), "gcc", "clang"]
+if not any(map(shutil.which, compilers)):
+    lacking.append("a C compiler, without which Triton compiles nothing")
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    lacking.append("Python.h, without which Triton compiles nothing")
+for name in lacking:
+    print(f"lacks {name}")
 if "torch" in lacking:
     print("fault: Python lacks torch")
 else:

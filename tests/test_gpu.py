@@ -464,8 +464,8 @@ def test_a_model_of_the_gpu_is_exported(case, X, tmp_path):
     assert_near(scores.numpy(), detector.decision_function(X))
 
 
-def test_the_first_score_after_a_fit_takes_seconds_and_the_next_do_not(X):
-    """A kernel that were compiled at each call would show here."""
+def test_only_the_first_score_after_a_fit_compiles(X):
+    """A kernel that is compiled or a graph that is recorded at each call takes far longer."""
     detector = fitted("euclidean", X)
     taken = []
     for _ in range(20):
