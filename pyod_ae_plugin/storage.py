@@ -388,7 +388,7 @@ def _write_folder(
 
 def _left_alone(path: Path) -> FileExistsError:
     return FileExistsError(
-        f"{path} exists and is more or other than a saved detector; it is left alone. Name another "
+        f"{path} exists and is not just a saved detector. It is left as it is. Name another "
         "path, or delete it first."
     )
 
@@ -474,7 +474,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 def _tensors_name(digest: Any) -> str:
     if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"{digest!r} is no digest")
+        raise ValueError(f"{digest!r} is not a digest")
     return f"tensors-{digest[:16]}{MODEL_SUFFIX}"
 
 

@@ -90,8 +90,8 @@ class FitInterrupted(KeyboardInterrupt):
 
     def __init__(self, fitted: Fitted) -> None:
         super().__init__(
-            f"Training was interrupted after {len(fitted.history['loss'])} epochs; the detector "
-            "is as the last of them made it."
+            f"Training was interrupted after {len(fitted.history['loss'])} epochs. The detector "
+            "is that of the last of them."
         )
         self.fitted = fitted
 
@@ -292,7 +292,7 @@ def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
     n = len(rows)
     if n < 2:
         raise ValueError(
-            "Some rows are kept from training to set the threshold, which needs at least 2 rows, "
+            "Some rows are kept from training to set the threshold. That needs at least 2 rows, "
             f"got {n}. Pass more rows, or set held_out_threshold=False."
         )
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))

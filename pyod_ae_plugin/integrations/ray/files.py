@@ -101,7 +101,7 @@ def score_files(
 
 @contextmanager
 def _errors_named(data: Path) -> Iterator[None]:
-    """Raise an error of a worker, which came of the table, as one line that names the table."""
+    """Raise an error of a worker, which the table caused, as one line that names the table."""
     try:
         yield
     except ray_module("ray.exceptions").RayError as error:
