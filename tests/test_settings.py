@@ -4,6 +4,7 @@ import contextlib
 import copy
 import pickle
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -48,6 +49,10 @@ SETTINGS = {
     ),
     "no denormals": lambda: made_and_undone(torch.set_flush_denormal, True, False),
 }
+if hasattr(torch.backends.mkldnn, "matmul"):  # since torch 2.9
+    SETTINGS["bfloat16 products"] = lambda: made_and_undone(
+        partial(setattr, torch.backends, "fp32_precision"), "bf16", "none"
+    )
 
 
 @contextlib.contextmanager
@@ -56,6 +61,15 @@ def all_settings():
         for name in ("float64", "device", "autocast", "inference_mode", "no denormals"):
             stack.enter_context(SETTINGS[name]())
         yield
+
+
+def precisions():
+    """The settings for products of float32."""
+    backends = torch.backends
+    if not hasattr(backends.mkldnn, "matmul"):  # before torch 2.9
+        return torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    owners = (backends, backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv)
+    return [owner.fp32_precision for owner in owners]
 
 
 def seen():
@@ -67,7 +81,7 @@ def seen():
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
+        precisions(),
         float(np.float64(5e-324)) * 1.0,
     )
 
@@ -209,6 +223,28 @@ def test_other_threads_see_the_users_settings_during_a_fit(quick, X):
     with default_dtype(torch.float64):
         quick(network=network).fit(X)
     assert [dtype for dtype, *_ in seen_elsewhere] == [torch.float64]
+
+
+def test_the_precision_is_set_back_when_the_last_thread_leaves():
+    entered, left = threading.Event(), threading.Event()
+
+    def compute():
+        with default_settings():
+            entered.set()
+            left.wait(60)
+
+    with SETTINGS["matmul precision"]():
+        before = torch.get_float32_matmul_precision()
+        thread = threading.Thread(target=compute)
+        with default_settings():
+            thread.start()
+            entered.wait(60)
+        full = torch.rand(70, 70)
+        product = full @ full
+        left.set()
+        thread.join()
+        assert torch.get_float32_matmul_precision() == before == "medium"
+    assert torch.allclose(product, (full.double() @ full.double()).float(), rtol=1e-5)
 
 
 def test_settings_are_left_as_they_were_by_an_error(quick, X):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -142,10 +142,12 @@ def default_settings() -> Iterator[None]:
 
     That is: new tensors are float32 and on the CPU, autocast is off, gradients are recorded where
     nothing inside says otherwise, and denormal numbers are kept. All of this holds for this thread
-    alone, and the settings are as they were afterwards. Code of users that is to see their
-    settings, such as a generator of batches, must not run inside.
+    alone. Products of float32 are those of float32 factors: torch has this setting for the whole
+    process, so that it holds for all threads meanwhile. The settings are as they were afterwards.
+    Code of users that is to see their settings, such as a generator of batches, must not run
+    inside.
     """
-    with ExitStack() as stack:
+    with _full_float32, ExitStack() as stack:
         for override in _overrides():
             stack.enter_context(override)
         yield
@@ -167,6 +169,69 @@ def _overrides() -> Iterator[AbstractContextManager[Any]]:
         yield torch.enable_grad()
     if _SMALLEST * 1.0 == 0.0:
         yield _denormals_kept()
+
+
+class _Flag(NamedTuple):
+    """A setting of the process for the factors of products, and its values for float32 factors."""
+
+    get: Callable[[], Any]
+    set: Callable[[Any], None]
+    full: tuple[Any, ...]
+
+
+def _flags() -> list[_Flag]:
+    """The settings for matrix products and convolutions that torch has on this machine."""
+    backends: Any = torch.backends
+    has_cudnn = torch.version.cuda is not None
+    if not hasattr(backends.mkldnn, "matmul"):  # before torch 2.9
+        get, set_ = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+        flags = [_Flag(get, set_, ("highest",))]
+        return [*flags, _attribute(backends.cudnn, "allow_tf32", False)] if has_cudnn else flags
+    owners = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul]
+    owners += [backends.cudnn.conv] if has_cudnn else []
+    return [_attribute(owner, "fp32_precision", "ieee", "none") for owner in owners]
+
+
+def _attribute(owner: Any, name: str, *full: object) -> _Flag:
+    return _Flag(partial(getattr, owner, name), partial(setattr, owner, name), full)
+
+
+class _FullFloat32:
+    """Context in which products have float32 factors, for all threads, while any thread is in it.
+
+    The last thread that leaves sets back what the others found.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._flags = _flags()
+        self._before: list[tuple[_Flag, Any]] = []
+        if hasattr(os, "register_at_fork"):
+            # A child must not inherit a lock that is held by a thread of its parent.
+            release = self._lock.release
+            os.register_at_fork(
+                before=self._lock.acquire, after_in_parent=release, after_in_child=release
+            )
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._n_inside += 1
+            for flag in self._flags:
+                value = flag.get()
+                if value not in flag.full:
+                    self._before.append((flag, value))
+                    flag.set(flag.full[0])
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            while self._n_inside == 0 and self._before:
+                flag, value = self._before.pop()
+                flag.set(value)
+
+
+_full_float32 = _FullFloat32()
 
 
 class _Float32(TorchFunctionMode):
