@@ -248,7 +248,7 @@ def _smoothed_length(
     BLOCK: tl.constexpr = z.shape[0]
     feature = tl.arange(0, N_IN)
     row = z - tl.load(vector + feature)[None, :]
-    residual = RESIDUAL_WEIGHT * residual - tl.load(vector + N_IN + feature)[None, :]
+    residual = residual * RESIDUAL_WEIGHT - tl.load(vector + N_IN + feature)[None, :]
     factor = tl.load(vector + 2 * N_IN)
     copied = tl.load(vector + 2 * N_IN + 1)
     vector += 2 * N_IN + 2
@@ -265,7 +265,7 @@ def _smoothed_length(
         lengths = square[:, None] + tl.load(vector + tl.arange(0, N))[None, :]
         copies = tl.load(vector + N_REFERENCES + tl.arange(0, N))[None, :]
         distances = lengths - 2 * product
-        may_be_itself = (distances <= SAME * lengths) & (copies < 2)
+        may_be_itself = (distances <= lengths * SAME) & (copies < 2)
         weight = tl.where(copies > 0, tl.where(may_be_itself, copied, 1.0), 0.0)
         logits = tl.where(weight > 0, tl.log(weight) - factor * distances, float("-inf"))
         larger = tl.maximum(largest, tl.max(logits, 1))
