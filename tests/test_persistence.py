@@ -534,58 +534,54 @@ def test_a_pipe_is_no_model(fitted, tmp_path, name):
 # ------------------------------------------------------------------------- several processes
 
 # Saves or loads the models in a folder over and over, and prints how often.
-USE_ONE_FOLDER = """
+USE_TWO_MODELS = """
 import sys, time
 import numpy as np
 from pyod_ae_plugin import load_detector
 
-what, target, seconds, *models = sys.argv[1:]
+what, seconds, *models = sys.argv[1:]
+targets = [models.pop(), models.pop()]
 detectors = [load_detector(model) for model in models]
 rows = np.random.default_rng(1).normal(size=(5, 4))
 expected = [detector.decision_function(rows) for detector in detectors]
 n, end = 0, time.monotonic() + float(seconds)
 while time.monotonic() < end:
-    if what == "save":
-        detectors[n % len(detectors)].save(target)
-    else:
-        scores = load_detector(target).decision_function(rows)
-        assert any(np.array_equal(scores, e) for e in expected)
+    for target in targets:
+        if what == "save":
+            detectors[n % len(detectors)].save(target)
+        else:
+            scores = load_detector(target).decision_function(rows)
+            assert any(np.array_equal(scores, e) for e in expected)
     n += 1
 print(n)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["model", "model.safetensors"])
-def test_processes_that_save_and_load_one_model_disturb_nobody(tmp_path, name):
+def test_processes_that_save_and_load_one_model_disturb_nobody(tmp_path):
     rng = np.random.default_rng(0)
-    models = []
-    for seed in range(4):
+    sources = [str(tmp_path / f"source-{seed}") for seed in range(4)]
+    for seed, source in enumerate(sources):
         detector = AutoEncoder(epoch_num=1, verbose=0, device="cpu", random_state=seed)
-        models.append(str(tmp_path / f"source-{seed}"))
-        detector.fit(rng.normal(size=(30, 4))).save(models[-1])
-    target = tmp_path / name
-    load_detector(models[0]).save(target)
-    seconds = os.environ.get("SECONDS_OF_SAVING", "3")
-    uses = [
-        ("save", *models[:2]),
-        ("save", *models[2:]),
-        ("load", *models),
-        ("load", *models),
-    ]
+        detector.fit(rng.normal(size=(30, 4))).save(source)
+    targets = [str(tmp_path / name) for name in ("model", "model.safetensors")]
+    for target in targets:
+        load_detector(sources[0]).save(target)
+    seconds = os.environ.get("SECONDS_OF_SAVING", "2")
+    uses = [("save", sources[:2]), ("save", sources[2:]), ("load", sources)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", USE_ONE_FOLDER, what, str(target), seconds, *sources],
+            [sys.executable, "-c", USE_TWO_MODELS, what, seconds, *models, *targets],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for what, *sources in uses
+        for what, models in uses
     ]
     finished = [process.communicate() for process in processes]
     assert [error for _, error in finished if error] == []
     assert all(int(count) > 0 for count, _ in finished), finished
-    print([int(count) for count, _ in finished])
-    load_detector(target)
-    assert {path.name for path in tmp_path.iterdir()} == {name, *(f"source-{i}" for i in range(4))}
-    assert target.is_file() or len(list(target.iterdir())) == 2
+    for target in targets:
+        load_detector(target)
+    assert {str(path) for path in tmp_path.iterdir()} == {*targets, *sources}
+    assert len(os.listdir(targets[0])) == 2

@@ -192,8 +192,7 @@ def test_all_settings_at_once_change_no_bit(quick, variant, X, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["float64", "device", "autocast", "inference_mode"])
-def test_a_setting_changes_no_export(quick, setting, X, tmp_path):
+def test_settings_change_no_export(quick, X, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     detector = quick().fit(X)
 
@@ -203,7 +202,7 @@ def test_a_setting_changes_no_export(quick, setting, X, tmp_path):
 
     expected = exported()(torch.from_numpy(X))
     file = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"X": X})
-    with SETTINGS[setting]():
+    with all_settings():
         program = exported()
     assert all(map(torch.equal, program(torch.from_numpy(X)), expected))
     again = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"X": X})
