@@ -121,10 +121,14 @@ def _check_place(output: Path) -> None:
 
 
 def _resolved(path: Path) -> Path:
+    """The path without links; a loop of links raises OSError."""
     try:
-        return path.resolve()
-    except RuntimeError as error:  # what a loop of links raises before Python 3.13
-        raise OSError(f"{path} is a link that leads back to itself.") from error
+        resolved, is_loop = path.resolve(), False
+    except RuntimeError:  # what a loop of links raises before Python 3.13
+        is_loop = True
+    if is_loop or resolved.is_symlink():
+        raise OSError(f"{path} is a link that leads back to itself.")
+    return resolved
 
 
 def _temporary(path: Path) -> Path:
