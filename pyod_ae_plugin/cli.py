@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # ------------------------------------------- what is printed: no name acts on the terminal
 
 # Control characters, separators of lines, marks and overrides of direction, and lone surrogates,
-# which stand for bytes of file names that are no text.
+# which stand for bytes of file names that are not text.
 _ACTING = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )

@@ -225,7 +225,7 @@ def _check_enough(n: int, m: int, n_tests: int, alpha: float) -> None:
 
 
 def _in_coarser_type(*arrays: Array) -> list[Array]:
-    """Convert to the less precise floating-point type, so that 0.1 in both is no drift."""
+    """Convert to the less precise floating-point type, so that 0.1 in both is not drift."""
     types = [array.dtype for array in arrays if array.dtype.kind == "f"]
     coarsest = min(types, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
     return [array.astype(coarsest, copy=False) for array in arrays]

@@ -20,7 +20,11 @@ from pyod_ae_plugin.storage import atomic_write
 
 _LEAST_TORCH_FOR_ONNX = "2.11"  # the oldest that was tried and worked
 _LARGEST_ONNX = 2**31  # protobuf's limit, in bytes
-_ANY_NUMBER_OF_ROWS = {"X": {0: Dim("n")}}
+
+
+def _any_number_of_rows() -> dict[str, dict[int, Any]]:
+    # A constant would make each import of this package load sympy, which takes 0.3 s.
+    return {"X": {0: Dim("n")}}
 
 
 class LabelledScores(nn.Module):
@@ -57,7 +61,7 @@ def export_program(fitted: Fitted) -> ExportedProgram:
     rows = torch.zeros(2, fitted.n_features, dtype=torch.float64)
     try:
         return torch.export.export(
-            labelled, (rows,), dynamic_shapes=_ANY_NUMBER_OF_ROWS, strict=False
+            labelled, (rows,), dynamic_shapes=_any_number_of_rows(), strict=False
         )
     except Exception as error:  # torch raises whatever its parts do
         raise _not_exportable(module, "torch.export", error) from error
@@ -92,7 +96,7 @@ def write_onnx(fitted: Fitted, path: Path, detector: str) -> None:
             dynamo=True,
             input_names=["X"],
             output_names=["scores", "labels"],
-            dynamic_shapes=_ANY_NUMBER_OF_ROWS,
+            dynamic_shapes=_any_number_of_rows(),
             opset_version=18,
             custom_translation_table=translations,
             verbose=False,

@@ -102,7 +102,7 @@ def _names(detector: NeuralDetector, rows: _Rows) -> dict[str, Any]:
 
 
 class _Rows:
-    """Batches of the rows to fit to, which can be gone through again."""
+    """Batches of the rows to fit to, which can be iterated over again."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class Opened:
 
     @property
     def rows(self) -> Iterable[Batch]:
-        """The table as the detector's methods take it, to be gone through more than once."""
+        """The table as the detector's methods take it, to be iterated over more than once."""
         if hasattr(self.detector, "columns_"):
             return _Again(self.table.frames)
         return self.matrices

@@ -158,7 +158,8 @@ def _kept(is_right: Callable[[Any], bool], expected: str) -> dict[str, Any]:
 class Fitted:
     """All that a fit learned.
 
-    A field ``name`` is the attribute ``name_`` of the fitted detector; None is no attribute.
+    A field ``name`` is the attribute ``name_`` of the fitted detector. A field that is None sets
+    none.
     """
 
     scoring_module: ScoringModule  # maps raw rows to scores
@@ -368,11 +369,11 @@ def from_saved(attributes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     if "columns_" in found:
         found["columns_"] = Columns.from_json(found["columns_"])
         if found["columns_"].width != n_features:
-            raise ValueError("columns_ are not encoded to n_features_in_ columns")
+            raise ValueError("columns_ must be encoded to n_features_in_ columns")
     kept = {f"{f.name}_": f for f in fields(Fitted) if f.metadata}
     for name, value in found.items():
         if name not in kept:
-            raise TypeError(f"{name!r} is no attribute that fit sets")
+            raise TypeError(f"{name!r} is not an attribute that fit sets")
         if isinstance(value, np.ndarray) and not _is_finite(value, name == "drift_reference_"):
             raise ValueError(f"{name} holds NaN or infinity")
     for name, description in kept.items():
@@ -383,13 +384,13 @@ def from_saved(attributes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
             got, expected = reprlib.repr(found[name]), description.metadata["expected"]
             raise ValueError(f"{name} must be {expected}, got {got}")
     if len(found["labels_"]) != len(found["decision_scores_"]):
-        raise ValueError("labels_ and decision_scores_ are not of one length")
+        raise ValueError("labels_ and decision_scores_ differ in length")
     if found["drift_reference_"].shape[1] != n_features:
-        raise ValueError("drift_reference_ has not n_features_in_ columns")
+        raise ValueError("drift_reference_ must have n_features_in_ columns")
     if "feature_names_in_" in found:
         names = found["feature_names_in_"] = np.array(found["feature_names_in_"], dtype=object)
         columns = found.get("columns_")
         if len(names) != (n_features if columns is None else len(columns.features)):
-            raise ValueError("feature_names_in_ are not n_features_in_ names")
+            raise ValueError("feature_names_in_ must hold n_features_in_ names")
     values = {name.removesuffix("_"): value for name, value in found.items()}
     return Saved(int(n_features), strip_prefix(_MODULE_PREFIX, tensors), values)

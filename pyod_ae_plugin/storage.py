@@ -121,10 +121,14 @@ def _check_place(output: Path) -> None:
 
 
 def _resolved(path: Path) -> Path:
+    """The path without links; a loop of links raises OSError."""
     try:
-        return path.resolve()
-    except RuntimeError as error:  # what a loop of links raises before Python 3.13
-        raise OSError(f"{path} is a link that leads back to itself.") from error
+        resolved, is_loop = path.resolve(), False
+    except RuntimeError:  # what a loop of links raises before Python 3.13
+        is_loop = True
+    if is_loop or resolved.is_symlink():
+        raise OSError(f"{path} is a link that leads back to itself.")
+    return resolved
 
 
 def _temporary(path: Path) -> Path:
@@ -388,7 +392,7 @@ def _write_folder(
 
 def _left_alone(path: Path) -> FileExistsError:
     return FileExistsError(
-        f"{path} exists and is more or other than a saved detector; it is left alone. Name another "
+        f"{path} exists and is not just a saved detector. It is left as it is. Name another "
         "path, or delete it first."
     )
 
@@ -474,7 +478,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 def _tensors_name(digest: Any) -> str:
     if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"{digest!r} is no digest")
+        raise ValueError(f"{digest!r} is not a digest")
     return f"tensors-{digest[:16]}{MODEL_SUFFIX}"
 
 

@@ -14,7 +14,7 @@ from hypothesis import settings
 collect_ignore = ["broken_plugins", "data"]
 
 # The same examples at each run; to look for new ones: pytest --hypothesis-profile=hunt
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("hunt", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 

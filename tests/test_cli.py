@@ -606,7 +606,7 @@ def test_a_second_run_for_one_output_fails_at_once(run, inputs, monkeypatch):
 @pytest.mark.slow
 def test_runs_with_two_models_and_one_output_do_not_mix(run, inputs, monkeypatch):
     monkeypatch.chdir(inputs)
-    X = np.random.default_rng(0).normal(size=(3000, 6))
+    X = np.random.default_rng(0).normal(size=(1000, 6))
     np.save("rows.npy", X)
     run("fit", "rows.npy", "-o", "other", *QUICK_FIT, "-p", "random_state=1")
     for model in ("model", "other"):
@@ -623,7 +623,7 @@ def test_runs_with_two_models_and_one_output_do_not_mix(run, inputs, monkeypatch
             stderr=subprocess.PIPE,
             text=True,
         )
-        for model in ("model", "other", "model")
+        for model in ("model", "other")
     ]
     ended = [(process.communicate()[1], process.returncode) for process in processes]
     for err, status in ended:

@@ -463,6 +463,7 @@ def test_a_column_may_be_numbers_in_one_piece_and_text_in_another():
     assert profiler.columns().matrix_names == ["a=1", "a=2", "a=x", "a=other", "b"]
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_and_a_sample_decides():
     n = 300_000
     many = [f"u{i}" for i in np.random.default_rng(0).permutation(n)]

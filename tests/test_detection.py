@@ -12,7 +12,10 @@ from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 
 pd = pytest.importorskip("pandas")
 
-EACH = pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
+DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+EACH = pytest.mark.parametrize(
+    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
+)
 
 
 def made(Detector, **params):

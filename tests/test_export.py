@@ -30,8 +30,6 @@ VARIATIONAL_CONV = {
 # Each score head with a network of either kind that it takes, each network with several heads.
 CASES = [
     (AutoEncoder, "euclidean", {"batch_norm": True, "dropout_rate": 0.1}),
-    (AutoEncoder, "mahalanobis", {"hidden_activation_name": "relu", "novelty": True}),
-    (AutoEncoder, "nearest_neighbor", {}),
     (AutoEncoder, "kernel", {"novelty": True}),
     (AutoEncoderEnsemble, "kernel", {"novelty": True}),
     (AutoEncoder, "joint_mahalanobis", {**CONV, "batch_norm": True, "dropout_rate": 0.1}),
@@ -40,7 +38,7 @@ CASES = [
     (VAE, "reconstruction_probability", {"batch_norm": True}),
     (VAE, "elbo", VARIATIONAL_CONV),
     (AutoEncoderEnsemble, "nearest_neighbor", {"combination": "average"}),
-    (AutoEncoderEnsemble, "mahalanobis", {"combination": "median"}),
+    (AutoEncoderEnsemble, "mahalanobis", {"combination": "median", "novelty": True}),
     (AutoEncoderEnsemble, "euclidean", {"combination": "aom"}),
 ]
 FAR = [1e3, 1e12, 1e18, 1e19, 1e20, 1e25, 1e38, 1e60, 1e300]
@@ -95,9 +93,8 @@ def test_onnx_runtime_scores_as_the_detector_does(quick, Detector, head, params,
     assert [entry.name for entry in tmp_path.iterdir()] == ["detector.onnx"]  # no data beside it
 
 
-@pytest.mark.parametrize("name", ["14_glass", "7_Cardiotocography"])
-def test_adbench(quick, adbench, name, tmp_path):
-    X = np.load(adbench / f"{name}.npz")["X"].astype(np.float64)
+def test_adbench(quick, adbench, tmp_path):
+    X = np.load(adbench / "7_Cardiotocography.npz")["X"].astype(np.float64)
     detector = quick(VAE).fit(X[::2])
     assert_scored_alike(session_of(detector, tmp_path / "detector.onnx"), detector, X[1::2])
 

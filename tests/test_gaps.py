@@ -19,6 +19,9 @@ from pyod_ae_plugin.networks import mlp, stacked_mlp, variational_mlp
 from pyod_ae_plugin.scoring.standardize import Moments, spread_of
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+EACH = pytest.mark.parametrize(
+    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
+)
 SHORT = {"epoch_num": 3, "verbose": 0, "device": "cpu"}
 
 
@@ -36,7 +39,7 @@ def tables():
 
 
 @pytest.mark.parametrize("novelty", [False, True], ids=["outlier", "novelty"])
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_rows_with_gaps_are_scored_each_by_itself(Detector, novelty, tables, tmp_path):
     _, G = tables
     detector = Detector(missing="mask", novelty=novelty, **SHORT).fit(G)
@@ -49,7 +52,7 @@ def test_rows_with_gaps_are_scored_each_by_itself(Detector, novelty, tables, tmp
     assert np.array_equal(load_detector(tmp_path / "model").decision_function(G), scores)
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_nothing_changes_for_complete_rows(Detector, tables):
     X, _ = tables
     plain, masking = Detector(**SHORT).fit(X), Detector(missing="mask", **SHORT).fit(X)
@@ -65,7 +68,7 @@ def test_a_complete_row_has_one_score_beside_rows_with_gaps(tables):
     )
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_a_missing_value_hardly_counts_and_the_others_do(Detector, tables):
     X, G = tables
     detector = Detector(missing="mask", verbose=0, device="cpu").fit(G)
@@ -77,7 +80,7 @@ def test_a_missing_value_hardly_counts_and_the_others_do(Detector, tables):
     assert (detector.decision_function(rows) > normal).all()
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_outliers_are_found_among_rows_with_gaps(Detector, tables):
     X, _ = tables
     rng = np.random.default_rng(1)

@@ -1,8 +1,12 @@
-"""Thousands of damaged and forged models, checkpoints and tables: refused, or harmless."""
+"""Thousands of damaged and forged models, checkpoints and tables: refused, or harmless.
+
+To try other ones, and more: ``HOSTILE_FILES=10 pytest tests/test_hostile_files.py``.
+"""
 
 import copy
 import io
 import json
+import os
 import random
 import resource
 import signal
@@ -28,8 +32,9 @@ DETECTORS = {
     ),
     "AutoEncoderEnsemble": AutoEncoderEnsemble(2, epoch_num=1, verbose=0, device="cpu"),
 }
-N_DAMAGED, N_FORGED = 2100, 400  # of each detector: 10,000 in all
-N_TABLES = 500  # of each kind of file
+TIMES = int(os.environ.get("HOSTILE_FILES", "1"))
+N_DAMAGED, N_FORGED = 800 * TIMES, 100 * TIMES  # of each detector
+N_TABLES = 150 * TIMES  # of each kind of file
 SECONDS = 60  # in which a file is read or refused, on a busy machine too
 MOST_MEMORY = 2**29
 
@@ -255,7 +260,7 @@ def test_forged_files_are_refused_or_score_finitely(fitted, tmp_path, limited, s
 
 # -------------------------------------------------------------------------------- checkpoints
 
-N_CHECKPOINTS = 200  # of each training, a half of them damaged and a half forged
+N_CHECKPOINTS = 80 * TIMES  # of each training, a half of them damaged and a half forged
 TRAININGS = {
     "early stopping": AutoEncoder(
         epoch_num=6, early_stopping=True, batch_norm=True, corruption=Corruption(noise=0.1)

@@ -31,7 +31,7 @@ def few_kept(monkeypatch):
 
 
 class Once:
-    """Batches that count how often they are gone through."""
+    """Batches that count how often they are iterated over."""
 
     def __init__(self, batches):
         self.batches = batches

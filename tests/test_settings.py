@@ -5,6 +5,7 @@ import copy
 import pickle
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 from pyod_ae_plugin import VAE, AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.engine import products
 from pyod_ae_plugin.engine.cuda import dispatch
 from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.networks import AutoEncoderNetwork
@@ -36,19 +36,6 @@ def default_device():
     return made_and_undone(torch.set_default_device, "meta", None)
 
 
-@contextlib.contextmanager
-def by_kind(precision):
-    """The settings of torch 2.9 and later, after which the older ones cannot be read."""
-    if not hasattr(torch.backends, "fp32_precision"):
-        pytest.skip("torch before 2.9 has no such setting")
-    torch.backends.fp32_precision = "tf32"
-    torch.backends.mkldnn.matmul.fp32_precision = precision
-    try:
-        yield
-    finally:
-        torch.backends.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
-
-
 SETTINGS = {
     "float64": lambda: default_dtype(torch.float64),
     "float16": lambda: default_dtype(torch.float16),
@@ -62,10 +49,15 @@ SETTINGS = {
     "matmul precision": lambda: made_and_undone(
         torch.set_float32_matmul_precision, "medium", "highest"
     ),
-    "products by bfloat16": lambda: by_kind("bf16"),
-    "products by tf32": lambda: by_kind("tf32"),
     "no denormals": lambda: made_and_undone(torch.set_flush_denormal, True, False),
 }
+if hasattr(torch.backends.mkldnn, "matmul"):  # since torch 2.9
+    SETTINGS["tf32 products"] = lambda: made_and_undone(
+        partial(setattr, torch.backends.cuda.matmul, "fp32_precision"), "tf32", "none"
+    )
+    SETTINGS["bfloat16 products"] = lambda: made_and_undone(
+        partial(setattr, torch.backends, "fp32_precision"), "bf16", "none"
+    )
 
 
 @contextlib.contextmanager
@@ -74,6 +66,15 @@ def all_settings():
         for name in ("float64", "device", "autocast", "inference_mode", "no denormals"):
             stack.enter_context(SETTINGS[name]())
         yield
+
+
+def precisions():
+    """The settings for products of float32."""
+    backends = torch.backends
+    if not hasattr(backends.mkldnn, "matmul"):  # before torch 2.9
+        return torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    owners = (backends, backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv)
+    return [owner.fp32_precision for owner in owners]
 
 
 def seen():
@@ -85,27 +86,9 @@ def seen():
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.are_deterministic_algorithms_enabled(),
-        seen_of_products(),
+        precisions(),
         float(np.float64(5e-324)) * 1.0,
     )
-
-
-def seen_of_products():
-    """What the user sees of the settings for products and convolutions."""
-    kinds = (
-        [
-            getattr(owner, "fp32_precision", None)
-            for library in (torch.backends.cudnn, torch.backends.mkldnn)
-            for owner in (library, getattr(library, "matmul", None), library.conv, library.rnn)
-        ]
-        if hasattr(torch.backends, "fp32_precision")
-        else [torch.backends.cudnn.allow_tf32]
-    )
-    try:
-        kinds.append(torch.get_float32_matmul_precision())
-    except RuntimeError:  # torch 2.9 and later, after settings by kind
-        kinds.append(torch.backends.cuda.matmul.fp32_precision)
-    return *kinds, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
 
 
 class OwnNetwork(nn.Module):
@@ -214,8 +197,7 @@ def test_all_settings_at_once_change_no_bit(quick, variant, X, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["float64", "device", "autocast", "inference_mode"])
-def test_a_setting_changes_no_export(quick, setting, X, tmp_path):
+def test_settings_change_no_export(quick, X, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     detector = quick().fit(X)
 
@@ -225,7 +207,7 @@ def test_a_setting_changes_no_export(quick, setting, X, tmp_path):
 
     expected = exported()(torch.from_numpy(X))
     file = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"X": X})
-    with SETTINGS[setting]():
+    with all_settings():
         program = exported()
     assert all(map(torch.equal, program(torch.from_numpy(X)), expected))
     again = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"X": X})
@@ -245,6 +227,28 @@ def test_other_threads_see_the_users_settings_during_a_fit(quick, X):
     with default_dtype(torch.float64):
         quick(network=network).fit(X)
     assert [dtype for dtype, *_ in seen_elsewhere] == [torch.float64]
+
+
+def test_the_precision_is_set_back_when_the_last_thread_leaves():
+    entered, left = threading.Event(), threading.Event()
+
+    def compute():
+        with default_settings():
+            entered.set()
+            left.wait(60)
+
+    with SETTINGS["matmul precision"]():
+        before = torch.get_float32_matmul_precision()
+        thread = threading.Thread(target=compute)
+        with default_settings():
+            thread.start()
+            entered.wait(60)
+        full = torch.rand(70, 70)
+        product = full @ full
+        left.set()
+        thread.join()
+        assert torch.get_float32_matmul_precision() == before == "medium"
+    assert torch.allclose(product, (full.double() @ full.double()).float(), rtol=1e-5)
 
 
 def test_settings_are_left_as_they_were_by_an_error(quick, X):
@@ -304,85 +308,29 @@ def test_values_keep_the_type_that_they_have():
         assert torch.tensor([0.1]).equal(torch.tensor([0.1], dtype=torch.float32))
 
 
-# ---------------------------------------------------------------------------- products of floats
-
-
-@pytest.fixture(params=["by kind", "older"])
-def either_setting(request, monkeypatch):
-    """The settings of torch 2.9 and later, and the older ones, which later versions still have."""
-    if request.param == "older":
-        monkeypatch.setattr(products, "_get", None)
-    elif products._get is None:
-        pytest.skip("torch before 2.9 has no settings by kind")
-
-
 def on_a_gpu():
-    """Whether a GPU would round the factors of products and of convolutions."""
-    if products._get is None:
-        return torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32
-    return tuple(
-        kind.fp32_precision == "tf32"
-        for kind in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    )
-
-
-@pytest.mark.usefixtures("either_setting")
-@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_products_are_exact_inside_and_as_the_user_wants_outside(precision):
-    with made_and_undone(torch.set_float32_matmul_precision, precision, "highest"):
-        before = seen_of_products()
-        with products.float32_products():
-            assert on_a_gpu() == (False, False)
-            assert torch.backends.cudnn.deterministic
-            with products.float32_products(tf32=True):
-                assert on_a_gpu() == (True, True)
-                with products.float32_products():
-                    assert on_a_gpu() == (True, True)
-            assert on_a_gpu() == (False, False)
-        assert seen_of_products() == before
-
-
-@pytest.mark.usefixtures("either_setting")
-def test_the_last_thread_that_leaves_restores_the_user_s_settings():
-    entered, leave = threading.Event(), threading.Event()
-
-    def other():
-        with products.float32_products():
-            entered.set()
-            leave.wait(10)
-            assert on_a_gpu() == (False, False)
-
-    with made_and_undone(torch.set_float32_matmul_precision, "high", "highest"):
-        before = seen_of_products()
-        thread = threading.Thread(target=other)
-        with default_settings():
-            thread.start()
-            assert entered.wait(10)
-        assert on_a_gpu() == (False, False)
-        assert products.must_be_set()
-        leave.set()
-        thread.join()
-        assert seen_of_products() == before
-
-
-def test_a_kind_without_a_setting_of_its_own_still_has_none_afterwards():
-    with by_kind("bf16"):
-        with products.float32_products():
-            assert on_a_gpu() == (False, False)
-        torch.backends.fp32_precision = "ieee"
-        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    """Whether a GPU would round the factors of matrix products."""
+    if hasattr(torch.backends.mkldnn, "matmul"):  # since torch 2.9
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-@pytest.mark.parametrize("setting", ["matmul precision", "products by tf32"])
+@pytest.mark.parametrize("setting", sorted(SETTINGS.keys() & {"matmul precision", "tf32 products"}))
 def test_a_gpu_s_products_have_the_precision_that_is_asked_for(setting, precision):
-    with SETTINGS[setting]():
-        before = seen_of_products()
-        with warnings.catch_warnings(), default_settings():
-            warnings.filterwarnings("ignore", "CUDA is not available")
-            with dispatch._matrix_products(precision):
-                assert on_a_gpu() == (precision == "tf32",) * 2
-                assert torch.is_autocast_enabled("cuda") == (
-                    precision == "bfloat16" and torch.cuda.is_available()
-                )
-        assert seen_of_products() == before
+    """Settings by kind of operation are read, too, after which older settings cannot be."""
+    with SETTINGS[setting](), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "CUDA is not available")  # by autocast
+        before = seen()
+        for outer in (contextlib.nullcontext(), default_settings()):
+            with outer, dispatch._matrix_products(precision):
+                assert on_a_gpu() == (precision == "tf32")
+                with default_settings():  # as another thread would enter
+                    assert on_a_gpu() == (precision == "tf32")
+            assert seen() == before
+        with default_settings():
+            for _ in range(3):
+                with dispatch._matrix_products("tf32"):
+                    pass
+                assert not on_a_gpu()
+        assert seen() == before

@@ -19,6 +19,9 @@ from pyod_ae_plugin.engine.rows import SelectedRows
 from pyod_ae_plugin.thresholds import MeanStd, Quantile, TopN
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
+EACH = pytest.mark.parametrize(
+    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
+)
 SCORES = hnp.arrays(np.float64, st.integers(1, 50), elements=st.floats(-1e6, 1e6))
 
 
@@ -211,7 +214,7 @@ def test_labels_of_a_thresholder_are_not_saved_as_those_of_a_share(quick, X, tmp
     assert np.array_equal(load_detector(tmp_path / "model").predict(X), detector.predict(X))
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_rows_held_out_are_not_trained_on(quick, Detector, X):
     detector = quick(Detector, held_out_threshold=0.25, novelty=True)
     detector.fit(X)
@@ -232,7 +235,7 @@ def test_rows_held_out_are_not_trained_on(quick, Detector, X):
     assert np.array_equal(other.decision_function(X), detector.decision_function(X))
 
 
-@pytest.mark.parametrize("Detector", DETECTORS)
+@EACH
 def test_rows_held_out_are_references_of_the_kernel(quick, Detector, X):
     detector = quick(Detector, held_out_threshold=0.5, novelty=True).fit(X)
     assert detector.scoring_module_.head.copies.count_nonzero() == len(X)

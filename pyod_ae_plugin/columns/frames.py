@@ -174,7 +174,7 @@ def shown_time(time: np.datetime64) -> str:
 
 
 def frame_of(X: object) -> Frame | None:
-    """The table as a Frame, None if X is no table with named columns.
+    """The table as a Frame, None if X is not a table with named columns.
 
     Tables are those of pandas, polars, Arrow (also a record batch) and whatever else narwhals knows
     and has its rows in memory. An index of rows is left out.

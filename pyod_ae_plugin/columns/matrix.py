@@ -191,7 +191,7 @@ class Columns:
 
     @property
     def places_of_numbers(self) -> Array:
-        """Column of the matrix [n_features] of each number; -1 for what is no number."""
+        """Column of the matrix [n_features] of each number; -1 for what is not a number."""
         places = [
             place.start if isinstance(column, NumberColumn) and column.constant is None else -1
             for column, place in zip(self._learned, self._places(), strict=True)

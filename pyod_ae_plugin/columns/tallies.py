@@ -114,13 +114,14 @@ class Tally:
     Attributes
     ----------
     n, filled, numbers, times : int
-        Counts of cells: all, those that are no gaps, numbers (also in text), times of a type for
+        Counts of cells: all, those that are not gaps, numbers (also in text), times of a type for
         times.
     whole, large, infinite, counting : bool
         Whether all numbers are whole, one is too large to be exact, one is infinite, and whether
         they count up by one in each row.
     odd : dict of str to (int, str)
-        The first row whose text is no number ("number") or no time of an order, and that text.
+        The first row whose text is not a number ("number") or not a time of an order, and
+        that text.
     """
 
     def __init__(self, most_texts: int, most_numbers: int, orders: Sequence[str]) -> None:

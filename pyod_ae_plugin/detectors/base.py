@@ -422,7 +422,7 @@ class NeuralDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDete
         Raises
         ------
         ValueError, TypeError
-            If x is no tensor of numbers, is on another device than the detector, or has other
+            If x is not a tensor of numbers, is on another device than the detector, or has other
             features than in fit.
 
         Examples
@@ -1176,8 +1176,8 @@ def _second_pass(batches: Iterable[Any], training: TrainingRows, n: int) -> Iter
         yield as_rows(X)
     if n_again != n:
         raise ValueError(
-            f"The batches held {n} rows in the first pass and {n_again} in the second. Pass what "
-            "gives the same batches each time it is gone through."
+            f"The batches held {n} rows in the first pass and {n_again} in the second. Pass an "
+            "iterable that gives the same batches each time, such as a list."
         )
 
 

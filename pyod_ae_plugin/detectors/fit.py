@@ -91,8 +91,8 @@ class FitInterrupted(KeyboardInterrupt):
 
     def __init__(self, fitted: Fitted) -> None:
         super().__init__(
-            f"Training was interrupted after {len(fitted.history['loss'])} epochs; the detector "
-            "is as the last of them made it."
+            f"Training was interrupted after {len(fitted.history['loss'])} epochs. The detector "
+            "is that of the last of them."
         )
         self.fitted = fitted
 
@@ -215,8 +215,6 @@ def fit_model(
         On Ctrl-C after the first epoch.
     """
     start = Start() if start is None else start
-    # Before torch's settings are made: those for products depend on whether CUDA is in use.
-    group.all_or_raise(lambda: resolve_device(recipe.device))
     with default_settings(), _global_randomness(recipe):
         training_rows, calibration_rows = group.all_or_raise(lambda: _hold_out(rows, recipe))
         standardize = _standardize(training_rows, recipe, start, group)
@@ -295,7 +293,7 @@ def _hold_out(rows: Rows, recipe: Recipe) -> tuple[Rows, Rows | None]:
     n = len(rows)
     if n < 2:
         raise ValueError(
-            "Some rows are kept from training to set the threshold, which needs at least 2 rows, "
+            "Some rows are kept from training to set the threshold. That needs at least 2 rows, "
             f"got {n}. Pass more rows, or set held_out_threshold=False."
         )
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed))

@@ -278,7 +278,7 @@ def _remedy(happened: str) -> str | None:
         )
     if "float() argument must be" in happened:
         return (
-            "X holds something that is no number. Make missing values NaN and fit with "
+            "X holds something that is not a number. Make missing values NaN and fit with "
             "missing='mask', or drop their rows."
         )
     return None
@@ -319,8 +319,8 @@ class TrainingRows:
             return
         if isinstance(batches, Iterator):
             raise TypeError(
-                "columns= goes through the batches once more, to learn what the columns hold. "
-                f"Pass what can be gone through again, such as a list; got a "
+                "columns= reads the batches once more, to learn what the columns hold. Pass an "
+                "iterable that can be read again, such as a list; got a "
                 f"{type(batches).__name__}."
             )
         profiler = Profiler(asked_roles(self._copy.columns))

@@ -218,7 +218,7 @@ def build_network(
             keywords[name] = available[name]
         elif parameter.default is parameter.empty and parameter.kind not in _VARIADIC:
             raise TypeError(
-                f"The network factory {_name(factory)} needs {name!r}, which is no parameter of "
+                f"The network factory {_name(factory)} needs {name!r}, which is not a parameter of "
                 f"this detector. Take a network that is made for it, or give {name!r} a default. "
                 f"Its parameters are {sorted(params)}."
             )
@@ -242,7 +242,7 @@ def check_posterior(network: Network, n_features: int) -> None:
         mu, logvar = encode_distribution(network.eval(), parameter.new_zeros(2, n_features))
     if mu.shape != logvar.shape:
         raise ValueError(
-            "posterior(x) must return mu and logvar of one shape, got "
+            "posterior(x) must return mu and logvar of the same shape, got "
             f"{tuple(mu.shape)} and {tuple(logvar.shape)}."
         )
 

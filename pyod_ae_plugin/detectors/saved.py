@@ -48,8 +48,8 @@ def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
     params = described_params(detector)
     if not fitted.is_labelled_by_score:
         raise ValueError(
-            f"The labels are those of {type(fitted.thresholder).__name__}, which only pickle could "
-            "hold. Fit with the contamination that there is now, or set threshold_."
+            f"The labels are those of {type(fitted.thresholder).__name__}, which cannot be saved "
+            "without pickle. Fit with the present contamination, or set threshold_."
         )
     attributes, tensors = fitted.to_saved()
     description = {
@@ -70,7 +70,7 @@ def save_detector(detector: NeuralDetector, fitted: Fitted, path: Path) -> None:
 
 
 def described_params(detector: NeuralDetector) -> dict[str, Any]:
-    """The parameters of a detector as JSON; a ValueError names one that only pickle could hold."""
+    """The parameters of a detector as JSON; a ValueError names one that needs pickle."""
     name = type(detector).__name__
     if name not in detector_names() or find(_HOOK, name, "detector") is not type(detector):
         raise ValueError(
@@ -151,7 +151,7 @@ def _restored(
     """The detector of a description and tensors, which may be forged."""
     Detector = find(_HOOK, description["detector"], "detector")
     if not hasattr(Detector, "_recipe"):
-        raise TypeError(f"{description['detector']!r} is no detector of this package")
+        raise TypeError(f"{description['detector']!r} is not a detector of this package")
     params = {name: _from_json(value) for name, value in description["params"].items()}
     if set(params) & set(_LEFT_BEHIND):
         raise TypeError(f"it holds the parameter {_LEFT_BEHIND}, which is never saved")

@@ -7,12 +7,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
-
-from pyod_ae_plugin.engine.products import float32_products, must_be_set
 
 _MIN_OPERATIONS_TO_SHARE = 5e7
 
@@ -145,12 +143,12 @@ def default_settings() -> Iterator[None]:
 
     That is: new tensors are float32 and on the CPU, autocast is off, gradients are recorded where
     nothing inside says otherwise, and denormal numbers are kept. All of this holds for this thread
-    alone. Products are in full float32; that is a setting of the process, see
-    :func:`~pyod_ae_plugin.engine.products.float32_products`. The settings are as they were
-    afterwards. Code of users that is to see their settings, such as a generator of batches, must
-    not run inside.
+    alone. Products of float32 are those of float32 factors: torch has this setting for the whole
+    process, so that it holds for all threads meanwhile. The settings are as they were afterwards.
+    Code of users that is to see their settings, such as a generator of batches, must not run
+    inside.
     """
-    with ExitStack() as stack:
+    with _full_float32, ExitStack() as stack:
         for override in _overrides():
             stack.enter_context(override)
         yield
@@ -172,8 +170,106 @@ def _overrides() -> Iterator[AbstractContextManager[Any]]:
         yield torch.enable_grad()
     if _SMALLEST * 1.0 == 0.0:
         yield _denormals_kept()
-    if must_be_set():
-        yield float32_products()
+
+
+class _Flag(NamedTuple):
+    """A setting of the process for products, and its values for float32 factors."""
+
+    get: Callable[[], Any]
+    set: Callable[[Any], None]
+    full: tuple[Any, ...]
+    tf32: Any = None  # its value for tf32 factors on a GPU, if it is a setting for GPUs
+
+
+def _flags() -> list[_Flag]:
+    """The settings for matrix products and convolutions that torch has on this machine."""
+    backends: Any = torch.backends
+    has_cudnn = torch.version.cuda is not None
+    if not hasattr(backends.mkldnn, "matmul"):  # before torch 2.9
+        get, set_ = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+        flags = [_Flag(get, set_, ("highest",), "high")]
+        flags += [_attribute(backends.cudnn, "allow_tf32", False, tf32=True)] if has_cudnn else []
+    else:
+        name = "fp32_precision"
+        on_cpu, on_gpu = [backends.mkldnn.matmul, backends.mkldnn.conv], [backends.cuda.matmul]
+        on_gpu += [backends.cudnn.conv, backends.cudnn.rnn] if has_cudnn else []
+        flags = [_attribute(owner, name, "ieee", "none") for owner in on_cpu]
+        flags += [_attribute(owner, name, "ieee", "none", tf32="tf32") for owner in on_gpu]
+    if has_cudnn:  # convolutions by algorithms that give the same bits at each call
+        flags.append(_attribute(backends.cudnn, "benchmark", False))
+        flags.append(_attribute(backends.cudnn, "deterministic", True))
+    return flags
+
+
+def _attribute(owner: Any, name: str, *full: object, tf32: object = None) -> _Flag:
+    return _Flag(partial(getattr, owner, name), partial(setattr, owner, name), full, tf32)
+
+
+class _FullFloat32:
+    """Context in which products have float32 factors, for all threads, while any thread is in it.
+
+    The last thread that leaves sets back what the others found.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside, self._n_tf32 = 0, 0
+        self._flags = _flags()
+        self._before: list[tuple[_Flag, Any]] = []
+        if hasattr(os, "register_at_fork"):
+            # A child must not inherit a lock that is held by a thread of its parent.
+            release = self._lock.release
+            os.register_at_fork(
+                before=self._lock.acquire, after_in_parent=release, after_in_child=release
+            )
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._n_inside += 1
+            for flag in self._flags:
+                value = flag.get()
+                is_lower = self._n_tf32 > 0 and flag.tf32 is not None
+                if value not in flag.full and not is_lower:
+                    self._before.append((flag, value))
+                    flag.set(flag.full[0])
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            while self._n_inside == 0 and self._before:
+                flag, value = self._before.pop()
+                flag.set(value)
+
+    def count_tf32(self, change: int) -> None:
+        """Note that one thread more, 1, or less, -1, wants tf32 factors on GPUs."""
+        with self._lock:
+            for flag in self._flags:
+                if flag.tf32 is None:
+                    continue
+                if all(flag is not other for other, _ in self._before):
+                    self._before.append((flag, flag.get()))
+                flag.set(flag.tf32 if self._n_tf32 + change else flag.full[0])
+            self._n_tf32 += change
+
+
+@contextmanager
+def gpu_products(*, tf32: bool) -> Iterator[None]:
+    """Compute products on a GPU inside with tf32 factors, or in full float32.
+
+    The setting is that of the process: while a thread is inside with ``tf32``, all threads use it.
+    """
+    with _full_float32:
+        if not tf32:
+            yield
+            return
+        _full_float32.count_tf32(1)
+        try:
+            yield
+        finally:
+            _full_float32.count_tf32(-1)
+
+
+_full_float32 = _FullFloat32()
 
 
 class _Float32(TorchFunctionMode):

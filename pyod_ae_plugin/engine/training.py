@@ -433,7 +433,7 @@ def check_names(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> 
     """Raise ValueError unless a state has the names that are expected."""
     if expected.keys() != state.keys():
         names = sorted(expected.keys() ^ state.keys())
-        raise ValueError(f"{names[0]!r} is missing or one tensor too many")
+        raise ValueError(f"{names[0]!r} is missing or unexpected")
 
 
 def check_like(name: str, tensor: Tensor, like: Tensor) -> None:

@@ -78,8 +78,8 @@ def conv(
     *channels, n_latent = map(int, hidden_neuron_list)
     if not channels:
         raise ValueError(
-            "A convolutional network needs in hidden_neuron_list the channels of at least one "
-            f"convolution, and last the width of the latent code; got {hidden_neuron_list!r}."
+            "hidden_neuron_list of a convolutional network must hold the channels of at least one "
+            f"convolution, and then the width of the latent code; got {hidden_neuron_list!r}."
         )
     image = _image_shape(input_shape, n_features)
     activation = _make_activation(hidden_activation_name)

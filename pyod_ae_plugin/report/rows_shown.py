@@ -39,7 +39,7 @@ class Contribution:
     value: str
     reconstruction: str
     # The value in standard deviations of the training rows from their mean; None if the detector
-    # does not standardise features, or the value is no number.
+    # does not standardise features, or the value is not a number.
     deviation: float | None
     contribution: float
 
@@ -188,7 +188,7 @@ def _rounded(rows: Array | Frame) -> Array | Frame:
 
 
 def _deviations(detector: NeuralDetector, rows: Array | Frame) -> Array:
-    """Values [n, n_features] in standard units; NaN for a gap and for what is no number."""
+    """Values [n, n_features] in standard units; NaN for a gap and for what is not a number."""
     matrix = matrix_of(detector, rows)
     units = in_standard_units(detector, matrix)
     columns = getattr(detector, "columns_", None)

@@ -176,7 +176,7 @@ def _text_cells(column: Any, decimal: str) -> Cells:
     """Convert text as :func:`as_cells` does, which decides where pyarrow reads no number."""
     arrow, compute, numbers = pyarrow(), pyarrow().compute, column
     first = compute.first(column).as_py()
-    # pyarrow is slow where many cells are no numbers.
+    # pyarrow is slow where many cells are not numbers.
     if first is not None and number(first, decimal) is None:
         return as_cells(_texts(column), decimal)
     if decimal == ",":

@@ -23,7 +23,7 @@ def is_gap(cell: str) -> bool:
 def number(cell: str, decimal: str = ".") -> float | None:
     """The number in a cell, or None if there is none.
 
-    Cells are read as ``float`` reads them, but "1_000" is no number, and neither is an integer
+    Cells are read as ``float`` reads them, but "1_000" is not a number, and neither is an integer
     that float64 would round, since it may be a key that names something. With a decimal comma,
     points are not allowed, as they may separate thousands.
     """
@@ -58,7 +58,7 @@ def constant(value: str, n: int) -> Cells:
 
 
 def reason(cell: str, decimal: str = ".") -> str:
-    """Why a cell of a column of text is no number."""
+    """Why a cell of a column of text is not a number."""
     if number(cell, decimal) is not None:
         return f"{start_of(cell)} is text, not a number"
     if cell.strip().lstrip("+-").isdecimal():
@@ -72,7 +72,7 @@ def start_of(cell: str) -> str:
 
 
 def _without_gaps(texts: Texts) -> Texts:
-    """The same text, where words for a missing value are no value."""
+    """The same text, where words for a missing value are not values."""
     n = len(texts.values)
     words = map(str.lower, map(str.strip, texts.values))  # as in is_gap, but faster
     gaps = np.fromiter(map(GAPS.__contains__, words), dtype=bool, count=n)

@@ -240,7 +240,7 @@ def _end_of_rows(data: bytes, sep: int, one_column: bool, is_last: bool) -> int 
 
 
 def _end_of_quoted_rows(data: bytes, sep: int, is_last: bool) -> int | None:
-    """Where the last whole row ends, which is no line end in quotes; None if they are unusual.
+    """Where the last whole row ends, outside quotes; None if the quotes are unusual.
 
     Quotes are as usual if they come in pairs that enclose a cell, or stand side by side in one.
     """

@@ -138,7 +138,7 @@ def _lines_on_top(lines: Sequence[str], sep: str | None) -> tuple[int, str | Non
     """
     found = None
     for n, line in enumerate(lines):
-        # A first column that is named "#" is no comment.
+        # A first column that is named "#" is not a comment.
         named = line[:1] == "#" and line[1:2] in ((sep,) if sep else SEPARATORS)
         of_excel = re.fullmatch(r"sep=([,;\t|])\s*", line)
         if of_excel:
@@ -249,7 +249,7 @@ def _find_decimal(shown: Path, records: Sequence[_Record], sep: str) -> str:
 
 
 def _values(column: Sequence[str]) -> list[str]:
-    """The cells that are no gaps."""
+    """The cells that are not gaps."""
     return [cell for cell in column if not is_gap(cell)]
 
 

@@ -47,8 +47,8 @@ Chosen = Sequence[str] | Callable[[list[str]], Sequence[str]] | None
 class Table:
     """A table in a file. Each iteration over it reads the file.
 
-    Iterating gives batches of numbers, float64 if the file is no array. :meth:`frames` gives the
-    columns as they are, of numbers, times and text.
+    Iterating gives batches of numbers, float64 if the file is not an array. :meth:`frames` gives
+    the columns as they are, of numbers, times and text.
     """
 
     source: Source
@@ -145,8 +145,8 @@ class Table:
                 n_before += len(batch)
             if self.n_rows not in (None, n_before):
                 raise ValueError(
-                    f"{self.path}: {n_before} rows came of {self.n_rows}. The file changed while "
-                    "it was read, or is damaged: run again, or take a copy that is whole."
+                    f"{self.path}: {n_before} of {self.n_rows} rows could be read. The file "
+                    "changed meanwhile, or is damaged: run again, or take a copy that is whole."
                 )
         if n_before == 0:
             raise ValueError(f"{self.path}: the table is empty.")
@@ -286,7 +286,7 @@ def _numeric(frame: Frame) -> dict[str, Array]:
 
 
 def _example(cells: Cells, decimal: str) -> tuple[int, str]:
-    """The number of a cell that is no number, and why."""
+    """The number of a cell that is not a number, and why."""
     if not isinstance(cells, Texts):
         row = int(np.argmax(~np.isnat(cells)))
         return row, f"{cells[row]} is not a number"

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pyod_ae_plugin.engine.cuda.fused import FusedScore, Precision, fused_score_function
 from pyod_ae_plugin.engine.cuda.graphs import RecordedTiles
+from pyod_ae_plugin.engine.devices import gpu_products
 from pyod_ae_plugin.engine.pipeline import read_scoring
-from pyod_ae_plugin.engine.products import float32_products
 from pyod_ae_plugin.scoring import ScoreHead, ScoringModule
 
 # The functions made for each module, by all that a function depends on.
@@ -96,5 +96,5 @@ def _compiles(fused: FusedScore, module: ScoringModule) -> bool:
 def _matrix_products(precision: Precision) -> Iterator[None]:
     """Compute matrix products inside with factors of a precision."""
     lower = torch.autocast("cuda", torch.bfloat16) if precision == "bfloat16" else nullcontext()
-    with float32_products(tf32=precision == "tf32"), lower:
+    with gpu_products(tf32=precision == "tf32"), lower:
         yield

@@ -86,11 +86,11 @@ def score_files(
             shutil.rmtree(new)
         try:
             with connected(address), _errors_named(data):
-                device_kind = _kind_of(device or "cpu")
-                scored = score_dataset(detector, read_dataset(data), device=device_kind)
+                dataset = read_dataset(data)
+                if not dataset.take(1):  # found before any worker is started
+                    raise ValueError(f"{data}: the table is empty.")
+                scored = score_dataset(detector, dataset, device=_kind_of(device or "cpu"))
                 write_parquet(scored, str(new))
-            if not new.exists():  # Ray leaves no folder behind that no row was written to
-                raise ValueError(f"{data}: the table is empty.")
             new.rename(output)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -101,7 +101,7 @@ def score_files(
 
 @contextmanager
 def _errors_named(data: Path) -> Iterator[None]:
-    """Raise an error of a worker, which came of the table, as one line that names the table."""
+    """Raise an error of a worker, which the table caused, as one line that names the table."""
     try:
         yield
     except ray_module("ray.exceptions").RayError as error:

@@ -60,7 +60,7 @@ def score_dataset(
     Returns
     -------
     ray.data.Dataset
-        The columns that are no features, such as keys, then ``score`` and ``label`` (1 for
+        The columns that are not features, such as keys, then ``score`` and ``label`` (1 for
         outliers), in the order of the rows.
 
     Raises
@@ -70,7 +70,8 @@ def score_dataset(
     NotFittedError
         Before fit.
     ValueError
-        If the dataset lacks a column, or has one called ``score`` or ``label`` that is no feature.
+        If the dataset lacks a column, or has one called ``score`` or ``label`` that is not a
+        feature.
         When the rows are asked for, if a cell is not a finite number.
 
     See Also
