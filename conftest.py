@@ -12,6 +12,11 @@ import pytest
 collect_ignore = [] if find_spec("triton") else ["pyod_ae_plugin/engine/cuda/fused_kernel.py"]
 
 
+def pytest_addoption(parser):
+    """Take the device that detectors of the fixture ``quick`` fit and score on."""
+    parser.addoption("--device", default="cpu", help="of the detectors of most tests: cpu or cuda")
+
+
 def pytest_collection():
     """Interpret Triton's kernels where there is no GPU.
 

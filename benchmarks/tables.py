@@ -8,6 +8,7 @@ Prints the table NAME, or without NAME the names. The documentation is built wit
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -211,6 +212,25 @@ def explanations() -> str:
     return markdown(["Detector, score head", *columns], rows)
 
 
+def gpu() -> str:
+    """What ``gpu.py`` measured, by part, and on which card; a sentence if there are no figures."""
+    path = RESULTS / "gpu.csv"
+    if not path.exists():
+        return "No figures yet: `benchmarks/gpu.py` has not run on a card.\n"
+    described = json.loads(path.with_suffix(".json").read_text())
+    versions = ", ".join(f"{n} {described['versions'][n]}" for n in ("torch", "triton", "cuda"))
+    parts: dict[str, list[list[str]]] = {}
+    for (what, unit), value in figures("gpu").items():
+        part, _, figure = what.partition(": ")
+        parts.setdefault(part, []).append([figure, f"{float(f'{value:.3g}'):g}", unit])
+    tables = (
+        f"`{part}`:\n\n{markdown(['Figure', 'Value', 'Unit'], rows)}"
+        for part, rows in parts.items()
+    )
+    card = f"On an {described['gpu']}, driver {described['driver']}, {versions}.\n"
+    return "\n".join([card, *tables])
+
+
 def ad_engine() -> str:
     """What PyOD's ADEngine detects by its plans, and by plans with ours."""
     with (RESULTS / "ad_engine.csv").open(newline="") as file:
@@ -293,7 +313,7 @@ def _tables() -> Iterator[tuple[str, Callable[[], str]]]:
         yield function.__name__, function
     for quantity in ("rows", "features") if (RESULTS / "growth.csv").exists() else ():
         yield f"growth-{quantity}", partial(growth, quantity)
-    for function in (explanations, ad_engine, distributed):
+    for function in (explanations, ad_engine, distributed, gpu):
         yield function.__name__, function
 
 

@@ -67,13 +67,15 @@ def data():
 
 
 @pytest.fixture(scope="session")
-def quick():
+def quick(pytestconfig):
     """Make a detector that is quick to fit; further keywords are its parameters."""
     from pyod_ae_plugin import AutoEncoder, AutoEncoderEnsemble
 
+    device = pytestconfig.getoption("--device")
+
     def quick(Detector=AutoEncoder, **params):
         few = {"n_estimators": 2} if Detector is AutoEncoderEnsemble else {}
-        return Detector(**{"epoch_num": 3, "verbose": 0, "device": "cpu", **few, **params})
+        return Detector(**{"epoch_num": 3, "verbose": 0, "device": device, **few, **params})
 
     return quick
 

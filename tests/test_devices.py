@@ -13,7 +13,7 @@ from pyod_ae_plugin.engine.cuda.fused import FusedScore
 from pyod_ae_plugin.engine.cuda.graphs import RecordedTiles
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.rows import training_batches
-from pyod_ae_plugin.scoring import Standardize
+from pyod_ae_plugin.scoring import ScoreHead, Standardize
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 
@@ -103,6 +103,21 @@ def test_batches_are_the_rows_of_their_indices_standardised(shape, X):
     expected = (rows[indices] * 2 + torch.arange(6.0)).float()
     assert expected.max() > 4
     torch.testing.assert_close(got, expected.clamp(-4, 4))
+
+
+class Branching(ScoreHead):
+    """A head of a plugin, which waits for a value; no graph can."""
+
+    def forward(self, residual):
+        length = residual.square().sum(-1)
+        return length.sqrt() if float(length.sum()) > 0 else length
+
+
+def test_a_plugin_s_head_is_not_recorded(X):
+    module = fitted(AutoEncoder, X, missing="mask").scoring_module_
+    assert isinstance(dispatch._new_function(module, "float32"), RecordedTiles)
+    module.head = Branching(6)
+    assert not isinstance(dispatch._new_function(module, "float32"), RecordedTiles)
 
 
 # ------------------------------------------------------------------------------ on a GPU

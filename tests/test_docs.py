@@ -1,5 +1,6 @@
 """Examples of the README and the docs run, and what the pages say of other files holds."""
 
+import json
 import re
 from inspect import signature
 from pathlib import Path
@@ -57,6 +58,28 @@ def test_the_pages_have_the_figures_of_the_results(monkeypatch):
         for what, *figures in rows_of_figures(page.read_text()):
             known = [cells for name, *cells in found if name == what]
             assert any(contains(cells, figures) for cells in known), (page.name, what, known)
+
+
+def test_the_page_on_gpus_gets_a_table_once_there_are_figures(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import tables
+
+    assert "```{results} gpu\n```" in (ROOT / "docs" / "gpu.md").read_text()
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.table("gpu").startswith("No figures yet")
+    versions = {"torch": "2.11.0", "triton": "3.6.0", "cuda": "12.8"}
+    described = {"gpu": "H100", "driver": "570.1", "versions": versions}
+    (tmp_path / "gpu.json").write_text(json.dumps(described))
+    rows = [
+        "what,value,unit",
+        '"host: a, page-locked: ours",123.456,million rows/s',
+        "row: p50,12,us",
+    ]
+    (tmp_path / "gpu.csv").write_text("\n".join(rows))
+    text = tables.table("gpu")
+    assert "On an H100, driver 570.1, torch 2.11.0, triton 3.6.0, cuda 12.8." in text
+    assert "| a, page-locked: ours | 123 | million rows/s |" in text
+    assert "| p50 | 12 | us |" in text
 
 
 def contains(cells, figures):

@@ -688,6 +688,15 @@ def test_memory_that_runs_out_in_training_leaves_the_detector_as_it_was(quick, X
     assert {**vars(detector), "batch_size": 32} == before
 
 
+def test_memory_that_runs_out_while_a_network_is_checked_is_not_taken_for_its_fault(quick, X):
+    class Large(AutoEncoderNetwork):
+        def encode(self, x):
+            raise torch.cuda.OutOfMemoryError("all taken")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="all taken"):
+        quick(network=lambda n: Large(nn.Linear(n, 2), nn.Linear(2, n))).fit(X)
+
+
 LOADS_WITHOUT_GPU = """
 import pickle, sys
 import numpy as np, torch

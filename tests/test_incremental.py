@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
-from pyod_ae_plugin.detectors import streams
+from pyod_ae_plugin.detectors import fit, streams
 from pyod_ae_plugin.engine.rows import RowSample
+from pyod_ae_plugin.networks.layers import Dropout
 from pyod_ae_plugin.scoring import Moments
 
 DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
@@ -292,3 +293,25 @@ def test_batches_are_scored_as_they_come(quick, X):
     assert asked == [100]
     got = np.concatenate([first, *scores])
     assert np.array_equal(got, detector.decision_function(X))
+
+
+def test_a_network_that_is_trained_further_draws_from_the_generator_of_this_training(
+    X, monkeypatch
+):
+    """A recorded step on a GPU knows no other generator."""
+    seen = []
+
+    class Seen(fit.Training):
+        def __init__(self, network, *arguments):
+            super().__init__(network, *arguments)
+            drawn = [layer.generator for layer in network.modules() if isinstance(layer, Dropout)]
+            seen.append((drawn, arguments[-1]))
+
+    monkeypatch.setattr(fit, "Training", Seen)
+    detector = AutoEncoder(epoch_num=2, verbose=0, device="cpu", dropout_rate=0.2)
+    for rows in (X[:100], X[100:]):
+        detector.partial_fit(rows)
+    assert len(seen) == 2
+    for drawn, generator in seen:
+        assert drawn
+        assert all(own is generator for own in drawn)

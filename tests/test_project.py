@@ -1,6 +1,8 @@
 """Files of the project say the same of version, licence, address, Pythons and checks."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,20 @@ def test_checks_before_a_commit_are_those_of_ci():
     checks = [hook["entry"] for hook in local["hooks"]]
     assert " && ".join(checks) in read("CONTRIBUTING.md")
     assert "\n".join(checks) in read(".ci/run")
+
+
+def test_gpu_day_says_without_a_gpu_why_each_step_is_skipped(tmp_path):
+    script = ROOT / "benchmarks" / "gpu_day.sh"
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = ["bash", str(script), "all", str(tmp_path / "out")]
+    done = subprocess.run(command, env=hidden, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    steps = (tmp_path / "out" / "summary.txt").read_text().splitlines()
+    names = re.findall(r"^ *(?:step|measure) (\S+) \d+", script.read_text(), re.M)
+    for tool in re.findall(r"for tool in (.+); do", script.read_text())[0].split():
+        names.insert(names.index('"$tool"'), tool)
+    names.remove('"$tool"')
+    assert [line.split()[0] for line in steps] == names
+    assert len(names) > 10
+    for line in steps:
+        assert line.endswith("skipped: torch sees no CUDA device"), line

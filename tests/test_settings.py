@@ -4,6 +4,7 @@ import contextlib
 import copy
 import pickle
 import threading
+import warnings
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from pyod_ae_plugin import VAE, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin.engine.cuda import dispatch
 from pyod_ae_plugin.engine.devices import default_settings
 from pyod_ae_plugin.networks import AutoEncoderNetwork
 
@@ -50,6 +52,9 @@ SETTINGS = {
     "no denormals": lambda: made_and_undone(torch.set_flush_denormal, True, False),
 }
 if hasattr(torch.backends.mkldnn, "matmul"):  # since torch 2.9
+    SETTINGS["tf32 products"] = lambda: made_and_undone(
+        partial(setattr, torch.backends.cuda.matmul, "fp32_precision"), "tf32", "none"
+    )
     SETTINGS["bfloat16 products"] = lambda: made_and_undone(
         partial(setattr, torch.backends, "fp32_precision"), "bf16", "none"
     )
@@ -301,3 +306,31 @@ def test_values_keep_the_type_that_they_have():
         assert torch.arange(0.5, 2).dtype == torch.float32
         assert torch.full((2,), np.float64(0.1)).dtype == torch.float32
         assert torch.tensor([0.1]).equal(torch.tensor([0.1], dtype=torch.float32))
+
+
+def on_a_gpu():
+    """Whether a GPU would round the factors of matrix products."""
+    if hasattr(torch.backends.mkldnn, "matmul"):  # since torch 2.9
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("setting", sorted(SETTINGS.keys() & {"matmul precision", "tf32 products"}))
+def test_a_gpu_s_products_have_the_precision_that_is_asked_for(setting, precision):
+    """Settings by kind of operation are read, too, after which older settings cannot be."""
+    with SETTINGS[setting](), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "CUDA is not available")  # by autocast
+        before = seen()
+        for outer in (contextlib.nullcontext(), default_settings()):
+            with outer, dispatch._matrix_products(precision):
+                assert on_a_gpu() == (precision == "tf32")
+                with default_settings():  # as another thread would enter
+                    assert on_a_gpu() == (precision == "tf32")
+            assert seen() == before
+        with default_settings():
+            for _ in range(3):
+                with dispatch._matrix_products("tf32"):
+                    pass
+                assert not on_a_gpu()
+        assert seen() == before

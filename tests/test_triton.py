@@ -1,6 +1,10 @@
-"""The fused kernel, against the module that it stands for; on a CPU by triton's interpreter."""
+"""The fused kernel, against the module that it stands for: on a GPU, else by Triton's interpreter.
+
+Without a GPU it is also compiled for some, by the compiler and assembler that come with Triton.
+"""
 
 import gc
+import os
 import subprocess
 import sys
 import weakref
@@ -39,6 +43,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HEADS = {
     "euclidean": lambda d, k, members: Euclidean(d, members),
     "mahalanobis": lambda d, k, members: Mahalanobis(d, members),
@@ -53,13 +58,13 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def raw_rows(n, d, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)) * 3 + 1)
+def raw_rows(n, d, seed=0, device=DEVICE):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)) * 3 + 1).to(device)
 
 
-def fitted(network, head, d, device="cpu"):
+def fitted(network, head, d, device=DEVICE):
     """A scoring module with statistics of some rows."""
-    rows = raw_rows(120, d, seed=1)
+    rows = raw_rows(120, d, seed=1, device="cpu")
     standardize, moments = Standardize(d), Moments(d)
     moments.update(rows)
     standardize.fit(moments, spread_of(rows))
@@ -73,7 +78,7 @@ def autoencoder(d=6, widths=(8, 3), activation="relu"):
     return mlp(d, list(widths), activation, False, 0.0, seeded())
 
 
-def module_with(head="euclidean", d=6, widths=(8, 3), activation="relu", device="cpu"):
+def module_with(head="euclidean", d=6, widths=(8, 3), activation="relu", device=DEVICE):
     network = autoencoder(d, widths, activation)
     return fitted(network, HEADS[head](d, widths[-1], ()), d, device)
 
@@ -149,7 +154,7 @@ def test_an_ensemble_by_the_average_of_its_members(head, variational):
 
 
 def test_scores_go_where_they_are_wanted():
-    module, x, out = module_with(), raw_rows(9, 6), torch.zeros(9)
+    module, x, out = module_with(), raw_rows(9, 6), torch.zeros(9, device=DEVICE)
     assert fused_score_function(module)(x, out=out) is out
     torch.testing.assert_close(out, module(x).detach(), rtol=1e-5, atol=1e-5)
 
@@ -251,6 +256,55 @@ def test_functions_that_are_kept_do_not_keep_the_module():
         del module
         gc.collect()
         assert gone() is None
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+sys.path.insert(0, sys.argv[1])
+import test_triton
+from pyod_ae_plugin.engine.cuda import fused, fused_kernel
+
+capability, head, precision = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+module = test_triton.module_with(head, d=30, widths=(64, 32), device="cpu")
+path = fused.kernel_path(module)
+parameters, options = fused.kernel_arguments(module, path, fused_kernel, precision)
+hardware = {name: options.pop(name) for name in ("num_warps", "num_stages")}
+kinds = ["*fp32", "*fp32", *("*bf16" if p.element_size() == 2 else "*fp32" for p in parameters)]
+names = fused_kernel.score_rows.arg_names
+signature = dict(zip(names, [*kinds, "i32"], strict=False))
+signature |= dict.fromkeys(options, "constexpr")
+assert set(signature) == set(names)
+constants = {(names.index(name),): value for name, value in options.items()}
+source = ASTSource(fused_kernel.score_rows, signature, constants)
+compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=hardware)
+assert compiled.asm["cubin"].startswith(b"\\x7fELF")
+print(compiled.metadata.shared)
+"""
+# Bytes that a block may have of the memory that its threads share, by compute capability.
+SHARED_MEMORY = {80: 163 * 2**10, 90: 227 * 2**10, 100: 227 * 2**10}
+
+
+@pytest.mark.parametrize(
+    ("capability", "head", "precision"),
+    [
+        (80, "kernel", "float32"),
+        (80, "joint_mahalanobis", "tf32"),
+        (90, "joint_mahalanobis", "float32"),
+        (90, "kernel", "bfloat16"),
+        (100, "joint_mahalanobis", "float32"),
+        (100, "nearest_neighbor", "bfloat16"),
+    ],
+)
+def test_it_compiles_for_gpus_that_are_not_here(capability, head, precision, tmp_path):
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    folder = os.path.dirname(__file__)
+    command = [sys.executable, "-c", COMPILE, folder, str(capability), head, precision]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= SHARED_MEMORY[capability]
 
 
 @pytest.mark.gpu

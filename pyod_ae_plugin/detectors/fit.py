@@ -57,6 +57,7 @@ from pyod_ae_plugin.fitted import (
     score_rows,
 )
 from pyod_ae_plugin.networks import Network, joined
+from pyod_ae_plugin.networks.layers import draw_from
 from pyod_ae_plugin.scoring import Moments, ScoreHead, ScoringModule, Standardize
 from pyod_ae_plugin.scoring.heads import Tiles
 from pyod_ae_plugin.scoring.likelihood import latent_usage
@@ -413,6 +414,7 @@ def _train(
     if start.network is not None:
         generator.manual_seed(seed)
         network = copy.deepcopy(start.network).to(device)
+        draw_from(network.modules(), generator)
     options = replace(recipe.options, epoch_fraction=start.epoch_fraction)
     options, n_rows = group.share_training(options, len(rows), generator, seed)
     training = Training(

@@ -274,6 +274,8 @@ def _check_values(network: Network, name: str, n_features: int, device: torch.de
             code: Tensor = network.to(device).eval().encode(given)
             reconstruction: Tensor = network.decode(code)
             alone: Tensor = network.decode(network.encode(x[:1]))
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError, and no fault of the network
+        raise
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"The network of factory {name} cannot encode and decode float32 rows "

@@ -25,10 +25,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
     Raises ValueError if the name is not valid, or this machine does not have the device.
     """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        resolved = torch.device(device)
+        if device is None:
+            resolved = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        else:
+            resolved = torch.device(device)
         torch.empty(1, device=resolved).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
@@ -172,11 +173,12 @@ def _overrides() -> Iterator[AbstractContextManager[Any]]:
 
 
 class _Flag(NamedTuple):
-    """A setting of the process for the factors of products, and its values for float32 factors."""
+    """A setting of the process for products, and its values for float32 factors."""
 
     get: Callable[[], Any]
     set: Callable[[Any], None]
     full: tuple[Any, ...]
+    tf32: Any = None  # its value for tf32 factors on a GPU, if it is a setting for GPUs
 
 
 def _flags() -> list[_Flag]:
@@ -185,15 +187,22 @@ def _flags() -> list[_Flag]:
     has_cudnn = torch.version.cuda is not None
     if not hasattr(backends.mkldnn, "matmul"):  # before torch 2.9
         get, set_ = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
-        flags = [_Flag(get, set_, ("highest",))]
-        return [*flags, _attribute(backends.cudnn, "allow_tf32", False)] if has_cudnn else flags
-    owners = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul]
-    owners += [backends.cudnn.conv] if has_cudnn else []
-    return [_attribute(owner, "fp32_precision", "ieee", "none") for owner in owners]
+        flags = [_Flag(get, set_, ("highest",), "high")]
+        flags += [_attribute(backends.cudnn, "allow_tf32", False, tf32=True)] if has_cudnn else []
+    else:
+        name = "fp32_precision"
+        on_cpu, on_gpu = [backends.mkldnn.matmul, backends.mkldnn.conv], [backends.cuda.matmul]
+        on_gpu += [backends.cudnn.conv, backends.cudnn.rnn] if has_cudnn else []
+        flags = [_attribute(owner, name, "ieee", "none") for owner in on_cpu]
+        flags += [_attribute(owner, name, "ieee", "none", tf32="tf32") for owner in on_gpu]
+    if has_cudnn:  # convolutions by algorithms that give the same bits at each call
+        flags.append(_attribute(backends.cudnn, "benchmark", False))
+        flags.append(_attribute(backends.cudnn, "deterministic", True))
+    return flags
 
 
-def _attribute(owner: Any, name: str, *full: object) -> _Flag:
-    return _Flag(partial(getattr, owner, name), partial(setattr, owner, name), full)
+def _attribute(owner: Any, name: str, *full: object, tf32: object = None) -> _Flag:
+    return _Flag(partial(getattr, owner, name), partial(setattr, owner, name), full, tf32)
 
 
 class _FullFloat32:
@@ -204,7 +213,7 @@ class _FullFloat32:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._n_inside = 0
+        self._n_inside, self._n_tf32 = 0, 0
         self._flags = _flags()
         self._before: list[tuple[_Flag, Any]] = []
         if hasattr(os, "register_at_fork"):
@@ -219,7 +228,8 @@ class _FullFloat32:
             self._n_inside += 1
             for flag in self._flags:
                 value = flag.get()
-                if value not in flag.full:
+                is_lower = self._n_tf32 > 0 and flag.tf32 is not None
+                if value not in flag.full and not is_lower:
                     self._before.append((flag, value))
                     flag.set(flag.full[0])
 
@@ -229,6 +239,34 @@ class _FullFloat32:
             while self._n_inside == 0 and self._before:
                 flag, value = self._before.pop()
                 flag.set(value)
+
+    def count_tf32(self, change: int) -> None:
+        """Note that one thread more, 1, or less, -1, wants tf32 factors on GPUs."""
+        with self._lock:
+            for flag in self._flags:
+                if flag.tf32 is None:
+                    continue
+                if all(flag is not other for other, _ in self._before):
+                    self._before.append((flag, flag.get()))
+                flag.set(flag.tf32 if self._n_tf32 + change else flag.full[0])
+            self._n_tf32 += change
+
+
+@contextmanager
+def gpu_products(*, tf32: bool) -> Iterator[None]:
+    """Compute products on a GPU inside with tf32 factors, or in full float32.
+
+    The setting is that of the process: while a thread is inside with ``tf32``, all threads use it.
+    """
+    with _full_float32:
+        if not tf32:
+            yield
+            return
+        _full_float32.count_tf32(1)
+        try:
+            yield
+        finally:
+            _full_float32.count_tf32(-1)
 
 
 _full_float32 = _FullFloat32()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,13 @@ class Dropout(nn.Module):
             return x
         kept = (random_int16(x, self.generator) >= self.dropped - 2**15).to(x.dtype)
         return x * kept.mul_(2**16 / (2**16 - self.dropped))
+
+
+def draw_from(layers: Iterable[nn.Module], generator: torch.Generator) -> None:
+    """Let layers draw from a generator; those of a copied network have a copy of theirs."""
+    for layer in layers:
+        if isinstance(layer, Dropout):
+            layer.generator = generator
 
 
 def random_int16(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from pyod_ae_plugin.engine.cuda.fused import FusedScore, Precision, fused_score_function
 from pyod_ae_plugin.engine.cuda.graphs import RecordedTiles
+from pyod_ae_plugin.engine.devices import gpu_products
 from pyod_ae_plugin.engine.pipeline import read_scoring
-from pyod_ae_plugin.scoring import ScoringModule
+from pyod_ae_plugin.scoring import ScoreHead, ScoringModule
 
-# The functions made for each module, by all that they depend on.
+# The functions made for each module, by all that a function depends on.
 _cache: WeakKeyDictionary[ScoringModule, dict[tuple[Any, ...], Callable[[Tensor], Tensor]]]
 _cache = WeakKeyDictionary()
 _cache_lock = threading.Lock()
@@ -28,9 +29,9 @@ _cache_lock = threading.Lock()
 def gpu_score_function(module: ScoringModule, precision: Precision) -> Callable[[Tensor], Tensor]:
     """Return the fastest function that scores rows on the GPU of a module.
 
-    That is a :class:`~pyod_ae_plugin.engine.cuda.fused.FusedScore` if the kernel knows the module;
-    else the module as a CUDA graph, if its network is known; else the module itself. The function
-    may be called by this thread, on the current stream.
+    That is a :class:`~pyod_ae_plugin.engine.cuda.fused.FusedScore` if the kernel supports the
+    module. If not, it is the module as a CUDA graph if network and head are known, and else the
+    module itself. Only this thread may call the function, on the current stream.
     """
     device = module.standardize.scale.device
     precision = "float32" if module.head.needs_float32 else precision
@@ -47,7 +48,7 @@ def gpu_score_function(module: ScoringModule, precision: Precision) -> Callable[
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:
-    # new memory may have the address of memory that was freed, so the version counts too
+    # New memory may have the address of memory that was freed, so the version counts, too.
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
@@ -63,11 +64,18 @@ def _new_function(module: ScoringModule, precision: Precision) -> Callable[[Tens
             scores: Tensor = cast(ScoringModule, module_ref())(tile)
             return scores.float()
 
-    return plain if read_scoring(module) is None else RecordedTiles(plain)
+    can_be_recorded = read_scoring(module) is not None and _is_own(module.head)
+    return RecordedTiles(plain) if can_be_recorded else plain
+
+
+def _is_own(head: ScoreHead) -> bool:
+    """Whether all of a score head is of this package; a plugin's may branch on values."""
+    package = f"{__name__.partition('.')[0]}."
+    return all(type(part).__module__.startswith(package) for part in head.modules())
 
 
 def _compiles(fused: FusedScore, module: ScoringModule) -> bool:
-    """Whether the fused kernel compiles and fits this GPU; warn if not."""
+    """Whether the fused kernel compiles for this GPU and fits it; a warning says if not."""
     scale = module.standardize.scale
     try:
         fused(scale.new_zeros(1, len(scale)))
@@ -87,11 +95,6 @@ def _compiles(fused: FusedScore, module: ScoringModule) -> bool:
 @contextmanager
 def _matrix_products(precision: Precision) -> Iterator[None]:
     """Compute matrix products inside with factors of a precision."""
-    before = torch.backends.cuda.matmul.allow_tf32
     lower = torch.autocast("cuda", torch.bfloat16) if precision == "bfloat16" else nullcontext()
-    try:
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        with lower:
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+    with gpu_products(tf32=precision == "tf32"), lower:
+        yield

@@ -33,10 +33,10 @@ _NO_ACTIVATION = 0
 
 
 class FusedScore:
-    """Scores [n], float32, of raw rows [n, n_features], by one kernel launch for any n.
+    """Computes the scores [n], float32, of raw rows [n, n_features] in one kernel launch.
 
-    The rows may have any real or boolean dtype. Does not wait for the device. It has a copy of the
-    weights.
+    The rows may have any real or boolean dtype. A call does not wait for the device. The weights
+    are copied when the object is made.
     """
 
     def __init__(
@@ -58,30 +58,43 @@ class FusedScore:
 def fused_score_function(
     module: ScoringModule, precision: Precision = "float32"
 ) -> FusedScore | None:
-    """Return a function that scores rows in one kernel launch, or None if that is not possible.
+    """Return a function that scores rows in one kernel launch, or None if the module has another.
 
-    It is possible for a known network of linear and elementwise layers that are at most 128 wide,
-    features standardised in float32, and the five heads that measure lengths and distances: in an
-    ensemble averaged over members, and 'kernel' of a single network. It needs triton 3.2 or later,
-    and a GPU or triton's interpreter. The scores are the module's up to rounding. ``precision`` is
-    that of the factors in matrix products; sums are float32.
+    The kernel supports:
+
+    - networks that :func:`~pyod_ae_plugin.engine.pipeline.read_pipeline` knows, of linear layers
+      and elementwise activations that are at most 128 wide;
+    - features that are standardised in float32;
+    - the heads 'euclidean', 'mahalanobis', 'joint_mahalanobis' and 'nearest_neighbor', also
+      averaged over the members of an ensemble, and 'kernel' of a single network.
+
+    It runs on a GPU or in Triton's interpreter, with triton 3.2 or later. The scores are those of
+    the module up to rounding. ``precision`` is that of the factors in matrix products; their sums
+    are float32.
     """
     device = module.standardize.scale.device
     kernel = _kernel_for(device)
     path = kernel_path(module)
     if kernel is None or path is None or path.max_width(precision) > _MAX_WIDTH:
         return None
+    return FusedScore(kernel, *kernel_arguments(module, path, kernel, precision))
+
+
+def kernel_arguments(
+    module: ScoringModule, path: KernelPath, kernel: ModuleType, precision: Precision
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """Tensors and constants that the kernel takes for a module."""
     with torch.no_grad():
         parameters = _parameters(module, path, kernel.REFERENCES_AT_A_TIME.value)
     if precision == "bfloat16":
         parameters[1] = parameters[1].bfloat16()
     options = _options(path, precision)
     options |= {"MATRICES_SIZE": parameters[1].shape[1], "VECTORS_SIZE": parameters[2].shape[1]}
-    return FusedScore(kernel, parameters, options)
+    return parameters, options
 
 
 def _kernel_for(device: torch.device) -> ModuleType | None:
-    """The module with the kernel, if it runs on the device."""
+    """The Python module with the kernel; None if the kernel does not run on the device."""
     try:
         from triton.runtime import JITFunction
 
@@ -93,7 +106,7 @@ def _kernel_for(device: torch.device) -> ModuleType | None:
 
 
 class _Stage(NamedTuple):
-    """A linear layer of each member, and the activation after it."""
+    """A linear layer of each member, and the activation that follows it."""
 
     weight: Tensor  # [n_members, n_in, n_out]
     bias: Tensor  # [n_members, n_out]
@@ -101,7 +114,7 @@ class _Stage(NamedTuple):
 
 
 class KernelPath(NamedTuple):
-    """What the kernel computes of a standardised row."""
+    """What the kernel computes from a standardised row."""
 
     n_features: int
     stages: list[_Stage]
@@ -121,18 +134,18 @@ class KernelPath(NamedTuple):
         return head.references.shape[-2] if isinstance(head, (NearestNeighbor, Kernel)) else 0
 
     def max_width(self, precision: Precision) -> int:
-        """The largest number of values of a row, padded, that are in registers at a time."""
+        """The largest number of values, padded, that registers hold for a row at a time."""
         widths = self.widths
-        if isinstance(self.head, Kernel):  # row, residual and their reconstructions are
+        if isinstance(self.head, Kernel):  # row, residual, and the reconstructions of both
             return max(*widths, 2 * widths[0])
-        # In full float32 both residual and code are, while references are read.
+        # In full float32, residual and code stay in registers while references are read.
         if self.n_references and precision == "float32":
             return max(*widths, _power_of_two(widths[0] + widths[self.n_encoding]))
         return max(widths)
 
 
 def kernel_path(module: ScoringModule) -> KernelPath | None:
-    """Return what the kernel is to compute for a module, or None if it cannot."""
+    """Return what the kernel computes for a module; None if it does not support the module."""
     head = module.head
     pipeline = read_scoring(module)
     if pipeline is None or module.standardize.scale.dtype is not torch.float32:
@@ -149,7 +162,7 @@ def kernel_path(module: ScoringModule) -> KernelPath | None:
 
 
 def _stages(layers: Layers) -> list[_Stage] | None:
-    """Linear layers, each with at most one activation; None if other layers are among them."""
+    """The linear layers, each with at most one activation; None if there are other layers."""
     stages: list[_Stage] = []
     for layer in layers:
         if isinstance(layer, StackedLinear):
@@ -165,7 +178,7 @@ def _stages(layers: Layers) -> list[_Stage] | None:
 
 
 def _kernel_code(layer: nn.Module) -> int | None:
-    """The code of an activation, if it has the parameters that the kernel assumes."""
+    """The kernel's code of an activation; None if its parameters are not those of the kernel."""
     activation = activation_of(layer)
     if activation is None or not activation.has_default_parameters(layer):
         return None
@@ -210,8 +223,8 @@ def _parameters(module: ScoringModule, path: KernelPath, references_at_a_time: i
 def _blocks(references: Tensor, width: int, at_a_time: int) -> Tensor:
     """References of a :class:`Kernel`, block by block: the parts of row and residual, each padded.
 
-    Each block has both parts [width, at_a_time], for products, and then both [at_a_time, width],
-    for sums: [1, n_blocks, 4, width * at_a_time].
+    A block holds both parts as [width, at_a_time], for products, and then both as
+    [at_a_time, width], for sums. The result is [1, n_blocks, 4, width * at_a_time].
     """
     parts = _padded(references.unflatten(1, (2, -1)), width).unflatten(0, (-1, at_a_time))
     parts = parts.movedim(2, 1)  # [n_blocks, 2, at_a_time, width]
@@ -223,7 +236,7 @@ def _by_member(x: Tensor, n_members: int) -> Tensor:
 
 
 def _padded(x: Tensor, *sizes: int) -> Tensor:
-    """Pad the last dimensions with zeros to sizes; -1 leaves a dimension as it is."""
+    """Pad the last dimensions with zeros to these sizes; -1 leaves a dimension as it is."""
     pairs = zip(reversed(sizes), reversed(x.shape), strict=False)
     ends = [0 if size == -1 else size - own for size, own in pairs]
     return nn.functional.pad(x, [n for end in ends for n in (0, end)])
@@ -267,5 +280,5 @@ def _power_of_two(width: int) -> int:
 
 
 def _digits(values: Iterable[int]) -> int:
-    """One integer with these hexadecimal digits, the first the lowest."""
+    """The integer with these hexadecimal digits, the lowest first."""
     return sum(value << (4 * i) for i, value in enumerate(values))

@@ -1,8 +1,9 @@
-"""The Triton kernel that computes a whole scoring module; importing it needs triton.
+"""The Triton kernel that computes a whole scoring module; this file imports triton.
 
-Every width is padded to a power of two, and weights are padded with zeros. Widths and activations
-are the hexadecimal digits of one integer each, the first layer's the lowest, because Triton before
-3.6 cannot unpack a tuple of constants.
+Every width is padded to a power of two, and weights are padded with zeros. One integer holds all
+widths, and another all activations, as hexadecimal digits. The lowest digit is that of the first
+layer. Triton before 3.6 cannot unpack a tuple of constants. In products with tensors, constants
+stand on the right: the interpreter of Triton 3.9 fails on others.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -240,9 +241,8 @@ def _smoothed_length(
 ):
     """Distance of (z, 3 residual) to its reconstruction by kernel regression on references.
 
-    Softmax and mean are computed in one pass over the references: when a larger logit comes, what
-    was summed so far is scaled down (Milakov & Gimelshein 2018, Online normalizer calculation for
-    softmax).
+    Softmax and mean are computed in one pass over the references. At each larger logit, the sums
+    so far are scaled down (Milakov & Gimelshein 2018, Online normalizer calculation for softmax).
     """
     N: tl.constexpr = REFERENCES_AT_A_TIME
     BLOCK: tl.constexpr = z.shape[0]
@@ -286,7 +286,7 @@ def _smoothed_length(
     row -= row_sum / total[:, None]
     residual -= residual_sum / total[:, None]
     length = tl.sqrt(tl.sum(row * row, 1) + tl.sum(residual * residual, 1))
-    # where all references may be the row itself
+    # the total is 0 if every reference may be the row itself
     return tl.where(total == 0, tl.sqrt(tl.maximum(nearest, 0.0)), length)
 
 
@@ -307,9 +307,9 @@ def _plus_product(
 
 @triton.jit
 def _columns(x, N_IN: tl.constexpr, STEP: tl.constexpr, FIRST: tl.constexpr):
-    """Every STEP-th column, STEP a power of two up to 8.
+    """Every STEP-th column, where STEP is a power of two up to 8.
 
-    Neighbouring columns belong to one thread, so taking every other one moves no data.
+    Neighbouring columns belong to one thread, so this moves no data between threads.
     """
     for bit in tl.static_range(3):
         if STEP >> bit > 1:

@@ -1,4 +1,4 @@
-"""CUDA graphs: operations that are recorded once and then launched together."""
+"""CUDA graphs: operations are recorded once and then launched together."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _WARM_UPS = 3
 def can_be_recorded(pipeline: Pipeline | None, batches: Callable[[Tensor], Tensor]) -> bool:
     """Whether a step of training by these batches can be recorded.
 
-    The network must be known: hooks would run while recording and never again, and unknown layers
-    may branch on values. Batches must be gathered on the GPU.
+    The network must be known. A hook would run while the step is recorded and never again, and an
+    unknown layer may branch on values. The batches must be gathered on the GPU.
     """
     return pipeline is not None and isinstance(batches, ResidentBatches)
 
 
 class Recorded:
-    """Work on a GPU as a graph, whose operations are launched together.
+    """Work on a GPU, recorded as a graph.
 
-    The work must read and write the same memory each time, and must not wait for the GPU.
-    It is called a few times before it is recorded. Each replay advances the ``generator`` that the
-    work draws from, and overwrites ``result``, the tensor that the work returned.
+    The work must use the same memory at each call, and must not wait for the GPU. It is called a
+    few times before it is recorded. Each replay advances the ``generator`` that the work draws
+    from, and overwrites ``result``, the tensor that the work returned.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Recorded:
         current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):  # libraries allocate memory when they are first used
+            for _ in range(_WARM_UPS):  # libraries allocate memory at their first use
                 work()
         current.wait_stream(side)
         graph: Any = torch.cuda.CUDAGraph()
@@ -77,8 +77,8 @@ class RecordedTiles:
 class RecordedStep:
     """A step of training on a GPU, recorded for each shape of batch.
 
-    The step takes a batch of indices and returns its loss. It changes no tensors but ``state``, and
-    draws from ``generator``.
+    The step takes a batch of indices and returns its loss. It changes only the tensors of
+    ``state``, and draws from ``generator`` alone.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class RecordedStep:
         return work.result
 
     def _record(self, source: Tensor) -> tuple[Tensor, Recorded]:
-        """Record a step, and undo what the steps made for that changed."""
+        """Record a step, and undo the changes of the steps that recording makes."""
         before, random_state = [t.clone() for t in self._state], self._generator.get_state()
         work = Recorded(lambda: self._step(source), source.device, self._generator)
         with torch.no_grad():

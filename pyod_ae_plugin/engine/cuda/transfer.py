@@ -1,7 +1,7 @@
-"""Copies tiles to a GPU and back while it computes.
+"""Copies of tiles to a GPU and back while it computes.
 
-Copies run beside computations only from and to memory that is page-locked (pinned). Two pinned
-tiles take turns: while one is copied, the CPU fills or empties the other.
+Only copies from and to page-locked (pinned) memory run beside computations. Two pinned tiles take
+turns: while one is copied, the CPU fills or empties the other.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ TileBefore = Callable[[int, int], Tensor]
 class Upload:
     """Copies tiles to the GPU on a stream of its own.
 
-    A tile may be read by all work that is queued before the next call but one.
-    They are copied to the device of ``scale``, that of the standardisation. If it is float32,
-    float64 rows are copied as float32.
+    Work that reads a tile must be queued before the next call. ``scale`` is that of the
+    standardisation: tiles are copied to its device, and float64 rows as float32 if it is float32.
     """
 
     def __init__(self, tile_before: TileBefore, scale: Tensor) -> None:
@@ -41,6 +40,8 @@ class Upload:
         tile = self._tile_before(stop, height)
         if not self._buffers:  # later tiles are not higher
             self._buffers = [self._new_buffers(tile) for _ in range(2)]
+            # their memory may have been freed by work that is still queued
+            self._stream.wait_stream(computing)
         pinned, resident = (buffer[:height] for buffer in self._buffers[turn])
         self._copied[turn].synchronize()
         pinned.copy_(tile)
@@ -54,7 +55,7 @@ class Upload:
     def _new_buffers(self, tile: Tensor) -> tuple[Tensor, Tensor]:
         dtype = tile.dtype
         if dtype is torch.float64 and self._scale.dtype is torch.float32:
-            dtype = torch.float32  # standardisation would cast; this copies half as much
+            dtype = torch.float32  # which standardisation casts to, too; half as much to copy
         pinned = torch.empty(tile.shape, dtype=dtype, pin_memory=True)
         return pinned, torch.empty_like(pinned, device=self._scale.device, pin_memory=False)
 
@@ -67,7 +68,7 @@ class Download:
         self._waiting: deque[tuple[torch.cuda.Event, Tensor, Tensor]] = deque()
 
     def put(self, values: Tensor, target: Tensor) -> None:
-        """Copy values into a target, at the latest when :meth:`finish` returns."""
+        """Copy values into a target; it holds them when :meth:`finish` has returned."""
         if len(self._waiting) == 2:
             self._empty_oldest()
         pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
