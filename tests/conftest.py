@@ -26,16 +26,20 @@ ADBENCH = Path(__file__).parents[2] / "shared" / "data" / "adbench"
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Share tests out one by one but for these files.
+    """Share tests out as by default, but for these files, which the first process gets.
 
     Marks of groups (``xdist_group``) would say the same, but pytest 9.2 and xdist 3.8 ignore them.
     """
-    from xdist.scheduler import LoadScopeScheduling
+    from xdist.scheduler import LoadScheduling
 
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            file, _, _ = nodeid.partition("::")
-            return file if file in IN_ONE_PROCESS else nodeid
+    class Scheduling(LoadScheduling):
+        def _send_tests(self, node, num):
+            together = [i for i in self.pending if self.collection[i].startswith(IN_ONE_PROCESS)]
+            if together:
+                rest = set(self.pending).difference(together)
+                self.pending[:] = together + sorted(rest)
+                num = len(together) + 2  # a process runs a test when it knows the next one
+            super()._send_tests(node, num)
 
     return Scheduling(config, log)
 

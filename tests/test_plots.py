@@ -66,6 +66,7 @@ def test_each_draws_to_the_axes_given_and_returns_them(Detector, plot, data, axe
     axes.figure.savefig(io.BytesIO())  # what fails only when drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plot", PLOTS)
 def test_each_makes_a_figure_where_none_is_given(plot, fitted, data):
     pyplot = pytest.importorskip("matplotlib.pyplot", reason="needs pyplot")

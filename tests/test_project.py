@@ -67,6 +67,7 @@ def test_checks_before_a_commit_are_those_of_ci():
     assert "\n".join(checks) in read(".ci/run")
 
 
+@pytest.mark.slow
 def test_gpu_day_says_without_a_gpu_why_each_step_is_skipped(tmp_path):
     script = ROOT / "benchmarks" / "gpu_day.sh"
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

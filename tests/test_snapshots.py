@@ -72,7 +72,10 @@ def test_a_snapshot_does_not_keep_its_module():
 
 
 @pytest.mark.parametrize("novelty", [False, True])
-@pytest.mark.parametrize("Detector", [AutoEncoder, VAE, AutoEncoderEnsemble])
+@pytest.mark.parametrize(
+    "Detector",
+    [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in (VAE, AutoEncoderEnsemble))],
+)
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_few_rows_have_the_scores_that_they_have_among_many(
     set_threads, Detector, novelty, n_threads

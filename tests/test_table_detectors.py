@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli, load_detector
 from pyod_ae_plugin.columns.frames import frame_of
 from pyod_ae_plugin.demo import ODD, orders
 from pyod_ae_plugin.storage import read_model
@@ -165,6 +167,7 @@ def test_arrays_are_scored_by_a_detector_of_numbers_alone(table):
     assert np.array_equal(detector.decision_function(numbers.to_numpy()), detector.decision_scores_)
 
 
+@pytest.mark.slow
 def test_the_exported_program_takes_what_columns_are_encoded_to(fitted, table, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     pytest.importorskip("torch", minversion="2.11", reason="of torch 2.11, for ONNX")
@@ -202,13 +205,22 @@ def test_plots_of_tables(fitted, table):
 # ---------------------------------------------------------------------------- on the command line
 
 
+@pytest.fixture(scope="module")
+def after_demo(tmp_path_factory):
+    """A folder in which the demo's commands fitted a detector to its table."""
+    fit = ["fit", "orders.csv", "-o", "model", "-p", "verbose=0", "-p", "device=cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("demo"))
+        for arguments in (["demo"], fit):
+            cli.app(arguments, standalone_mode=False)
+        return Path.cwd()
+
+
 @pytest.fixture
-def demo(run, tmp_path, monkeypatch):
-    """The folder in which the demo's commands fit a detector to its table."""
+def demo(after_demo, tmp_path, monkeypatch):
+    """A copy of that folder, in which commands run."""
+    shutil.copytree(after_demo, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    assert run("demo")[0] == 0
-    status, _, err = run("fit", "orders.csv", "-o", "model", "-p", "verbose=0", "-p", "device=cpu")
-    assert status == 0, err
     return tmp_path
 
 

@@ -287,16 +287,10 @@ print(compiled.metadata.shared)
 SHARED_MEMORY = {80: 163 * 2**10, 90: 227 * 2**10, 100: 227 * 2**10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("capability", "head", "precision"),
-    [
-        (80, "kernel", "float32"),
-        (80, "joint_mahalanobis", "tf32"),
-        (90, "joint_mahalanobis", "float32"),
-        (90, "kernel", "bfloat16"),
-        (100, "joint_mahalanobis", "float32"),
-        (100, "nearest_neighbor", "bfloat16"),
-    ],
+    [(80, "kernel", "float32"), (90, "joint_mahalanobis", "float32"), (100, "kernel", "bfloat16")],
 )
 def test_it_compiles_for_gpus_that_are_not_here(capability, head, precision, tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
