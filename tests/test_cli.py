@@ -193,6 +193,7 @@ def test_bad_parameters_exit_with_1_and_one_line(run, table, tmp_path):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_bench_prints_tables_and_writes_files(run, tmp_path, X):
     y = np.zeros(300, int)
     y[:20] = 1
@@ -344,6 +345,7 @@ def test_tables_come_in_batches(kind, tmp_path, X, small_batches):
     assert table.n_rows == (None if kind == "t.csv" else 300)
 
 
+@pytest.mark.slow
 def test_a_long_csv_file_comes_in_several_batches(tmp_path, small_batches):
     pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra arrow")
     X = np.random.default_rng(0).normal(size=(30_000, 6))

@@ -265,6 +265,7 @@ def test_at_most_50_values_have_a_column():
     assert columns.width == 51
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(["DE", "FR", "US", "new", None]), min_size=1))
 def test_a_new_value_changes_only_its_own_group(cells):
     columns = learned(orders())
@@ -517,6 +518,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_forged_json_is_refused_or_means_something(data):
     written = learned(orders()).to_json()

@@ -67,6 +67,7 @@ def test_a_list_of_tensors_is_a_list_of_rows(quick, X):
     assert np.array_equal(expected.predict_proba(rows), expected.predict_proba(X))
 
 
+@pytest.mark.slow
 def test_tensors_without_values_on_the_host_say_what_to_pass(quick, X):
     detector = quick().fit(X)
     refused(detector, torch.empty(300, 6, device="meta"), "holds no values")

@@ -82,6 +82,7 @@ def test_other_encodings_are_asked_for(read):
     assert cells(read(data, encoding="latin-1")) == {"größe": [1.5], "b": ["ü"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8"])
 def test_bytes_that_are_no_text_are_located_behind_the_first_block(encoding, read):
     lines = "1,ä\r\n" * 300_000

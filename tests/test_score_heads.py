@@ -297,6 +297,7 @@ def test_a_new_copy_of_a_row_is_normal_where_training_rows_have_copies():
     assert copies.median() < 0.5 * between.median()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 5, 3000])
 def test_kernel_regression_on_any_number_of_rows(n):
     rows = torch.randn(n, 4, generator=seeded())

@@ -180,6 +180,7 @@ def test_the_exported_program_takes_what_columns_are_encoded_to(fitted, table, t
     assert json.loads(properties["feature_names"]) == fitted.columns_.matrix_names
 
 
+@pytest.mark.slow
 def test_reports_and_plots_show_cells_as_they_are(fitted, table):
     pytest.importorskip("bokeh", reason="needs the extra report")
     contents = fitted.report(table, table["is_fraud"]).contents
@@ -241,6 +242,7 @@ def test_the_demo_ends_with_ids_and_reasons(run, demo):
     assert "A1" in (demo / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_options_that_give_roles_are_named_where_a_role_is_advised(run, tmp_path):
     minutes = np.datetime64("2024-01-01T00:00") + np.arange(60).astype("m8[m]")
     lines = [f"{minute},{i % 7}" for i, minute in enumerate(minutes)]
@@ -253,6 +255,7 @@ def test_the_options_that_give_roles_are_named_where_a_role_is_advised(run, tmp_
     assert "role" not in err
 
 
+@pytest.mark.slow
 def test_the_demo_runs_its_commands(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = run("demo", "--run")
@@ -347,6 +350,7 @@ def test_labels_come_in_several_forms(run, demo, labels, options):
     assert "24" in (demo / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_label_that_was_learned_from_is_told_of(run, demo):
     pytest.importorskip("bokeh", reason="needs the extra report")
     table = pd.read_csv(demo / "orders.csv").rename(columns={"is_fraud": "checked"})

@@ -290,7 +290,8 @@ def test_the_first_line_with_cells_is_the_first(text, tmp_path, either_reader):
 # ------------------------------------------------------------------ many columns
 
 
-@pytest.mark.parametrize("kind", ["t.csv", pytest.param("t.parquet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["t.csv", "t.parquet"])
 def test_the_time_grows_in_proportion_to_the_columns(kind, tmp_path, monkeypatch):
     names = [f"column{i}" for i in range(60_000)]
     monkeypatch.setattr(sys.modules[__name__], "NAMES", names)
