@@ -1,6 +1,7 @@
 """to_onnx and to_torch_export: what ONNX Runtime and torch.export make of raw rows."""
 
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from pyod_ae_plugin.networks.activations import ACTIVATIONS
 from pyod_ae_plugin.networks.layers import Linear
 from pyod_ae_plugin.thresholds import TopN
 
-onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-pytest.importorskip("onnxscript", reason="needs the extra onnx")
-
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(map(find_spec, ("onnx", "onnxruntime", "onnxscript"))),
+        reason="needs the extra onnx",
+    ),
+]
 
 CONV = {"network": "conv", "hidden_neuron_list": [3, 4, 2]}
 VARIATIONAL_CONV = {
@@ -45,6 +48,8 @@ FAR = [1e3, 1e12, 1e18, 1e19, 1e20, 1e25, 1e38, 1e60, 1e300]
 
 
 def session_of(detector, path):
+    import onnxruntime
+
     detector.to_onnx(path)
     return onnxruntime.InferenceSession(path)
 
@@ -137,6 +142,8 @@ def test_values_that_are_not_finite_get_the_highest_score(named):
 
 
 def test_what_the_file_says_of_itself(named):
+    import onnx
+
     detector, path, session = named
     assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
         ("X", "tensor(double)", ["n", 6])
