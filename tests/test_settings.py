@@ -184,8 +184,7 @@ VARIANTS = {
         "batch_norm": True, "dropout_rate": 0.2, "early_stopping": True,
         "corruption": {"mask": 0.2, "noise": 0.1},
     },
-    **{head: {"score_head": head} for head in ("euclidean", "mahalanobis", "joint_mahalanobis",
-                                               "nll")},
+    **{head: {"score_head": head} for head in ("joint_mahalanobis", "nll")},
     **{head: {"Detector": VAE, "score_head": head} for head in ("elbo",
                                                                 "reconstruction_probability")},
 }  # fmt: skip
