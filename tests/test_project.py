@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def test_checks_before_a_commit_are_those_of_ci():
 @pytest.mark.slow
 def test_gpu_day_says_without_a_gpu_why_each_step_is_skipped(tmp_path):
     script = ROOT / "benchmarks" / "gpu_day.sh"
-    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    hidden = {**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
     command = ["bash", str(script), "all", str(tmp_path / "out")]
     done = subprocess.run(command, env=hidden, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
