@@ -34,12 +34,13 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Scheduling(LoadScheduling):
         def _send_tests(self, node, num):
-            together = [i for i in self.pending if self.collection[i].startswith(IN_ONE_PROCESS)]
-            if together:
-                rest = set(self.pending).difference(together)
-                self.pending[:] = together + sorted(rest)
-                num = len(together) + 2  # a process runs a test when it knows the next one
-            super()._send_tests(node, num)
+            def is_apart(i):
+                return not self.collection[i].startswith(IN_ONE_PROCESS)
+
+            self.pending.sort(key=is_apart)
+            n_together = len(self.pending) - sum(map(is_apart, self.pending))
+            # A process runs a test when it knows the next one.
+            super()._send_tests(node, n_together + 2 if n_together else num)
 
     return Scheduling(config, log)
 

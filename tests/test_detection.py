@@ -2,20 +2,16 @@
 
 import numpy as np
 import pytest
+from each import EACH
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, RobustScaler
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
+from pyod_ae_plugin import AutoEncoder
 
 pd = pytest.importorskip("pandas")
-
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 
 
 def made(Detector, **params):

@@ -6,20 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from each import EACH
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import ks_2samp
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin import AutoEncoderEnsemble, load_detector
 from pyod_ae_plugin.detectors.base import fitted_of
 from pyod_ae_plugin.drift import compare, holm
 
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-# AutoEncoder suffices where time counts.
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 P_VALUES = hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(0, 1))
 
 

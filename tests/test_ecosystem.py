@@ -8,6 +8,7 @@ import sys
 import joblib
 import numpy as np
 import pytest
+from each import DETECTORS, EACH
 from pyod.models import combination
 from pyod.models.ecod import ECOD
 from pyod.models.feature_bagging import FeatureBagging
@@ -26,11 +27,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
 
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-# AutoEncoder suffices where time counts.
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 
 LABELS = "PyOD labels inliers 0 and outliers 1; scikit-learn expects 1 and -1"

@@ -30,7 +30,7 @@ VARIATIONAL_CONV = {
     "encoder_neuron_list": [3],
     "decoder_neuron_list": [4],
 }
-# Each score head with a network of either kind that it takes, each network with several heads.
+# Each score head, and each network with several heads.
 CASES = [
     (AutoEncoder, "euclidean", {"batch_norm": True, "dropout_rate": 0.1}),
     (AutoEncoder, "kernel", {"novelty": True}),

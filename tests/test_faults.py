@@ -22,6 +22,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from each import DETECTORS, EACH
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from pluggy import PluginValidationError
 from pyod.models.suod import SUOD
@@ -43,13 +44,6 @@ from pyod_ae_plugin.networks import AutoEncoderNetwork, mlp
 from pyod_ae_plugin.plugins import hookimpl, hookspecs
 from pyod_ae_plugin.plugins.manager import PluginWarning, find, plugin_manager
 from pyod_ae_plugin.tables import reading
-
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-# AutoEncoder suffices where time counts.
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
-
 
 # ------------------------------------------------------------------ training that diverges
 

@@ -80,8 +80,9 @@ def shell(clone, tmp_path):
 
     def install(words):
         found = set()
-        for word in words.replace("-c constraints.txt", "").replace("-q ", "").split():
-            required(re.sub(r"^\.", OWN, shlex.split(word)[0]), found)
+        for word in shlex.split(words):
+            if word not in ("-c", "constraints.txt", "-q"):
+                required(re.sub(r"^\.", OWN, word), found)
         names = {name for name, _ in found}
         if OWN in names:
             (wheel,) = (clone / "dist").glob("*.whl")

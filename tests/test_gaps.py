@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from each import EACH
 from sklearn.metrics import roc_auc_score
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin import AutoEncoder, load_detector
 from pyod_ae_plugin.engine.closed_form import batch_gradient, gradient_by_autograd
 from pyod_ae_plugin.engine.objectives import (
     Corruptor,
@@ -18,10 +19,6 @@ from pyod_ae_plugin.engine.options import Corruption
 from pyod_ae_plugin.networks import mlp, stacked_mlp, variational_mlp
 from pyod_ae_plugin.scoring.standardize import Moments, spread_of
 
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 SHORT = {"epoch_num": 3, "verbose": 0, "device": "cpu"}
 
 

@@ -136,7 +136,7 @@ print(test_gpu.bits(test_gpu.fitted({case!r}, np.load(sys.argv[1]))))
 
 
 def start_fit(case, X, tmp_path):
-    """Fit in a process of its own, which prints the bits."""
+    """Start a process that fits a detector and prints its bits."""
     np.save(tmp_path / "X.npy", X)
     code = FIT_AND_PRINT.format(folder=os.path.dirname(__file__), device=DEVICE, case=case)
     command = [sys.executable, "-c", code, str(tmp_path / "X.npy")]
@@ -198,7 +198,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def full_card():
-    """A function that leaves so many bytes on the card; another process holds the others."""
+    """Return a function that starts a process which holds all of the card's memory but n bytes."""
     processes = []
 
     def leave(n_bytes):

@@ -6,22 +6,17 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from each import EACH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin import VAE, AutoEncoder, load_detector
 from pyod_ae_plugin.detectors import fit, streams
 from pyod_ae_plugin.engine.rows import RowSample
 from pyod_ae_plugin.networks.layers import Dropout
 from pyod_ae_plugin.scoring import Moments
-
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-# AutoEncoder suffices where time counts.
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 
 
 @pytest.fixture

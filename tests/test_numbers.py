@@ -5,21 +5,18 @@ from functools import cache
 
 import numpy as np
 import pytest
+from each import DETECTORS, EACH
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
+from pyod_ae_plugin import AutoEncoder, AutoEncoderEnsemble
 from pyod_ae_plugin.scoring.module import HIGHEST_SCORE
 
 LARGEST = np.finfo(np.float64).max
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
 NAMES = ["AutoEncoder", "VAE", "AutoEncoderEnsemble"]
 HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor"]
 HEADS_OF_ONE = [*HEADS, "nll"]
 HEADS_OF_VAE = [*HEADS_OF_ONE, "reconstruction_probability", "elbo"]
 
 # AutoEncoder and one head suffice where time counts.
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 EACH_WITH_EVERY_HEAD = pytest.mark.parametrize(
     ("Detector", "head"),
     [

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
+from each import DETECTORS, EACH
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -31,11 +32,6 @@ EXAMPLES = settings.default.max_examples
 SCORING = settings(max_examples=EXAMPLES // 4, suppress_health_check=list(HealthCheck))
 FITTING = settings(max_examples=EXAMPLES // 10, suppress_health_check=list(HealthCheck))
 
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-# AutoEncoder suffices where time counts.
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 N_FEATURES = 5
 
 HEADS = ["euclidean", "mahalanobis", "joint_mahalanobis", "nearest_neighbor"]

@@ -6,9 +6,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from each import EACH
 from torch import nn
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble
+from pyod_ae_plugin import AutoEncoder
 from pyod_ae_plugin.engine.folded import score_function
 from pyod_ae_plugin.engine.snapshots import Snapshot
 
@@ -72,10 +73,7 @@ def test_a_snapshot_does_not_keep_its_module():
 
 
 @pytest.mark.parametrize("novelty", [False, True])
-@pytest.mark.parametrize(
-    "Detector",
-    [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in (VAE, AutoEncoderEnsemble))],
-)
+@EACH
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_few_rows_have_the_scores_that_they_have_among_many(
     set_threads, Detector, novelty, n_threads

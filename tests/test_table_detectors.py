@@ -8,19 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from each import EACH
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, cli, load_detector
+from pyod_ae_plugin import AutoEncoder, cli, load_detector
 from pyod_ae_plugin.columns.frames import frame_of
 from pyod_ae_plugin.demo import ODD, orders
 from pyod_ae_plugin.storage import read_model
 from pyod_ae_plugin.tables.reading import read_table
 
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 QUICK = {"epoch_num": 2, "verbose": 0, "device": "cpu"}
 FEATURES = ["created_at", "country", "channel", "items", "amount", "age"]
 

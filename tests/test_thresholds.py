@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from each import DETECTORS, EACH
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,14 +15,10 @@ from pyod.models.base import BaseDetector
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
 
-from pyod_ae_plugin import VAE, AutoEncoder, AutoEncoderEnsemble, load_detector
+from pyod_ae_plugin import VAE, AutoEncoder, load_detector
 from pyod_ae_plugin.engine.rows import SelectedRows
 from pyod_ae_plugin.thresholds import MeanStd, Quantile, TopN
 
-DETECTORS = [AutoEncoder, VAE, AutoEncoderEnsemble]
-EACH = pytest.mark.parametrize(
-    "Detector", [AutoEncoder, *(pytest.param(D, marks=pytest.mark.slow) for D in DETECTORS[1:])]
-)
 SCORES = hnp.arrays(np.float64, st.integers(1, 50), elements=st.floats(-1e6, 1e6))
 
 
