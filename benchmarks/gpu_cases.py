@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
     calls: int  # with one row
     peer_rows: int  # that PyOD's detectors fit and score
     mapped_bytes: int  # of a memory map
-    set_rows: int  # at most so many of each data set
+    set_rows: int  # the most rows that are drawn from a data set
 
 
 ON_A_GPU = Sizes(

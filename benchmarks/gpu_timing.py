@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from figures import Figures
 from torch import Tensor, nn
 
 from pyod_ae_plugin.benchmarking.summary import environment
+from pyod_ae_plugin.engine.devices import gpu_products
 from pyod_ae_plugin.engine.pipeline import read_pipeline
 from pyod_ae_plugin.scoring import Kernel, ScoringModule
 
-FIELDS = ("what", "value", "unit")
 ROUNDS = 7
 
 
-class Part:
+class Part(Figures):
     """The figures of one part, in a file with those of the other parts.
 
     The file is written anew at each figure, so that a part that fails or is stopped keeps what it
@@ -33,30 +34,24 @@ class Part:
     """
 
     def __init__(self, name: str, path: Path, described: dict[str, Any]) -> None:
-        self._name, self._path = name, path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__()
+        self._name, self._path, self._described = name, path, described
+        if not path.exists():
+            return
         description = path.with_suffix(".json")
-        if path.exists() and json.loads(description.read_text()) != described:
+        if json.loads(description.read_text()) != described:
             sys.exit(
                 f"{path} holds figures of another machine or of other versions, see {description}. "
                 "Move both files, or write to another folder with --results."
             )
-        description.write_text(json.dumps(described, indent=1))
-        self._rows: list[dict[str, object]] = []
-        self._others: list[dict[str, str]] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                rows = csv.DictReader(file)
-                self._others = [r for r in rows if r["what"].partition(": ")[0] != name]
+        with path.open(newline="") as file:
+            rows = csv.DictReader(file)
+            self._rows += [row for row in rows if row["what"].partition(": ")[0] != name]
 
     def add(self, what: str, value: float, unit: str = "") -> None:
         """Print a figure and keep it."""
-        print(f"  {what:74} {value:12.4g} {unit}", flush=True)
-        self._rows.append({"what": f"{self._name}: {what}", "value": value, "unit": unit})
-        with self._path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows([*self._others, *self._rows])
+        super().add(f"{self._name}: {what}", value, unit)
+        self.write(self._path, self._described)
 
 
 def described_by(device: torch.device) -> dict[str, Any]:
@@ -132,7 +127,7 @@ class Rates(NamedTuple):
     matmul: dict[str, float]  # by precision
 
     def bound(self, n_bytes: float, operations: float, precision: str = "float32") -> float:
-        """Least seconds for so many bytes and operations: the roofline."""
+        """The roofline: the shortest time, in seconds, for these bytes and operations."""
         return max(n_bytes / self.memory, operations / self.matmul[precision])
 
 
@@ -148,9 +143,9 @@ def measure_rates(device: torch.device, n: int, width: int) -> Rates:
             "memory": lambda: target.copy_(source),
             "pinned": lambda: target.copy_(pinned, non_blocking=True),
             "pageable": lambda: target.copy_(pageable),
-            "float32": partial(_multiply, a, b, out, "highest"),
-            "tf32": partial(_multiply, a, b, out, "high"),
-            "bfloat16": partial(_multiply, *halves, "highest"),
+            "float32": partial(_multiply, a, b, out),
+            "tf32": partial(_multiply, a, b, out, tf32=True),
+            "bfloat16": partial(_multiply, *halves),
         },
         device,
     )
@@ -163,10 +158,9 @@ def measure_rates(device: torch.device, n: int, width: int) -> Rates:
     )
 
 
-def _multiply(a: Tensor, b: Tensor, out: Tensor, precision: str) -> None:
-    torch.set_float32_matmul_precision(precision)
-    torch.mm(a, b, out=out)
-    torch.set_float32_matmul_precision("highest")
+def _multiply(a: Tensor, b: Tensor, out: Tensor, tf32: bool = False) -> None:
+    with gpu_products(tf32=tf32):
+        torch.mm(a, b, out=out)
 
 
 def operations_of(module: ScoringModule) -> int:

@@ -203,7 +203,7 @@ def plot_roc(detector: NeuralDetector, X: Any, y: Any, ax: Axes | None = None) -
     name = f"{type(detector).__name__} (AUC {roc_auc_score(labels, scores):.3f})"
     ax = open_axes(ax, 4.8, 4.8)
     ax.plot(false_positive_rate, true_positive_rate, color=BLUE, label=name)
-    ax.plot([0, 1], [0, 1], color="dimgray", linestyle=":", label="random scores")
+    ax.plot([0, 1], [0, 1], **_RANDOM)
     ax.plot(flagged[labels == 0].mean(), flagged[labels == 1].mean(), "o", **_MARK)
     ax.set(xlabel="False positive rate", ylabel="True positive rate", title="ROC")
     ax.legend(loc="lower right", frameon=False)
@@ -253,7 +253,7 @@ def plot_precision_recall(detector: NeuralDetector, X: Any, y: Any, ax: Axes | N
     ax = open_axes(ax, 4.8, 4.8)
     # Steps, because precision between two thresholds does not lie on a straight line.
     ax.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=name)
-    ax.axhline(labels.mean(), color="dimgray", linestyle=":", label="random scores")
+    ax.axhline(labels.mean(), **_RANDOM)
     if flagged.any():
         ax.plot(flagged[labels == 1].mean(), labels[flagged].mean(), "o", **_MARK)
     ax.set(xlabel="Recall", ylabel="Precision", title="Precision and recall", ylim=(0, 1.05))
@@ -261,6 +261,7 @@ def plot_precision_recall(detector: NeuralDetector, X: Any, y: Any, ax: Axes | N
     return ax
 
 
+_RANDOM: dict[str, Any] = {"color": "dimgray", "linestyle": ":", "label": "random scores"}
 _MARK: dict[str, Any] = {"color": "black", "mfc": "white", "ms": 8, "label": "at the threshold"}
 
 

@@ -215,7 +215,7 @@ class _FullFloat32:
         self._lock = threading.Lock()
         self._n_inside, self._n_tf32 = 0, 0
         self._flags = _flags()
-        self._before: list[tuple[_Flag, Any]] = []
+        self._before: dict[_Flag, Any] = {}
         if hasattr(os, "register_at_fork"):
             # A child must not inherit a lock that is held by a thread of its parent.
             release = self._lock.release
@@ -227,29 +227,29 @@ class _FullFloat32:
         with self._lock:
             self._n_inside += 1
             for flag in self._flags:
-                value = flag.get()
                 is_lower = self._n_tf32 > 0 and flag.tf32 is not None
-                if value not in flag.full and not is_lower:
-                    self._before.append((flag, value))
-                    flag.set(flag.full[0])
+                if flag.get() not in flag.full and not is_lower:
+                    self._set(flag, flag.full[0])
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._n_inside -= 1
             while self._n_inside == 0 and self._before:
-                flag, value = self._before.pop()
+                flag, value = self._before.popitem()
                 flag.set(value)
 
     def count_tf32(self, change: int) -> None:
         """Note that one thread more, 1, or less, -1, wants tf32 factors on GPUs."""
         with self._lock:
-            for flag in self._flags:
-                if flag.tf32 is None:
-                    continue
-                if all(flag is not other for other, _ in self._before):
-                    self._before.append((flag, flag.get()))
-                flag.set(flag.tf32 if self._n_tf32 + change else flag.full[0])
             self._n_tf32 += change
+            for flag in self._flags:
+                if flag.tf32 is not None:
+                    self._set(flag, flag.tf32 if self._n_tf32 else flag.full[0])
+
+    def _set(self, flag: _Flag, value: Any) -> None:
+        """Change a setting, and keep what it was before the first change."""
+        self._before.setdefault(flag, flag.get())
+        flag.set(value)
 
 
 @contextmanager

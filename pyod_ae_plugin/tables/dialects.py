@@ -21,7 +21,7 @@ _Record = list[str]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How CSV files are written. An option that is None is detected from the first lines.
+    """The format of CSV files. The reader detects an option that is None from the first lines.
 
     Parameters
     ----------
